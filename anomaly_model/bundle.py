@@ -1,0 +1,276 @@
+"""Reading and writing bundles on disk: a folder, or a zip of it. The rules are in `anomaly_model.manifest`."""
+
+import hashlib
+import os
+import shutil
+import stat
+import tempfile
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+
+from anomaly_model.errors import (
+    HashMismatchError,
+    LinkError,
+    MalformedBundleError,
+    MissingFileError,
+    OversizeError,
+    UnsafePathError,
+)
+from anomaly_model.limits import LIMITS, Limits
+from anomaly_model.manifest import (
+    MANIFEST_NAME,
+    FileFacts,
+    Manifest,
+    check_name,
+    check_size,
+    check_totals,
+    dump_manifest,
+    parse_manifest,
+    verify_files,
+)
+
+_CHUNK = 1024 * 1024
+_ZIP_DATE = (2020, 1, 1, 0, 0, 0)  # fixed, so that the same bundle always gives the same zip
+
+
+@dataclass(frozen=True, slots=True)
+class Bundle:
+    """A verified bundle on disk. Make one with `open_bundle`."""
+
+    folder: Path
+    manifest: Manifest
+
+    def path(self, name: str) -> Path:
+        """Where a listed file lies.
+
+        Raises:
+            MissingFileError: the bundle has no such file.
+        """
+        if name not in self.manifest.files:
+            raise MissingFileError(f"the bundle in {self.folder} has no {name}; it has: {sorted(self.manifest.files)}")
+        return self.folder / name
+
+    def read(self, name: str) -> bytes:
+        """Content of a listed file, checked once more against its hash (the folder may have changed since)."""
+        data = self.path(name).read_bytes()
+        if hashlib.sha256(data).hexdigest() != self.manifest.files[name].sha256:
+            raise HashMismatchError(f"{name} in {self.folder} changed after the bundle was opened; deploy it again")
+        return data
+
+    def targets(self) -> list[str]:
+        """Names of the targets that the bundle holds compiled code for."""
+        return sorted({name.split("/")[1] for name in self.manifest.files if name.startswith("compiled/")})
+
+
+def open_bundle(path: Path, *, limits: Limits = LIMITS) -> Bundle:
+    """Open and verify a bundle folder. For a zip, call `unzip_bundle` first.
+
+    Raises:
+        BundleError: the subclass says which rule is broken.
+    """
+    manifest_path = path / MANIFEST_NAME
+    try:
+        status = manifest_path.lstat()
+    except (FileNotFoundError, NotADirectoryError):
+        raise MalformedBundleError(
+            f"{path} is not a bundle: it has no {MANIFEST_NAME}. Expected a folder written by 'linewatch train'"
+        ) from None
+    if not stat.S_ISREG(status.st_mode):
+        raise LinkError(f"{MANIFEST_NAME} in {path} is not a plain file")
+    with manifest_path.open("rb") as stream:
+        manifest = parse_manifest(stream.read(limits.bundle_json_bytes + 1), limits)
+    found = _walk(path, limits)
+    found.pop(MANIFEST_NAME, None)
+    check_totals(found.keys(), found.values(), limits)
+    facts: dict[str, FileFacts] = {}
+    for name, size in found.items():
+        listed = manifest.files.get(name)
+        # A wrong length is already a mismatch: no need to read the content to say so.
+        digest = _sha256_file(path / name) if listed and listed.bytes == size else "0" * 64
+        facts[name] = FileFacts(bytes=size, sha256=digest)
+    verify_files(manifest, facts)
+    return Bundle(path, manifest)
+
+
+def _walk(folder: Path, limits: Limits) -> dict[str, int]:
+    """Relative names and sizes of the plain files below `folder`; anything else is refused."""
+    sizes: dict[str, int] = {}
+    pending = [folder]
+    while pending:
+        for entry in os.scandir(pending.pop()):
+            name = Path(entry.path).relative_to(folder).as_posix()
+            if entry.is_symlink():
+                raise LinkError(f"{name} is a symbolic link; a bundle holds plain files only")
+            check_name(name, limits)
+            if entry.is_dir():
+                pending.append(Path(entry.path))
+            elif entry.is_file():
+                size = entry.stat(follow_symlinks=False).st_size
+                check_size(name, size, limits)
+                sizes[name] = size
+            else:
+                raise LinkError(f"{name} is not a plain file; a bundle holds plain files only")
+            if len(sizes) + len(pending) > limits.bundle_files + 1:
+                raise OversizeError(f"more than {limits.bundle_files} files in {folder}")
+    return sizes
+
+
+def _sha256_file(path: Path) -> str:
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def facts_of(data: bytes) -> FileFacts:
+    """Length and hash of a file's content."""
+    return FileFacts(bytes=len(data), sha256=hashlib.sha256(data).hexdigest())
+
+
+def write_bundle(folder: Path, manifest: Manifest, files: Mapping[str, bytes]) -> Bundle:
+    """Write a bundle folder so that it is either whole or absent, even after a power cut.
+
+    `manifest.files` is filled in here. An existing folder is replaced only if it is a bundle itself (or empty).
+    """
+    manifest = msgspec.structs.replace(manifest, files={name: facts_of(data) for name, data in sorted(files.items())})
+    encoded = dump_manifest(manifest)
+    parse_manifest(encoded)
+    if folder.exists() and not (folder / MANIFEST_NAME).is_file() and any(folder.iterdir()):
+        raise MalformedBundleError(f"{folder} exists and is not a bundle; choose another folder or empty it")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    try:
+        for name, data in {**files, MANIFEST_NAME: encoded}.items():
+            target = temporary / name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            write_synced(target, data)
+        temporary.chmod(0o755)
+        replace_folder(temporary, folder)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+    return Bundle(folder, manifest)
+
+
+def write_synced(path: Path, data: bytes) -> None:
+    """Write a file and wait until it is on disk."""
+    with path.open("wb") as stream:
+        stream.write(data)
+        stream.flush()
+        os.fsync(stream.fileno())
+
+
+def replace_file(path: Path, data: bytes) -> None:
+    """Replace a file's content atomically: temporary file, fsync, rename."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
+    try:
+        with os.fdopen(handle, "wb") as stream:
+            stream.write(data)
+            stream.flush()
+            os.fsync(stream.fileno())
+        Path(temporary).chmod(0o644)
+        Path(temporary).replace(path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+    _sync_folder(path.parent)
+
+
+def replace_folder(source: Path, target: Path) -> None:
+    """Move `source` to `target`; a folder that was there before goes away only after the new one is in place."""
+    old = None
+    if target.exists():
+        old = Path(tempfile.mkdtemp(prefix=f".{target.name}-old-", dir=target.parent))
+        target.replace(old / "old")
+    source.replace(target)
+    _sync_folder(target.parent)
+    if old:
+        shutil.rmtree(old)
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def zip_bundle(bundle: Bundle, path: Path, prefix: str = "") -> None:
+    """Zip a bundle. The same bundle gives the same bytes: fixed dates, sorted names, fixed modes."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
+    try:
+        with os.fdopen(handle, "wb") as stream:
+            with zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED, compresslevel=6) as archive:
+                for name in sorted([MANIFEST_NAME, *bundle.manifest.files]):
+                    data = dump_manifest(bundle.manifest) if name == MANIFEST_NAME else bundle.read(name)
+                    entry = zipfile.ZipInfo(prefix + name, _ZIP_DATE)
+                    entry.external_attr = (stat.S_IFREG | 0o644) << 16
+                    entry.compress_type = zipfile.ZIP_DEFLATED
+                    archive.writestr(entry, data)
+            stream.flush()
+            os.fsync(stream.fileno())
+        Path(temporary).chmod(0o644)
+        Path(temporary).replace(path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+    _sync_folder(path.parent)
+
+
+def unzip_bundle(path: Path, folder: Path, *, limits: Limits = LIMITS) -> Bundle:
+    """Unpack a zipped bundle into `folder` (which must not exist) and verify it.
+
+    Names, kinds and sizes are checked before anything is written; what is unpacked is counted, so a zip that lies
+    about its sizes is refused too. Nothing is left behind when the bundle is refused.
+
+    Raises:
+        BundleError: the subclass says which rule is broken.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    try:
+        try:
+            with zipfile.ZipFile(path) as archive:
+                _unzip(archive, temporary, limits)
+        except (zipfile.BadZipFile, EOFError, NotImplementedError, OSError, RuntimeError, ValueError) as error:
+            raise MalformedBundleError(f"{path} is not a readable zip: {error}") from error
+        verified = open_bundle(temporary, limits=limits)
+        temporary.chmod(0o755)
+        replace_folder(temporary, folder)
+        return Bundle(folder, verified.manifest)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+
+
+def _unzip(archive: zipfile.ZipFile, folder: Path, limits: Limits) -> None:
+    entries = archive.infolist()
+    seen: set[str] = set()
+    for entry in entries:
+        name = entry.filename.rstrip("/") if entry.is_dir() else entry.filename
+        check_name(name, limits)
+        kind = stat.S_IFMT(entry.external_attr >> 16)
+        if kind not in (0, stat.S_IFREG, stat.S_IFDIR):
+            raise LinkError(f"{name} in the zip is a link or another special file; a bundle holds plain files only")
+        if name.lower() in seen:
+            raise UnsafePathError(f"{name} occurs twice in the zip")
+        seen.add(name.lower())
+        check_size(name, entry.file_size, limits)
+    files = [entry for entry in entries if not entry.is_dir()]
+    # bundle.json is not among the files that the limit counts.
+    check_totals((e.filename for e in files if e.filename != MANIFEST_NAME), (e.file_size for e in files), limits)
+    for entry in files:
+        target = folder / entry.filename
+        target.parent.mkdir(parents=True, exist_ok=True)
+        left = entry.file_size
+        with archive.open(entry) as source, target.open("wb") as sink:
+            while chunk := source.read(_CHUNK):
+                left -= len(chunk)
+                if left < 0:
+                    raise OversizeError(f"{entry.filename} is larger than the zip says")
+                sink.write(chunk)

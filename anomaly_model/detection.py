@@ -1,0 +1,99 @@
+"""From a graph's raw outputs to an answer. The only postprocessing code: gRPC, command line and reports all use it."""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from anomaly_model.manifest import Decision, Label, Manifest
+from anomaly_model.picture import Rgb, to_model_input
+from anomaly_model.runtime import ModelOutputs, Runtime
+
+BACKGROUND = Label(name="background", hex_color="#FFFFFF")
+
+
+@dataclass(frozen=True, slots=True)
+class LabelArea:
+    """A label, its mask colour, and its share of the picture's pixels (0 to 1)."""
+
+    name: str
+    hex_color: str
+    area: float
+
+
+@dataclass(frozen=True, slots=True)
+class Detection:
+    """The answer for one picture.
+
+    Attributes:
+        is_anomalous: score > threshold.
+        confidence: calibrated probability that `is_anomalous` is right, 0.5 to 1.
+        score: the graph's raw score (a log-odds, unbounded); larger is more anomalous.
+        threshold: on the same scale.
+        areas: background first, then each label that was found, in the model's order. Empty for classification models.
+        label_map: h x w uint8, 0 background, i + 1 the model's label i, at the graph's own resolution.
+            None for classification models.
+        anomaly_map: h x w float32, 0 to 1, where the graph saw something unusual, at the graph's own resolution.
+    """
+
+    is_anomalous: bool
+    confidence: float
+    score: float
+    threshold: float
+    areas: tuple[LabelArea, ...]
+    label_map: npt.NDArray[np.uint8] | None
+    anomaly_map: npt.NDArray[np.float32]
+
+
+def probability(score: float, decision: Decision) -> float:
+    """p = 1 / (1 + exp(-slope (score - threshold))), computed without overflow."""
+    z = decision.slope * (score - decision.threshold)
+    return 1 / (1 + math.exp(-z)) if z >= 0 else math.exp(z) / (1 + math.exp(z))
+
+
+def interpret(outputs: ModelOutputs, manifest: Manifest) -> Detection:
+    """Turn raw outputs into an answer."""
+    score = outputs.score
+    p = probability(score, manifest.decision)
+    label_map = None
+    areas: tuple[LabelArea, ...] = ()
+    if outputs.label_logits is not None:
+        label_map = outputs.label_logits.argmax(axis=0).astype(np.uint8)
+        counts = np.bincount(label_map.ravel(), minlength=len(manifest.labels) + 1)
+        shares = counts / label_map.size
+        areas = tuple(
+            LabelArea(label.name, label.hex_color, float(share))
+            for i, (label, share) in enumerate(zip([BACKGROUND, *manifest.labels], shares, strict=True))
+            if i == 0 or share > 0
+        )
+    anomalous = score > manifest.decision.threshold
+    return Detection(
+        anomalous, max(p, 1 - p), score, manifest.decision.threshold, areas, label_map, outputs.anomaly_map
+    )
+
+
+def detect(picture: Rgb, runtime: Runtime, manifest: Manifest) -> Detection:
+    """Judge one picture: preprocess, run, interpret."""
+    return interpret(runtime.run(to_model_input(picture, manifest.input)), manifest)
+
+
+def palette(labels: list[Label]) -> Rgb:
+    """(labels + 1) x 3: white for the background, then each label's colour."""
+    return np.array([list(bytes.fromhex(label.hex_color[1:])) for label in [BACKGROUND, *labels]], np.uint8)
+
+
+def draw_mask(label_map: npt.NDArray[np.uint8], labels: list[Label], out: Rgb) -> None:
+    """Paint the mask into `out` (H x W x 3, uint8, contiguous, of the picture's own size), nearest neighbour.
+
+    Colours the small map, widens its rows, then copies whole rows: the large array is written exactly once.
+    """
+    height, width = out.shape[:2]
+    h, w = label_map.shape
+    if not label_map.any():
+        out.fill(255)
+        return
+    columns = (np.arange(width) * w) // width
+    rows = (np.arange(height) * h) // height
+    widened = palette(labels)[label_map[:, columns]].reshape(h, width * 3)
+    np.take(widened, rows, axis=0, out=out.reshape(height, width * 3), mode="clip")

@@ -1,0 +1,57 @@
+"""The errors that users of this package can meet.
+
+Each message says what was found, what was expected and, where it is not obvious, what to do next. Doors (gRPC, command
+line) map these classes to status codes in one table of their own.
+"""
+
+
+class LinewatchError(Exception):
+    """Something that the person or program that called can put right."""
+
+
+class PictureError(LinewatchError):
+    """A picture cannot be used: unreadable, of a forbidden size, or with the wrong number of bytes."""
+
+
+class DatasetError(LinewatchError):
+    """A dataset cannot be used for what was asked."""
+
+
+class RuntimeUnavailableError(LinewatchError):
+    """The runtime that was asked for is not installed, or the bundle has no code for this machine."""
+
+
+class BundleError(LinewatchError):
+    """A bundle was refused. Each rule that a bundle can break has a subclass."""
+
+
+class MalformedBundleError(BundleError):
+    """bundle.json is missing, is not JSON, or does not have the fields of its format version."""
+
+
+class UnknownVersionError(BundleError):
+    """bundle.json names a format version that this program does not read."""
+
+
+class UnsafePathError(BundleError):
+    """A file name would leave the bundle's folder or is otherwise not allowed."""
+
+
+class LinkError(BundleError):
+    """The bundle holds a symbolic link or another thing that is not a plain file."""
+
+
+class OversizeError(BundleError):
+    """A file, all files together, or their number is over the limit."""
+
+
+class MissingFileError(BundleError):
+    """bundle.json lists a file that is not there."""
+
+
+class UnlistedFileError(BundleError):
+    """A file is there that bundle.json does not list."""
+
+
+class HashMismatchError(BundleError):
+    """A file's content is not what bundle.json says."""

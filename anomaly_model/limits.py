@@ -1,0 +1,29 @@
+"""Every limit on input, in one place. Sizes are checked against these before memory is taken."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Bounds on pictures and bundles. Bytes unless the name says otherwise."""
+
+    picture_side_min: int = 64
+    """Pixels; the edge contract's smallest side."""
+    picture_side_max: int = 4096
+    """Pixels; the edge contract's largest side."""
+    picture_file_bytes: int = 8 * 1024 * 1024
+    """An encoded PNG or JPEG, as the cloud service had it."""
+    mask_file_bytes: int = 32 * 1024 * 1024
+    """An encoded PNG mask."""
+    manifest_bytes: int = 1024 * 1024 * 1024
+    """A dataset's JSON Lines manifest."""
+    manifest_line_bytes: int = 1024 * 1024
+    """One line of it."""
+    bundle_json_bytes: int = 4 * 1024 * 1024
+    bundle_file_bytes: int = 1024 * 1024 * 1024
+    bundle_total_bytes: int = 2 * 1024 * 1024 * 1024
+    bundle_files: int = 1000
+    bundle_name_chars: int = 200
+
+
+LIMITS = Limits()

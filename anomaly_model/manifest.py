@@ -1,0 +1,193 @@
+"""`bundle.json`, format version 1: its fields, and the rules that a bundle must keep, without any I/O.
+
+The rules, each with its own error:
+  1. bundle.json is JSON with the fields below (MalformedBundleError) and a format version that we read
+     (UnknownVersionError);
+  2. file names are relative, stay inside the bundle, and use no odd characters (UnsafePathError);
+  3. only plain files (LinkError), within the limits on size and number (OversizeError);
+  4. the files that are there are exactly those that are listed (MissingFileError, UnlistedFileError);
+  5. each file has the listed length and SHA-256 (HashMismatchError).
+"""
+
+import re
+from collections.abc import Iterable, Mapping
+from typing import Annotated, Any
+
+import msgspec
+
+from anomaly_model.errors import (
+    HashMismatchError,
+    MalformedBundleError,
+    MissingFileError,
+    OversizeError,
+    UnknownVersionError,
+    UnlistedFileError,
+    UnsafePathError,
+)
+from anomaly_model.limits import LIMITS, Limits
+
+FORMAT = 1
+MANIFEST_NAME = "bundle.json"
+MODEL_NAME = "model.onnx"
+GOLDEN_NAME = "golden/expected.npz"
+
+HexColor = Annotated[str, msgspec.Meta(pattern=r"^#[0-9A-F]{6}$")]
+Sha256 = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}$")]
+Side = Annotated[int, msgspec.Meta(ge=1, le=LIMITS.picture_side_max)]
+Json = dict[str, Any]
+
+
+class _Struct(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    pass
+
+
+class ModelIdentity(_Struct, frozen=True):
+    """Who the model is. `arn` is what gRPC clients see as lookout_vision_model_arn."""
+
+    arn: str
+    name: Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.\-]{0,127}$")]
+    version: Annotated[str, msgspec.Meta(pattern=r"^[0-9]{1,10}$")]
+
+
+class InputSpec(_Struct, frozen=True):
+    """How a picture is brought to the graph: RGB, 8 bits, resized by area averaging to height x width."""
+
+    height: Side
+    width: Side
+
+
+class PictureSize(_Struct, frozen=True):
+    """Size of the training pictures, in pixels."""
+
+    height: Side
+    width: Side
+
+
+class Label(_Struct, frozen=True):
+    """An anomaly type and its colour in masks."""
+
+    name: Annotated[str, msgspec.Meta(min_length=1, max_length=255)]
+    hex_color: HexColor
+
+
+class Decision(_Struct, frozen=True):
+    """From a raw score s to an answer: p = sigmoid(slope * (s - threshold)), anomalous when s > threshold."""
+
+    threshold: float
+    slope: Annotated[float, msgspec.Meta(gt=0)]
+
+
+class ScoreRange(_Struct, frozen=True):
+    """Smallest and largest raw score over the training pictures: the scale on which parity is measured."""
+
+    low: float
+    high: float
+
+
+class FileFacts(_Struct, frozen=True):
+    """Length in bytes and SHA-256 of one file."""
+
+    bytes: Annotated[int, msgspec.Meta(ge=0)]
+    sha256: Sha256
+
+
+class Manifest(_Struct, frozen=True):
+    """The whole of bundle.json."""
+
+    format: int
+    model: ModelIdentity
+    input: InputSpec
+    picture: PictureSize
+    labels: list[Label]
+    decision: Decision
+    score_range: ScoreRange
+    training: Json
+    evaluation: Json
+    tools: dict[str, str]
+    files: dict[str, FileFacts]
+
+    @property
+    def is_segmentation(self) -> bool:
+        """Whether the graph has a `labels` output and answers carry a mask."""
+        return bool(self.labels)
+
+
+class _FormatOnly(msgspec.Struct):
+    format: int
+
+
+def parse_manifest(data: bytes, limits: Limits = LIMITS) -> Manifest:
+    """Parse bundle.json.
+
+    Raises:
+        OversizeError, UnknownVersionError, MalformedBundleError: see the rules above.
+    """
+    if len(data) > limits.bundle_json_bytes:
+        raise OversizeError(f"{MANIFEST_NAME} has {len(data)} bytes; at most {limits.bundle_json_bytes} are allowed")
+    try:
+        version = msgspec.json.decode(data, type=_FormatOnly).format
+        if version != FORMAT:
+            raise UnknownVersionError(
+                f"{MANIFEST_NAME} has format {version}; this program reads format {FORMAT}. "
+                "Update Linewatch on this machine, or train and package the model again with this version."
+            )
+        manifest = msgspec.json.decode(data, type=Manifest)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise MalformedBundleError(f"{MANIFEST_NAME} is not a valid bundle description: {error}") from error
+    for name, facts in manifest.files.items():
+        check_name(name, limits)
+        check_size(name, facts.bytes, limits)
+    check_totals(manifest.files.keys(), (facts.bytes for facts in manifest.files.values()), limits)
+    if MODEL_NAME not in manifest.files:
+        raise MissingFileError(f"{MANIFEST_NAME} lists no {MODEL_NAME}; every bundle has one")
+    return manifest
+
+
+def dump_manifest(manifest: Manifest) -> bytes:
+    """bundle.json's bytes: indented, UTF-8, ending in a newline."""
+    return msgspec.json.format(msgspec.json.encode(manifest), indent=2) + b"\n"
+
+
+_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.\-]*(/[A-Za-z0-9_][A-Za-z0-9_.\-]*)*")
+
+
+def check_name(name: str, limits: Limits = LIMITS) -> None:
+    """Refuse names that could reach outside the bundle: absolute, `..`, backslashes, drive letters, control characters."""
+    if len(name) > limits.bundle_name_chars or not _NAME.fullmatch(name):
+        raise UnsafePathError(
+            f"file name {name[:limits.bundle_name_chars]!r} is not allowed in a bundle: expected a relative path of "
+            f"letters, digits, '_', '-', '.' and '/', no part beginning with '.' or '-', at most "
+            f"{limits.bundle_name_chars} characters"
+        )
+
+
+def check_size(name: str, size: int, limits: Limits = LIMITS) -> None:
+    """Refuse one file over the limit."""
+    if size > limits.bundle_file_bytes:
+        raise OversizeError(f"{name} has {size} bytes; at most {limits.bundle_file_bytes} are allowed in a bundle")
+
+
+def check_totals(names: Iterable[str], sizes: Iterable[int], limits: Limits = LIMITS) -> None:
+    """Refuse too many files or too many bytes together."""
+    count = sum(1 for _ in names)
+    if count > limits.bundle_files:
+        raise OversizeError(f"the bundle has {count} files; at most {limits.bundle_files} are allowed")
+    total = sum(sizes)
+    if total > limits.bundle_total_bytes:
+        raise OversizeError(f"the bundle has {total} bytes; at most {limits.bundle_total_bytes} are allowed")
+
+
+def verify_files(manifest: Manifest, found: Mapping[str, FileFacts]) -> None:
+    """Compare what is there with what is listed. `found` holds every file but bundle.json itself."""
+    for name, listed in manifest.files.items():
+        facts = found.get(name)
+        if facts is None:
+            raise MissingFileError(f"{name} is listed in {MANIFEST_NAME} but is not in the bundle; copy the bundle again")
+        if facts != listed:
+            raise HashMismatchError(
+                f"{name} was changed or damaged: found {facts.bytes} bytes with SHA-256 {facts.sha256[:16]}..., expected "
+                f"{listed.bytes} bytes with {listed.sha256[:16]}...; copy the bundle again from where it was made"
+            )
+    for name in found:
+        if name not in manifest.files:
+            raise UnlistedFileError(f"{name} is in the bundle but not listed in {MANIFEST_NAME}; remove it")

@@ -1,0 +1,87 @@
+"""The only way a picture becomes a model's input. Training, the agent, parity checks and tests all come through here."""
+
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from anomaly_model.errors import PictureError
+from anomaly_model.limits import LIMITS, Limits
+from anomaly_model.manifest import InputSpec
+
+Rgb = npt.NDArray[np.uint8]
+"""A picture: height x width x 3, R, G, B, 0 to 255."""
+
+
+def check_size(width: int, height: int, limits: Limits = LIMITS) -> None:
+    """Refuse pictures outside the contract's sizes.
+
+    Raises:
+        PictureError: a side is too short or too long.
+    """
+    low, high = limits.picture_side_min, limits.picture_side_max
+    if not (low <= width <= high and low <= height <= high):
+        raise PictureError(f"the picture is {width}x{height} pixels; each side must be {low} to {high}")
+
+
+def decode_picture(data: bytes, name: str = "picture", limits: Limits = LIMITS) -> Rgb:
+    """Decode a PNG or JPEG file's bytes to RGB.
+
+    Raises:
+        PictureError: too many bytes, not a PNG or JPEG, damaged, or of a forbidden size.
+    """
+    if len(data) > limits.picture_file_bytes:
+        raise PictureError(f"{name} has {len(data)} bytes; at most {limits.picture_file_bytes} are allowed")
+    try:
+        with Image.open(BytesIO(data), formats=("PNG", "JPEG")) as image:
+            check_size(image.width, image.height, limits)
+            return np.asarray(image.convert("RGB"))
+    except PictureError as error:
+        raise PictureError(f"{name}: {error}") from None
+    # Pillow raises a dozen kinds of errors for damaged files, SyntaxError and struct.error among them.
+    except Exception as error:
+        raise PictureError(f"{name} cannot be read as a PNG or JPEG picture: {error}") from error
+
+
+def read_picture(path: Path, limits: Limits = LIMITS) -> Rgb:
+    """Read and decode a picture file; at most the allowed number of bytes is taken into memory.
+
+    Raises:
+        PictureError: see `decode_picture`; also when the file cannot be opened.
+    """
+    try:
+        with path.open("rb") as stream:
+            data = stream.read(limits.picture_file_bytes + 1)
+    except OSError as error:
+        raise PictureError(f"{path} cannot be opened: {error.strerror}") from error
+    return decode_picture(data, str(path), limits)
+
+
+def wrap_rgb888(data: bytes | bytearray | memoryview, width: int, height: int, limits: Limits = LIMITS) -> Rgb:
+    """View packed RGB888 bytes as a picture, without copying them.
+
+    Raises:
+        PictureError: a forbidden size, or a number of bytes that is not width x height x 3.
+    """
+    check_size(width, height, limits)
+    found, expected = memoryview(data).nbytes, width * height * 3
+    if found != expected:
+        raise PictureError(
+            f"{found} bytes of picture data do not make {width}x{height} RGB888: expected width x height x 3 = {expected} "
+            "bytes, rows packed without padding"
+        )
+    return np.frombuffer(data, np.uint8).reshape(height, width, 3)
+
+
+def to_model_input(picture: Rgb, spec: InputSpec) -> Rgb:
+    """Bring a picture to the graph's input: area-averaged to spec.height x spec.width, 1 x H x W x 3, uint8, RGB.
+
+    Pillow's box filter works in integers, so the result is the same on every machine.
+    """
+    if picture.shape[:2] == (spec.height, spec.width):
+        return np.ascontiguousarray(picture)[np.newaxis]
+    image = Image.fromarray(np.ascontiguousarray(picture))
+    resized = image.resize((spec.width, spec.height), Image.Resampling.BOX)
+    return np.asarray(resized)[np.newaxis]

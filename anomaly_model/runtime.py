@@ -1,0 +1,69 @@
+"""What it takes to run a bundle's graph, and how a runtime is chosen."""
+
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from anomaly_model.bundle import Bundle
+from anomaly_model.errors import RuntimeUnavailableError
+
+RuntimeName = Literal["auto", "tvm", "onnxruntime"]
+
+
+@dataclass(frozen=True, slots=True)
+class ModelOutputs:
+    """Raw outputs of a graph for one picture.
+
+    Attributes:
+        score: log-odds that the picture is anomalous, before the threshold.
+        anomaly_map: h x w float32, 0 to 1.
+        label_logits: (labels + 1) x h' x w' float32, background first; None for classification models.
+    """
+
+    score: float
+    anomaly_map: npt.NDArray[np.float32]
+    label_logits: npt.NDArray[np.float32] | None
+
+
+class Runtime(Protocol):
+    """Runs one bundle's graph. Not thread-safe: one caller at a time."""
+
+    @property
+    def name(self) -> str:
+        """`onnxruntime`, or `tvm` and the variant that was loaded."""
+
+    def run(self, model_input: npt.NDArray[np.uint8]) -> ModelOutputs:
+        """Run on one picture from `to_model_input`: 1 x H x W x 3, uint8, RGB."""
+
+    def close(self) -> None:
+        """Give memory back."""
+
+
+def split_outputs(arrays: list[npt.NDArray[np.float32]]) -> ModelOutputs:
+    """Give the graph's outputs, in its order (score, map, labels), their names."""
+    score, anomaly_map, *labels = arrays
+    return ModelOutputs(float(score.reshape(-1)[0]), anomaly_map[0, 0], labels[0][0] if labels else None)
+
+
+def open_runtime(bundle: Bundle, name: RuntimeName = "auto", *, threads: int = 1) -> Runtime:
+    """Load a bundle's graph.
+
+    `auto` takes TVM when the bundle holds code for this machine, else ONNX Runtime.
+
+    Raises:
+        RuntimeUnavailableError: the named runtime cannot run this bundle here.
+    """
+    from anomaly_model.runtime_tvm import TvmRuntime, host_target
+
+    if name == "tvm" or (name == "auto" and host_target() in bundle.targets()):
+        return TvmRuntime(bundle, threads=threads)
+    try:
+        from anomaly_model.runtime_onnx import OnnxRuntime
+    except ImportError as error:
+        raise RuntimeUnavailableError(
+            f"the bundle in {bundle.folder} has no compiled code for this machine ({host_target()}; it has "
+            f"{bundle.targets() or 'none'}), and ONNX Runtime is not installed: pip install 'linewatch[agent]'"
+        ) from error
+    return OnnxRuntime(bundle.read("model.onnx"), threads=threads)

@@ -1,0 +1,135 @@
+"""The TVM runtime: loads a compiled library with TVM's small runtime only, never the compiler.
+
+Needs the package apache-tvm-ffi (a 2.6 MB library) and libtvm_runtime.so (3.4 MB), which a compiled bundle brings along.
+"""
+
+import ctypes
+import os
+import platform
+from functools import cache
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+from anomaly_model.bundle import Bundle
+from anomaly_model.errors import MalformedBundleError, RuntimeUnavailableError
+from anomaly_model.runtime import ModelOutputs, split_outputs
+
+_CPU = 1  # DLPack's device type
+_POOLED = 2  # TVM's allocator that keeps freed blocks for the next picture
+
+
+class Variant(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One compiled library and the CPU flags it needs."""
+
+    library: str
+    flags: list[str]
+
+
+class TargetDescription(msgspec.Struct, frozen=True, kw_only=True):
+    """compiled/TARGET/target.json: what the runtime needs of it. The packager writes more into it, for people."""
+
+    runtime: str
+    variants: list[Variant]
+
+
+def host_target() -> str:
+    """The name of the CPU target of this machine, such as `x86_64-cpu`."""
+    return f"{platform.machine()}-cpu"
+
+
+def cpu_flags() -> frozenset[str]:
+    """What /proc/cpuinfo says that the CPU can do."""
+    try:
+        text = Path("/proc/cpuinfo").read_text(errors="replace")
+    except OSError:
+        return frozenset()
+    for line in text.splitlines():
+        name, _, value = line.partition(":")
+        if name.strip() in ("flags", "Features"):
+            return frozenset(value.split())
+    return frozenset()
+
+
+@cache
+def _load_libraries(runtime: Path, threads: int) -> None:
+    # Read when TVM's thread pool starts, which is at the first parallel loop.
+    os.environ["TVM_NUM_THREADS"] = str(threads)
+    # A pool that spins between pictures starves the camera program on a small device.
+    os.environ.setdefault("TVM_THREAD_POOL_SPIN_COUNT", "0")
+    ctypes.CDLL(str(runtime), mode=ctypes.RTLD_GLOBAL)
+
+
+class TvmRuntime:
+    """Runs a bundle's compiled code on this machine's CPU."""
+
+    def __init__(self, bundle: Bundle, *, threads: int = 1, variant: str | None = None) -> None:
+        """Load the best variant that this CPU can run, or the named one.
+
+        Raises:
+            RuntimeUnavailableError: no code for this machine, or apache-tvm-ffi is not installed.
+        """
+        target = host_target()
+        if target not in bundle.targets():
+            raise RuntimeUnavailableError(
+                f"the bundle in {bundle.folder} has no compiled code for {target}; it has {bundle.targets() or 'none'}. "
+                f"Make it with: linewatch package BUNDLE --target {target} -o DIR"
+            )
+        try:
+            import tvm_ffi
+        except ImportError as error:
+            raise RuntimeUnavailableError("the TVM runtime needs: pip install 'linewatch[agent]'") from error
+        base = f"compiled/{target}"
+        try:
+            description = msgspec.json.decode(bundle.read(f"{base}/target.json"), type=TargetDescription)
+        except msgspec.DecodeError as error:
+            raise MalformedBundleError(f"{base}/target.json: {error}") from error
+        chosen = _choose_variant(description, variant)
+        # Verified again just before code is loaded from these files.
+        for name in (description.runtime, chosen.library):
+            bundle.read(f"{base}/{name}")
+        _load_libraries(bundle.path(f"{base}/{description.runtime}").resolve(), threads)
+        self.name = f"tvm ({Path(chosen.library).stem})"
+        self._module = tvm_ffi.load_module(str(bundle.path(f"{base}/{chosen.library}").resolve()))
+        self._vm = self._module["vm_load_executable"]()
+        self._vm["vm_initialization"](_CPU, 0, _POOLED)
+        self._main = self._vm["main"]
+        self._from_dlpack = tvm_ffi.from_dlpack
+        spec = bundle.manifest.input
+        self._input = _aligned((1, spec.height, spec.width, 3))
+        self._input_tensor = tvm_ffi.from_dlpack(self._input)
+
+    def run_arrays(self, model_input: npt.NDArray[np.uint8]) -> list[npt.NDArray[np.float32]]:
+        """All outputs in the graph's order. The arrays are copies."""
+        np.copyto(self._input, model_input)
+        return [np.from_dlpack(tensor).copy() for tensor in self._main(self._input_tensor)]
+
+    def run(self, model_input: npt.NDArray[np.uint8]) -> ModelOutputs:
+        """See `Runtime.run`."""
+        return split_outputs(self.run_arrays(model_input))
+
+    def close(self) -> None:
+        """See `Runtime.close`."""
+        del self._main, self._vm, self._module, self._input_tensor
+
+
+def _choose_variant(description: TargetDescription, wanted: str | None) -> Variant:
+    flags = cpu_flags()
+    for variant in description.variants:
+        if wanted in (None, Path(variant.library).stem) and flags.issuperset(variant.flags):
+            return variant
+    needed = {Path(v.library).stem: v.flags for v in description.variants}
+    raise RuntimeUnavailableError(
+        f"no compiled variant{f' {wanted}' if wanted else ''} runs on this CPU; the bundle has {needed}, each with the CPU "
+        "flags that it needs"
+    )
+
+
+def _aligned(shape: tuple[int, ...]) -> npt.NDArray[np.uint8]:
+    """An array on a 64-byte boundary, as TVM demands of its inputs."""
+    size = int(np.prod(shape))
+    raw = np.zeros(size + 64, np.uint8)
+    start = -raw.ctypes.data % 64
+    return raw[start : start + size].reshape(shape)

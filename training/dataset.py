@@ -1,0 +1,289 @@
+"""Reading labelled pictures: a folder, or a manifest of JSON Lines as Ground Truth and the cloud service wrote them.
+
+A folder holds `normal/` and `anomaly/`, and where defects are drawn `masks/` with a PNG of each anomaly's name.
+`labels.json` ({"scratch": "#D62728", ...}) names the colours in masks; without it, masks are black with a defect that
+is not black, and the only label is `anomaly`.
+"""
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from anomaly_model.errors import DatasetError
+from anomaly_model.limits import LIMITS
+from anomaly_model.manifest import Label
+
+PICTURE_SUFFIXES = {".png", ".jpg", ".jpeg"}
+DEFAULT_LABEL = Label(name="anomaly", hex_color="#23A436")
+_HEX = re.compile(r"#[0-9A-Fa-f]{6}")
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One picture of a dataset.
+
+    Attributes:
+        name: how reports call it: the path as the dataset gives it.
+        path: where the file lies.
+        is_anomaly: its class; None when it is unlabelled (ignored in training).
+        mask: where its mask lies; None without one.
+        colors: colour in the mask ("#RRGGBB", upper case) to label name; empty: any visible, non-black pixel is
+            the only label.
+    """
+
+    name: str
+    path: Path
+    is_anomaly: bool | None
+    mask: Path | None = None
+    colors: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Dataset:
+    """A dataset as it was read.
+
+    Attributes:
+        samples: labelled pictures only.
+        labels: anomaly types with their colours; empty when there are no masks (a classification set).
+        unlabelled: how many pictures had no label and were left out.
+        source: what was read.
+    """
+
+    samples: tuple[Sample, ...]
+    labels: tuple[Label, ...]
+    unlabelled: int
+    source: str
+
+    @property
+    def normals(self) -> int:
+        """Number of normal pictures."""
+        return sum(s.is_anomaly is False for s in self.samples)
+
+    @property
+    def anomalies(self) -> int:
+        """Number of anomalous pictures."""
+        return sum(s.is_anomaly is True for s in self.samples)
+
+
+def read_dataset(path: Path, root: Path | None = None) -> Dataset:
+    """Read a folder or a manifest.
+
+    Args:
+        path: a folder with `normal/` and `anomaly/`, or a manifest file.
+        root: where the pictures of a manifest lie; s3://BUCKET/KEY is looked for as KEY and BUCKET/KEY below it.
+            By default the manifest's own folder and the one above it.
+
+    Raises:
+        DatasetError: what was found is not a dataset; the message names file, line and reason.
+    """
+    if path.is_dir():
+        return _read_folder(path)
+    if path.is_file():
+        return _read_manifest(path, [root] if root else [path.parent, path.parent.parent])
+    raise DatasetError(f"{path} does not exist. Expected a folder with normal/ and anomaly/, or a manifest file")
+
+
+def _pictures(folder: Path) -> list[Path]:
+    if not folder.is_dir():
+        return []
+    return sorted(p for p in folder.iterdir() if p.suffix.lower() in PICTURE_SUFFIXES and not p.name.startswith("."))
+
+
+def _read_folder(folder: Path) -> Dataset:
+    normal, anomaly = _pictures(folder / "normal"), _pictures(folder / "anomaly")
+    if not normal and not anomaly:
+        raise DatasetError(
+            f"{folder} has no pictures in normal/ or anomaly/ (PNG or JPEG). Put good parts into normal/, bad ones into "
+            "anomaly/, or give a manifest file"
+        )
+    masks = {p.stem: p for p in _pictures(folder / "masks")}
+    labels: tuple[Label, ...] = ()
+    colors: dict[str, str] = {}
+    if masks:
+        labels, colors = _read_label_file(folder / "labels.json")
+        unmatched = sorted(set(masks) - {p.stem for p in anomaly})
+        if unmatched:
+            raise DatasetError(
+                f"masks/{masks[unmatched[0]].name} in {folder} has no picture of that name in anomaly/ "
+                f"({len(unmatched)} such masks)"
+            )
+    samples = [Sample(p.relative_to(folder).as_posix(), p, False) for p in normal]
+    samples += [Sample(p.relative_to(folder).as_posix(), p, True, masks.get(p.stem), colors) for p in anomaly]
+    return Dataset(tuple(samples), labels, len(_pictures(folder)), str(folder))
+
+
+def _read_label_file(path: Path) -> tuple[tuple[Label, ...], dict[str, str]]:
+    if not path.is_file():
+        return (DEFAULT_LABEL,), {}
+    try:
+        table = msgspec.json.decode(path.read_bytes(), type=dict[str, str])
+    except msgspec.DecodeError as error:
+        raise DatasetError(f'{path} is not a JSON object of label to colour, such as {{"scratch": "#D62728"}}: {error}') from error
+    labels = tuple(Label(name=name, hex_color=_hex(color, f"label {name!r} in {path}")) for name, color in table.items())
+    colors = {label.hex_color: label.name for label in labels}
+    if len(colors) != len(labels):
+        raise DatasetError(f"two labels in {path} have the same colour; give each its own")
+    return labels, colors
+
+
+def _hex(value: object, where: str) -> str:
+    if not isinstance(value, str) or not _HEX.fullmatch(value.strip()):
+        raise DatasetError(f"{where}: colour {value!r} is not of the form #RRGGBB")
+    return value.strip().upper()
+
+
+def _read_manifest(path: Path, roots: Sequence[Path]) -> Dataset:
+    samples: list[Sample] = []
+    labels: dict[str, str] = {}
+    unlabelled = 0
+    for number, raw in _lines(path):
+        where = f"{path.name} line {number}"
+        try:
+            line = msgspec.json.decode(raw, type=dict[str, Any])
+        except (msgspec.DecodeError, RecursionError) as error:
+            raise DatasetError(f"{where} is not a JSON object: {error}") from error
+        sample, colors = _parse_line(line, where, roots)
+        for color, name in colors.items():
+            known = labels.setdefault(name, color)
+            if known != color:
+                raise DatasetError(f"{where}: label {name!r} has colour {color}, an earlier line says {known}; use one")
+        if sample.is_anomaly is None:
+            unlabelled += 1
+        else:
+            samples.append(sample)
+    owners: dict[str, str] = {}
+    for name, color in labels.items():
+        if owners.setdefault(color, name) != name:
+            raise DatasetError(f"{path.name}: labels {owners[color]!r} and {name!r} have the same colour {color}")
+    if not samples:
+        raise DatasetError(f"{path} has no labelled pictures ({unlabelled} unlabelled)")
+    return Dataset(
+        tuple(samples), tuple(Label(name=n, hex_color=c) for n, c in sorted(labels.items())), unlabelled, str(path)
+    )
+
+
+def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
+    limit = LIMITS.manifest_line_bytes
+    if path.stat().st_size > LIMITS.manifest_bytes:
+        raise DatasetError(f"{path} is over the limit of {LIMITS.manifest_bytes} bytes")
+    with path.open("rb") as stream:
+        number = 0
+        while raw := stream.readline(limit + 1):
+            number += 1
+            if len(raw) > limit:
+                raise DatasetError(f"{path.name} line {number} has over {limit} bytes")
+            raw = raw.removeprefix(b"\xef\xbb\xbf") if number == 1 else raw
+            if raw.strip():
+                yield number, raw
+
+
+def _parse_line(line: dict[str, Any], where: str, roots: Sequence[Path]) -> tuple[Sample, dict[str, str]]:
+    """One line to a sample and its colour map (colour to label, without the background)."""
+    source = line.get("source-ref")
+    if not isinstance(source, str) or not source:
+        raise DatasetError(f"{where} has no source-ref; each line names its picture there")
+    is_anomaly: bool | None = None
+    mask: Path | None = None
+    colors: dict[str, str] = {}
+    for key, value in line.items():
+        if not key.endswith("-metadata") or not isinstance(value, dict):
+            continue
+        kind, attribute = value.get("type"), key.removesuffix("-metadata")
+        if kind == "groundtruth/image-classification":
+            # The label's value is ignored: published files hold 0 and 1 both ways round. The class name decides.
+            is_anomaly = {"anomaly": True, "normal": False}.get(str(value.get("class-name")).strip().lower())
+        elif kind == "groundtruth/semantic-segmentation" and attribute.endswith("-ref"):
+            address = line.get(attribute)
+            if not isinstance(address, str):
+                raise DatasetError(f"{where} has {key} but no {attribute} with the mask's address")
+            colors = _parse_color_map(value.get("internal-color-map"), f"{where}, {key}")
+            mask = _locate(address, where, roots)
+    if is_anomaly is not True:
+        # Normal lines of published sets carry small dummy masks: not read, not checked.
+        mask, colors = None, {}
+    return Sample(source, _locate(source, where, roots), is_anomaly, mask, colors), colors
+
+
+def _parse_color_map(value: object, where: str) -> dict[str, str]:
+    if not isinstance(value, dict) or not value:
+        raise DatasetError(f"{where} has no internal-color-map")
+    colors = {}
+    for index, entry in value.items():
+        name = entry.get("class-name") if isinstance(entry, dict) else None
+        if not isinstance(name, str) or not name.strip():
+            raise DatasetError(f"{where}: entry {index!r} of internal-color-map has no class-name")
+        color = _hex(entry.get("hex-color"), f"{where}: entry {index!r}")
+        # By name, never by index: a published set numbers its only anomaly type "0" and lists no background.
+        if name.strip().lower() != "background":
+            colors[color] = name.strip()
+    return colors
+
+
+def _locate(address: str, where: str, roots: Sequence[Path]) -> Path:
+    bucket, _, key = address.removeprefix("s3://").partition("/")
+    names = [key, f"{bucket}/{key}"] if address.startswith("s3://") else [address]
+    for root in roots:
+        base = root.resolve()
+        for name in names:
+            path = (base / name).resolve()
+            if path.is_file() and path.is_relative_to(base):
+                return path
+    looked = " and ".join(str(root) for root in roots)
+    raise DatasetError(f"{where}: {address} was not found below {looked}; copy the pictures there or name another --root")
+
+
+def read_mask(sample: Sample, labels: Sequence[Label], height: int, width: int) -> npt.NDArray[np.uint8]:
+    """Read a sample's mask as a label map: height x width uint8, 0 background, i + 1 the i-th of `labels`.
+
+    Transparent pixels (alpha below 128) are background: the published masks have no white at all, only a transparent
+    palette colour around the defect. White is background too.
+
+    Raises:
+        DatasetError: not a PNG, not of the picture's size, or a colour that the colour map does not name.
+    """
+    result = np.zeros((height, width), np.uint8)
+    if sample.mask is None:
+        return result
+    with sample.mask.open("rb") as stream:
+        data = stream.read(LIMITS.mask_file_bytes + 1)
+    if len(data) > LIMITS.mask_file_bytes:
+        raise DatasetError(f"mask {sample.mask} has over {LIMITS.mask_file_bytes} bytes")
+    try:
+        with Image.open(BytesIO(data), formats=("PNG",)) as image:
+            if image.size != (width, height):
+                raise DatasetError(
+                    f"mask {sample.mask} is {image.width}x{image.height} pixels, its picture {width}x{height}; "
+                    "they must be equal"
+                )
+            rgba = np.asarray(image.convert("RGBA"))
+    except DatasetError:
+        raise
+    except Exception as error:  # Pillow raises a dozen kinds of errors for damaged files
+        raise DatasetError(f"mask {sample.mask} is not a readable PNG (renaming another format is not enough): {error}") from error
+    rgb, visible = rgba[..., :3], rgba[..., 3] >= 128
+    if not sample.colors:
+        result[visible & (rgb.max(axis=2) >= 128)] = 1
+        return result
+    packed = rgb.astype(np.uint32) @ np.array([65536, 256, 1], np.uint32)
+    known = visible & (packed == 0xFFFFFF)
+    index = {label.name: i + 1 for i, label in enumerate(labels)}
+    for color, name in sample.colors.items():
+        match = visible & (packed == int(color[1:], 16))
+        result[match] = index[name]
+        known |= match
+    strange = visible & ~known
+    if strange.any():
+        found = f"#{int(packed[strange][0]):06X}"
+        raise DatasetError(
+            f"mask {sample.mask} has {int(strange.sum())} pixels of a colour ({found}) that its colour map does not name; "
+            f"expected white, transparent or one of {sorted(sample.colors)}. Save masks without smoothing"
+        )
+    return result
