@@ -6,6 +6,7 @@ Needs the package apache-tvm-ffi (a 2.6 MB library) and libtvm_runtime.so (3.4 M
 import ctypes
 import os
 import platform
+import sys
 from functools import cache
 from pathlib import Path
 
@@ -59,7 +60,9 @@ def _load_libraries(runtime: Path, threads: int) -> None:
     os.environ["TVM_NUM_THREADS"] = str(threads)
     # A pool that spins between pictures starves the camera program on a small device.
     os.environ.setdefault("TVM_THREAD_POOL_SPIN_COUNT", "0")
-    ctypes.CDLL(str(runtime), mode=ctypes.RTLD_GLOBAL)
+    # Where the compiler is loaded (tests, build hosts) its runtime is there already; a second copy would clash.
+    if "tvm" not in sys.modules:
+        ctypes.CDLL(str(runtime), mode=ctypes.RTLD_GLOBAL)
 
 
 class TvmRuntime:

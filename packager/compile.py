@@ -80,7 +80,7 @@ def _kernel(isa: Isa, step: Step) -> tuple[Callable[[], object], list[Any]]:
             tile = choose_tile(isa, target.stored // isa.lanes, width)
             bias = np.zeros(target.stored, np.float32)
             bias[: len(step.bias)] = step.bias
-            packed = pack_weights(step.weight, source.stored, target.stored, tile, isa.lanes)
+            packed = pack_weights(step.weight, target.stored, tile, isa.lanes)
             return lambda: convolution(isa, step, tile), [packed, bias]
         case "pool":
             return lambda: pool.window_pool(isa, step), []

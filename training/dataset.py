@@ -91,20 +91,21 @@ def read_dataset(path: Path, root: Path | None = None) -> Dataset:
     raise DatasetError(f"{path} does not exist. Expected a folder with normal/ and anomaly/, or a manifest file")
 
 
-def _pictures(folder: Path) -> list[Path]:
+def list_pictures(folder: Path) -> list[Path]:
+    """PNG and JPEG files directly in a folder, by name; none when there is no such folder."""
     if not folder.is_dir():
         return []
     return sorted(p for p in folder.iterdir() if p.suffix.lower() in PICTURE_SUFFIXES and not p.name.startswith("."))
 
 
 def _read_folder(folder: Path) -> Dataset:
-    normal, anomaly = _pictures(folder / "normal"), _pictures(folder / "anomaly")
+    normal, anomaly = list_pictures(folder / "normal"), list_pictures(folder / "anomaly")
     if not normal and not anomaly:
         raise DatasetError(
             f"{folder} has no pictures in normal/ or anomaly/ (PNG or JPEG). Put good parts into normal/, bad ones into "
             "anomaly/, or give a manifest file"
         )
-    masks = {p.stem: p for p in _pictures(folder / "masks")}
+    masks = {p.stem: p for p in list_pictures(folder / "masks")}
     labels: tuple[Label, ...] = ()
     colors: dict[str, str] = {}
     if masks:
@@ -117,7 +118,7 @@ def _read_folder(folder: Path) -> Dataset:
             )
     samples = [Sample(p.relative_to(folder).as_posix(), p, False) for p in normal]
     samples += [Sample(p.relative_to(folder).as_posix(), p, True, masks.get(p.stem), colors) for p in anomaly]
-    return Dataset(tuple(samples), labels, len(_pictures(folder)), str(folder))
+    return Dataset(tuple(samples), labels, len(list_pictures(folder)), str(folder))
 
 
 def _read_label_file(path: Path) -> tuple[tuple[Label, ...], dict[str, str]]:

@@ -49,20 +49,21 @@ def choose_tile(isa: Isa, vectors: int, width: int) -> Tile:
     return best
 
 
-def pack_weights(weight: npt.NDArray[np.float32], stored_in: int, stored_out: int, tile: Tile, lanes: int) -> npt.NDArray[np.float32]:
+def pack_weights(weight: npt.NDArray[np.float32], stored_out: int, tile: Tile, lanes: int) -> npt.NDArray[np.float32]:
     """O x I x K x K to the packed order, channels padded with zeros."""
     out, inner, k, _ = weight.shape
-    padded = np.zeros((stored_out, stored_in, k, k), np.float32)
-    padded[:out, :inner] = weight
+    padded = np.zeros((stored_out, inner, k, k), np.float32)
+    padded[:out] = weight
     group = tile.blocks * lanes
-    return np.ascontiguousarray(padded.reshape(stored_out // group, group, stored_in, k, k).transpose(0, 3, 4, 2, 1))
+    return np.ascontiguousarray(padded.reshape(stored_out // group, group, inner, k, k).transpose(0, 3, 4, 2, 1))
 
 
 def convolution(isa: Isa, step: Step, tile: Tile) -> object:
     """Parameters: input, packed weights, bias, [residual,] output."""
     source, target = step.inputs[0], step.output
     k, stride, pad = (int(step.attributes[n]) for n in ("kernel", "stride", "pad"))
-    ih, iw, ic = source.height, source.width, source.stored
+    ih, iw, ic = source.height, source.width, source.channels
+    pitch = source.stored  # padding channels are stored but not multiplied
     oh, ow, oc = target.height, target.width, target.stored
     pointwise = k == 1 and stride == 1 and pad == 0
     if pointwise:  # rows do not matter: one long row
@@ -94,7 +95,7 @@ def convolution(isa: Isa, step: Step, tile: Tile) -> object:
                 updates = []
                 for m in members:
                     position = (column + m) * stride - pad + kx
-                    value = spread(load(x, ((row * stride + ky - pad) * iw + position) * ic + c), lanes)
+                    value = spread(load(x, ((row * stride + ky - pad) * iw + position) * pitch + c), lanes)
                     for j in range(blocks):
                         weight = load(w, (((group * k + ky) * k + kx) * ic + c) * (blocks * lanes) + j * lanes, lanes)
                         updates.append(store(acc, load(acc, slot(m, j), lanes) + value * weight, slot(m, j), lanes))

@@ -25,13 +25,13 @@ def window_pool(isa: Isa, step: Step) -> object:
     kernel = Kernel(isa)
     x, y = kernel.array(source.shape), kernel.array(target.shape)
 
-    def pixel(row: Expr, column: Expr, block: Expr, inside: bool) -> Stmt:
+    def pixel(row: Expr, column: int | Expr, block: Expr) -> Stmt:
+        """One output vector. A border column is given as a number, so that its window is clipped when this is written."""
         acc, allocation = accumulators(lanes)
         top, left = row * stride - pad, column * stride - pad
-        y0, y1 = tirx.max(integer(0), -top), tirx.min(integer(k), ih - top)
-        x0, x1 = (integer(0), integer(k)) if inside else (tirx.max(integer(0), -left), tirx.min(integer(k), iw - left))
-        if pad == 0:
-            y0, y1, x0, x1 = integer(0), integer(k), integer(0), integer(k)
+        x0, x1 = (max(0, -left), min(k, iw - left)) if isinstance(left, int) else (0, k)
+        y0, y1 = (integer(0), integer(k)) if pad == 0 else (
+            tirx.max(integer(0), pad - row * stride), tirx.min(integer(k), ih + pad - row * stride))  # fmt: skip
 
         def tap(ky: Expr, kx: Expr) -> Stmt:
             value = load(x, ((top + ky) * iw + left + kx) * channels + block * lanes, lanes)
@@ -43,7 +43,7 @@ def window_pool(isa: Isa, step: Step) -> object:
             if count_pad or pad == 0:
                 result = result * spread(real(1 / (k * k)), lanes)
             else:
-                result = result / spread(((y1 - y0) * (x1 - x0)).astype("float32"), lanes)
+                result = result / spread((y1 - y0).astype("float32") * real(x1 - x0), lanes)
         return sequence([
             allocation,
             store(acc, spread(real(-LARGEST if maximum else 0), lanes), 0, lanes),
@@ -52,16 +52,15 @@ def window_pool(isa: Isa, step: Step) -> object:
         ])  # fmt: skip
 
     # Columns whose window cannot leave the input: most of them, and their loops have constant bounds.
-    first = -(-pad // stride)
-    last = min(ow, (iw + pad - k) // stride + 1)
+    first = min(ow, -(-pad // stride))
+    last = max(first, min(ow, (iw + pad - k) // stride + 1))
 
     def row(r: Expr) -> Stmt:
-        parts = [(0, first, False), (first, last - first, True), (last, ow - last, False)]
-        return sequence(
-            loop(count, lambda c, inside=inside: loop(  # type: ignore[misc]
-                channels // lanes, lambda block: pixel(r, c, block, inside)), start=start)
-            for start, count, inside in parts if count > 0
-        )  # fmt: skip
+        def across(column: int | Expr) -> Stmt:
+            return loop(channels // lanes, lambda block: pixel(r, column, block))
+
+        parts = [across(c) for c in [*range(first), *range(last, ow)]]
+        return sequence([*parts, *([loop(last - first, across, start=first)] if last > first else [])])
 
     return kernel.finish(loop(target.height, row, parallel=True))
 

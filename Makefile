@@ -1,0 +1,41 @@
+PYTHON ?= python3
+BIN := .venv/bin
+READY := .venv/.ready
+
+.PHONY: demo test check bench protos constraints clean
+
+demo: $(READY)  ## The whole path on drawn parts; on your own pictures: make demo DATA=DIR
+	$(BIN)/linewatch demo $(if $(DATA),--data $(DATA))
+
+test: $(READY)  ## All tests
+	$(BIN)/python -m pytest
+
+check: $(READY)  ## Lint, types, import directions, tests
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/python -m pytest
+
+bench: $(READY)  ## Ratios against ONNX Runtime; results also as JSON
+	$(BIN)/python benchmarks/agent.py --json benchmarks/agent.json
+
+protos: $(READY)  ## Python stubs from the wire contract
+	$(BIN)/python -m grpc_tools.protoc -I protos --python_out=edge_agent/protos --pyi_out=edge_agent/protos \
+		--grpc_python_out=edge_agent/protos protos/edge-agent.proto
+	sed -i 's/^import edge_agent_pb2/from edge_agent.protos import edge_agent_pb2/' \
+		edge_agent/protos/edge_agent_pb2_grpc.py
+
+constraints:  ## Lock the dependencies again (hashes, no addresses)
+	$(BIN)/pip-compile -q --upgrade --generate-hashes --strip-extras --allow-unsafe --no-header --no-emit-index-url \
+		--no-emit-trusted-host --no-emit-find-links --extra agent --extra packager --extra train --extra dev \
+		-o constraints.txt pyproject.toml
+
+clean:
+	rm -rf .venv demo-output .mypy_cache .ruff_cache .pytest_cache
+
+$(READY): constraints.txt pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Linewatch needs Python 3.11 or newer; found " + sys.version.split()[0] + ". Name one: make PYTHON=python3.11 ...")'
+	$(PYTHON) -m venv .venv || { rm -rf .venv; echo "python3-venv is missing: apt-get install python3-venv"; exit 1; }
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r constraints.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	touch $@

@@ -1,0 +1,88 @@
+"""All models of a device: the catalog of what is installed and a host for each."""
+
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from edge_agent.catalog import Catalog, Installed
+from edge_agent.errors import InvalidRequestError, UnknownModelError
+from edge_agent.model_host import ModelHost
+from edge_agent.settings import Settings
+from edge_agent.states import State
+
+
+@dataclass(frozen=True, slots=True)
+class Description:
+    """What clients are told of a model."""
+
+    component: str
+    arn: str
+    state: State
+    message: str
+
+
+class Agent:
+    """What the gRPC service calls."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._catalog = Catalog(Path(settings.models))
+        self._hosts: dict[str, ModelHost] = {}
+        self._lock = threading.Lock()
+
+    def host(self, component: str) -> ModelHost:
+        """The host of an installed model. Does not touch the disk when the model is known.
+
+        Raises:
+            InvalidRequestError: no name. UnknownModelError: lists the installed models.
+        """
+        known = self._hosts.get(component)
+        return known if known is not None else self._find(component)[0]
+
+    def _find(self, component: str) -> tuple[ModelHost, Installed]:
+        if not component:
+            raise InvalidRequestError("model_component is empty; expected the name of an installed model")
+        installed = self._catalog.scan()
+        entry = installed.get(component)
+        if entry is None:
+            raise UnknownModelError(
+                f"no model {component[:200]!r} is installed; installed in {self._settings.models}: "
+                f"{', '.join(sorted(installed)) or 'none'}"
+            )
+        with self._lock:
+            host = self._hosts.setdefault(component, ModelHost(component, entry.folder, self._settings))
+        return host, entry
+
+    def start(self, component: str) -> State:
+        """See `ModelHost.start`."""
+        host, entry = self._find(component)
+        return host.start(entry.folder)
+
+    def stop(self, component: str) -> State:
+        """See `ModelHost.stop`."""
+        return self.host(component).stop()
+
+    def describe(self, component: str) -> Description:
+        """One model."""
+        host, entry = self._find(component)
+        return _describe(host, entry)
+
+    def list(self) -> list[Description]:
+        """All installed models, by name."""
+        return [self.describe(component) for component in sorted(self._catalog.scan())]
+
+    def shut_down(self) -> None:
+        """End all workers, at the same time."""
+        hosts = list(self._hosts.values())
+        if hosts:
+            with ThreadPoolExecutor(len(hosts)) as pool:
+                list(pool.map(ModelHost.shut_down, hosts))
+
+
+def _describe(host: ModelHost, entry: Installed) -> Description:
+    state, message = host.status
+    arn = entry.manifest.model.arn if entry.manifest else ""
+    if entry.problem and state is State.STOPPED:
+        return Description(entry.component, arn, State.FAILED, entry.problem)
+    return Description(entry.component, arn, state, message)

@@ -1,0 +1,158 @@
+"""A camera program's side: what `linewatch detect`, the demo and the benchmarks use, and a model for clients in Python."""
+
+import os
+import secrets
+import time
+from types import TracebackType
+from typing import Any, Literal
+
+import grpc
+import numpy as np
+
+from anomaly_model.errors import LinewatchError
+from anomaly_model.picture import Rgb
+from edge_agent.protos import edge_agent_pb2 as pb
+from edge_agent.protos import edge_agent_pb2_grpc as rpc
+from edge_agent.service import MESSAGE_BYTES
+from edge_agent.shared_memory import SEGMENTS
+from edge_agent.states import State
+
+Transport = Literal["shared-memory", "bytes"]
+
+
+class AgentCallError(LinewatchError):
+    """The agent answered with an error, or did not answer."""
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(f"{code}: {message}")
+        self.code = code
+
+
+class SharedFrame:
+    """One segment of ours for a picture and its mask, reused from frame to frame and unlinked at the end."""
+
+    def __init__(self, mode: int = 0o660) -> None:
+        self.name = f"linewatch-{os.getpid()}-{secrets.token_hex(8)}"
+        self._path = SEGMENTS / self.name
+        self._descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
+        self._size = 0
+
+    def write(self, picture: Rgb) -> None:
+        """Put a picture at the start; the segment grows to hold its mask behind it."""
+        data = np.ascontiguousarray(picture)
+        if self._size < 2 * data.nbytes:
+            self._size = 2 * data.nbytes
+            os.ftruncate(self._descriptor, self._size)
+        view, done = memoryview(data).cast("B"), 0
+        while done < len(view):
+            done += os.pwrite(self._descriptor, view[done:], done)
+
+    def read_mask(self, height: int, width: int) -> Rgb:
+        """The mask that the agent wrote behind the picture."""
+        size = height * width * 3
+        return np.frombuffer(os.pread(self._descriptor, size, size), np.uint8).reshape(height, width, 3)
+
+    def close(self) -> None:
+        """Unlink the segment."""
+        os.close(self._descriptor)
+        self._path.unlink(missing_ok=True)
+
+
+class AgentClient:
+    """A connection to an agent. Not for several threads at once when pictures go through shared memory."""
+
+    def __init__(self, address: str, timeout_s: float = 60) -> None:
+        limits = [("grpc.max_receive_message_length", MESSAGE_BYTES), ("grpc.max_send_message_length", MESSAGE_BYTES)]
+        self._channel = grpc.insecure_channel(address, options=limits)
+        self._stub = rpc.EdgeAgentStub(self._channel)
+        self._address, self._timeout = address, timeout_s
+        self._frame: SharedFrame | None = None
+
+    def __enter__(self) -> "AgentClient":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the connection and unlink the shared memory."""
+        self._channel.close()
+        if self._frame:
+            self._frame.close()
+
+    def _call(self, name: str, request: Any) -> Any:
+        try:
+            return getattr(self._stub, name)(request, timeout=self._timeout)
+        except grpc.RpcError as error:
+            code, details = error.code().name, error.details()
+            if code == "UNAVAILABLE":
+                details = f"no agent answers on {self._address}; start one with: linewatch agent --models DIR ({details})"
+            raise AgentCallError(code, details or "") from None
+
+    def wait_until_listening(self, seconds: float) -> None:
+        """Wait for an agent that is being started.
+
+        Raises:
+            AgentCallError: none answered in time.
+        """
+        try:
+            grpc.channel_ready_future(self._channel).result(timeout=seconds)
+        except grpc.FutureTimeoutError:
+            raise AgentCallError("UNAVAILABLE", f"no agent answered on {self._address} within {seconds:.0f} s") from None
+
+    def models(self) -> list[Any]:
+        """ModelMetadata of each installed model."""
+        return list(self._call("ListModels", pb.ListModelsRequest()).models)
+
+    def describe(self, model: str) -> Any:
+        """ModelDescription of one model."""
+        return self._call("DescribeModel", pb.DescribeModelRequest(model_component=model)).model_description
+
+    def start(self, model: str, seconds: float = 120) -> None:
+        """Start a model unless it runs, and wait until it does.
+
+        Raises:
+            AgentCallError: it failed, with its status message, or took too long.
+        """
+        if self.describe(model).status in (State.STOPPED, State.FAILED):
+            self._call("StartModel", pb.StartModelRequest(model_component=model))
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline:
+            description = self.describe(model)
+            if description.status == State.RUNNING:
+                return
+            if description.status == State.FAILED:
+                raise AgentCallError("FAILED_PRECONDITION", f"model {model!r} failed to start: {description.status_message}")
+            time.sleep(0.05)
+        raise AgentCallError("DEADLINE_EXCEEDED", f"model {model!r} was not RUNNING after {seconds:.0f} s")
+
+    def stop(self, model: str) -> None:
+        """Stop a running model."""
+        self._call("StopModel", pb.StopModelRequest(model_component=model))
+
+    def detect(self, picture: Rgb, model: str, transport: Transport = "shared-memory") -> tuple[Any, Rgb | None]:
+        """Judge a picture (H x W x 3 uint8 RGB): DetectAnomalyResult, and the mask if the model makes one."""
+        height, width = picture.shape[:2]
+        bitmap = pb.Bitmap(width=width, height=height)
+        request = pb.DetectAnomaliesRequest(model_component=model, bitmap=bitmap)
+        size = height * width * 3
+        if transport == "bytes":
+            request.bitmap.byte_data = np.ascontiguousarray(picture).tobytes()
+        else:
+            if self._frame is None:
+                self._frame = SharedFrame()
+            self._frame.write(picture)
+            request.bitmap.shared_memory_handle.CopyFrom(pb.SharedMemoryHandle(name=self._frame.name, size=size))
+            request.anomaly_mask_params.shared_memory_handle.CopyFrom(
+                pb.SharedMemoryHandle(name=self._frame.name, size=size, offset=size)
+            )
+        result = self._call("DetectAnomalies", request).detect_anomaly_result
+        mask = None
+        if result.HasField("anomaly_mask"):
+            if transport == "bytes":
+                mask = np.frombuffer(result.anomaly_mask.byte_data, np.uint8).reshape(height, width, 3)
+            elif self._frame is not None:
+                mask = self._frame.read_mask(height, width)
+        return result, mask
+
+

@@ -1,0 +1,27 @@
+"""What the agent can answer besides a result. `edge_agent.service` maps these to gRPC status codes."""
+
+from anomaly_model.errors import LinewatchError
+
+
+class InvalidRequestError(LinewatchError):
+    """An argument of a call is wrong."""
+
+
+class SharedMemoryError(InvalidRequestError):
+    """A shared memory handle cannot be used."""
+
+
+class UnknownModelError(LinewatchError):
+    """No model of that name is installed."""
+
+
+class WrongStateError(LinewatchError):
+    """The model is not in a state that allows the call."""
+
+
+class ExhaustedError(LinewatchError):
+    """Too little memory to start, or too many calls waiting."""
+
+
+class WorkerError(LinewatchError):
+    """A model's worker process died or did not answer."""

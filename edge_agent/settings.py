@@ -1,0 +1,85 @@
+"""The agent's settings: one frozen object, built once from defaults < TOML file < LINEWATCH_* environment < flags."""
+
+import os
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import msgspec
+
+from anomaly_model.errors import LinewatchError
+
+DEFAULT_SOCKET = "unix:///tmp/aws.iot.lookoutvision.EdgeAgent.sock"
+PREFIX = "LINEWATCH_AGENT_"
+_Positive = Annotated[int, msgspec.Meta(ge=1)]
+
+
+class SettingsError(LinewatchError):
+    """A setting is unknown or has a wrong value."""
+
+
+class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Settings of the edge agent; in the environment each is called LINEWATCH_AGENT_ and its name in capitals.
+
+    Attributes:
+        models: folder with bundles, or with registrations of deployed components.
+        socket: address to listen on: unix:///PATH or unix-abstract:NAME.
+        socket_mode: permission bits of the socket, octal. 0660 lets the group in.
+        socket_group: group of the socket, such as ggc_group; empty leaves it as it is.
+        runtime: auto (TVM where the bundle has code for this machine), tvm or onnxruntime.
+        threads: CPU threads for one picture.
+        queue: calls that may wait for one model; the next one is answered RESOURCE_EXHAUSTED.
+        start_timeout_s: seconds that a model may take to load.
+        call_timeout_s: seconds after which a worker that does not answer is ended.
+        free_mib: memory that must be free to start a model.
+        stop_grace_s: seconds that running calls have to finish when the agent is told to stop.
+    """
+
+    models: str = "models"
+    socket: str = DEFAULT_SOCKET
+    socket_mode: Annotated[str, msgspec.Meta(pattern=r"^0?[0-7]{3}$")] = "0660"
+    socket_group: str = ""
+    runtime: Literal["auto", "tvm", "onnxruntime"] = "auto"
+    threads: _Positive = 1
+    queue: _Positive = 8
+    start_timeout_s: _Positive = 120
+    call_timeout_s: _Positive = 30
+    free_mib: Annotated[int, msgspec.Meta(ge=0)] = 200
+    stop_grace_s: Annotated[int, msgspec.Meta(ge=0)] = 5
+
+
+def load_settings(
+    file: Path | None = None, environment: Mapping[str, str] | None = None, flags: Mapping[str, Any] | None = None
+) -> Settings:
+    """Build the settings; flags that are None were not given.
+
+    Raises:
+        SettingsError: an unknown name (the known ones are listed) or a wrong value, and where it came from.
+    """
+    values: dict[str, Any] = {}
+    sources: dict[str, str] = {}
+
+    def take(name: str, value: Any, source: str) -> None:
+        if name not in Settings.__struct_fields__:
+            raise SettingsError(f"unknown setting {name!r} in {source}; known: {', '.join(Settings.__struct_fields__)}")
+        values[name], sources[name] = value, source
+
+    if file is not None:
+        try:
+            table = tomllib.loads(file.read_text())
+        except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            raise SettingsError(f"settings file {file} cannot be read: {error}") from error
+        for name, value in table.items():
+            take(name, value, str(file))
+    for key, value in sorted((os.environ if environment is None else environment).items()):
+        if key.startswith(PREFIX):
+            take(key.removeprefix(PREFIX).lower(), value, f"environment variable {key}")
+    for name, value in (flags or {}).items():
+        if value is not None:
+            take(name, value, f"--{name.replace('_', '-')}")
+    try:
+        return msgspec.convert(values, Settings, strict=False)
+    except msgspec.ValidationError as error:
+        given = ", ".join(f"{name} from {source}" for name, source in sources.items())
+        raise SettingsError(f"{error}; settings given: {given}") from error

@@ -1,0 +1,79 @@
+"""Opening a client's POSIX shared memory without trusting it.
+
+Not multiprocessing.shared_memory: in Python 3.11 it unlinks the client's segment when a reader exits. Data is read and
+written with pread and pwrite rather than through a mapping: a client that shrinks its segment in the middle then causes a
+short read, which is an error message, instead of SIGBUS, which is the end of the process.
+"""
+
+import os
+import re
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from edge_agent.errors import SharedMemoryError
+
+SEGMENTS = Path("/dev/shm")  # noqa: S108 - where POSIX shared memory lives on Linux
+_NAME = re.compile(r"[^/\0]{1,255}")
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """An opened part of a segment: `size` bytes from `offset` on, within the segment when it was opened."""
+
+    descriptor: int
+    offset: int
+    size: int
+
+
+@contextmanager
+def open_segment(name: str, size: int, offset: int, *, needed: int, writable: bool = False) -> Iterator[Segment]:
+    """Open a segment by its shm_open name.
+
+    Args:
+        name: with or without the leading slash.
+        size: bytes that the client says belong to the picture, from `offset` on.
+        offset: bytes from the start of the segment.
+        needed: bytes that the picture needs; `size` may be larger.
+        writable: whether a mask will be written.
+
+    Raises:
+        SharedMemoryError: a name that is no plain name, a segment that does not exist, is a link, may not be opened, or
+            is too small.
+    """
+    plain = name.removeprefix("/")
+    if not _NAME.fullmatch(plain) or plain in (".", ".."):
+        raise SharedMemoryError(f"shared memory name {name!r} is not allowed: expected a name as for shm_open, one slash at most")
+    flags = (os.O_RDWR if writable else os.O_RDONLY) | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
+    try:
+        descriptor = os.open(SEGMENTS / plain, flags)
+    except OSError as error:
+        reason = {
+            "ENOENT": "does not exist; create it before the call and unlink it after the last one",
+            "ELOOP": "is a symbolic link; expected a segment made by shm_open",
+            "EACCES": f"may not be opened for {'writing' if writable else 'reading'} by the agent's user; "
+            "create it with a group and mode that allow it",
+        }.get(_errno_name(error), f"cannot be opened: {error.strerror}")
+        raise SharedMemoryError(f"shared memory {name!r} {reason}") from None
+    try:
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode):
+            raise SharedMemoryError(f"shared memory {name!r} is not a plain segment")
+        if size < needed:
+            raise SharedMemoryError(f"shared memory handle {name!r} says size {size}; the picture needs {needed} bytes")
+        if offset + size > status.st_size:
+            raise SharedMemoryError(
+                f"shared memory {name!r} has {status.st_size} bytes; offset {offset} + size {size} reaches to "
+                f"{offset + size}, past its end"
+            )
+        yield Segment(descriptor, offset, size)
+    finally:
+        os.close(descriptor)
+
+
+def _errno_name(error: OSError) -> str:
+    import errno
+
+    return errno.errorcode.get(error.errno or 0, "")

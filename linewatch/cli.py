@@ -1,0 +1,266 @@
+"""The `linewatch` command: thin parsing over the library.
+
+Exit codes: 0 done; 1 refused or failed, the message says why; 2 wrong usage; 3 the agent does not answer;
+4 with `detect --fail-on-anomaly`: an anomaly was found.
+"""
+
+import sys
+from collections.abc import Callable
+from functools import wraps
+from pathlib import Path
+from typing import Any
+
+import click
+import msgspec
+
+from anomaly_model.errors import LinewatchError
+from linewatch import __version__
+from linewatch.progress import StageProgress
+
+FOLDER = click.Path(path_type=Path)
+EXISTING = click.Path(exists=True, path_type=Path)
+
+
+def _examples(*lines: str) -> str:
+    return "\b\nExamples:\n" + "\n".join(f"  {line}" for line in lines)
+
+
+def _guarded(command: Callable[..., None]) -> Callable[..., None]:
+    """Turn our errors into a message and an exit code; anything else is a fault of ours and shows its trace."""
+
+    @wraps(command)
+    def run(*args: Any, **kwargs: Any) -> None:
+        try:
+            command(*args, **kwargs)
+        except LinewatchError as error:
+            click.echo(f"linewatch: {error}", err=True)
+            sys.exit(3 if getattr(error, "code", "") == "UNAVAILABLE" else 1)
+        except ModuleNotFoundError as error:
+            extra = {"sklearn": "train", "scipy": "train", "jinja2": "train", "onnx": "train", "tvm": "packager",
+                     "grpc": "agent", "structlog": "agent", "tvm_ffi": "agent"}.get((error.name or "").split(".")[0])  # fmt: skip
+            if extra is None:
+                raise
+            click.echo(f"linewatch: {error.name} is not installed; this command needs: pip install 'linewatch[{extra}]'", err=True)
+            sys.exit(1)
+
+    return run
+
+
+def _print_json(value: object) -> None:
+    click.echo(msgspec.json.format(msgspec.json.encode(value)).decode())
+
+
+json_option = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+side_option = click.option(
+    "--side", default=256, show_default=True, type=click.IntRange(64, 1024),
+    help="Shorter side of the model's input in pixels; larger sees finer defects and is slower.",
+)  # fmt: skip
+seed_option = click.option("--seed", default=0, show_default=True, type=click.IntRange(0), help="Same seed, same result.")
+socket_option = click.option("--socket", "address", default=None, help="Address of the agent, unix:///PATH.")
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(__version__, prog_name="linewatch")
+def main() -> None:
+    """Find defects on a production line: train, compile, deploy, answer."""
+
+
+@main.command(epilog=_examples("linewatch demo", "linewatch demo --data my-pictures --output out"))
+@click.option("--data", type=EXISTING, help="Pictures to use: train/ and test/, or normal/ and anomaly/. Default: drawn parts.")
+@click.option("--output", type=FOLDER, default=Path("demo-output"), show_default=True, help="Folder for everything it makes.")
+@side_option
+@seed_option
+@json_option
+@_guarded
+def demo(data: Path | None, output: Path, side: int, seed: int, as_json: bool) -> None:
+    """Run the whole path and end with a table and a report."""
+    from linewatch.demo import run_demo
+    from linewatch.tables import print_demo
+
+    with StageProgress(quiet=as_json) as progress:
+        result = run_demo(output, data, side, seed, progress)
+    if as_json:
+        _print_json(result.summary)
+    else:
+        print_demo(result, output)
+
+
+@main.command("demo-data", epilog=_examples("linewatch demo-data parts", "linewatch demo-data small --train 20 --test 10"))
+@click.argument("folder", type=FOLDER)
+@click.option("--train", "train_count", default=60, show_default=True, type=click.IntRange(0), help="Training pictures a class.")
+@click.option("--test", "test_count", default=35, show_default=True, type=click.IntRange(0), help="Test pictures a class.")
+@seed_option
+@json_option
+@_guarded
+def demo_data(folder: Path, train_count: int, test_count: int, seed: int, as_json: bool) -> None:
+    """Draw machined parts with scratches, dents and missing holes, and exact masks."""
+    from linewatch.drawn_parts import LABELS, draw_set, write_set
+
+    total, done = 2 * (train_count + test_count), 0
+    with StageProgress(quiet=as_json) as progress:
+
+        def drawn() -> None:
+            nonlocal done
+            done += 1
+            progress("drawing parts", done, total)
+
+        count = write_set(folder, draw_set(train_count, train_count, test_count, test_count, seed), drawn)
+    if as_json:
+        _print_json({"folder": str(folder), "pictures": count, "labels": LABELS})
+    else:
+        click.echo(f"{count} pictures in {folder}; next: linewatch train {folder / 'train'} -o bundle")
+
+
+@main.command(epilog=_examples(
+    "linewatch train pictures -o bundle", "linewatch train train.manifest --root /data -o bundle --test test.manifest"))  # fmt: skip
+@click.argument("data", type=EXISTING)
+@click.option("-o", "--output", type=FOLDER, required=True, help="Folder of the bundle.")
+@click.option("--test", "test_data", type=EXISTING, help="Held-out pictures to evaluate on.")
+@click.option("--root", type=EXISTING, help="Where a manifest's pictures lie; s3://BUCKET/KEY is looked for below it.")
+@click.option("--name", default="model", show_default=True, help="The model's name.")
+@click.option("--model-version", default="1", show_default=True, help="The model's version, a number.")
+@side_option
+@seed_option
+@json_option
+@_guarded
+def train(
+    data: Path, output: Path, test_data: Path | None, root: Path | None, name: str, model_version: str, side: int, seed: int,
+    as_json: bool,
+) -> None:  # fmt: skip
+    """Train a model on labelled pictures and write a bundle.
+
+    DATA is a folder with normal/, anomaly/ and optional masks/, or a manifest of JSON Lines.
+    """
+    from training.dataset import read_dataset
+    from training.train import TrainingOptions
+    from training.train import train as run_training
+
+    with StageProgress(quiet=as_json) as progress:
+        test = read_dataset(test_data, root) if test_data else None
+        options = TrainingOptions(name, model_version, side, seed)
+        bundle = run_training(read_dataset(data, root), output, options, test, progress)
+    if as_json:
+        _print_json({"bundle": str(output), "training": bundle.manifest.training, "evaluation": bundle.manifest.evaluation})
+        return
+    from linewatch.tables import print_training
+
+    print_training(bundle, output)
+
+
+@main.command(epilog=_examples("linewatch package bundle --target x86_64-cpu -o component"))
+@click.argument("bundle", type=EXISTING)
+@click.option("--target", default="x86_64-cpu", show_default=True, help="Platform to compile for.")
+@click.option("-o", "--output", type=FOLDER, required=True, help="Folder for recipe, artifact and the compiled bundle.")
+@click.option("--name", help="Component name; default model-NAME.")
+@click.option("--component-version", help="Component version; default MODELVERSION.0.0.")
+@json_option
+@_guarded
+def package(bundle: Path, target: str, output: Path, name: str | None, component_version: str | None, as_json: bool) -> None:
+    """Compile a bundle, prove that it agrees with ONNX Runtime, and write a Greengrass component."""
+    from anomaly_model.bundle import open_bundle
+    from packager.package import find_target
+    from packager.package import package as run_packaging
+
+    with StageProgress(quiet=as_json) as progress:
+        done = run_packaging(
+            open_bundle(bundle), find_target(target), output, name=name, component_version=component_version,
+            progress=progress,
+        )  # fmt: skip
+    if as_json:
+        _print_json({
+            "component": done.component.name, "version": done.component.version, "recipe": str(done.component.recipe),
+            "artifact": str(done.component.artifact), "artifact_bytes": done.component.artifact_bytes,
+            "seconds": done.seconds, "comparisons": done.comparisons, "not_run_here": done.skipped,
+        })  # fmt: skip
+        return
+    from linewatch.tables import print_package
+
+    print_package(done)
+
+
+@main.command(epilog=_examples(
+    "linewatch agent --models component",
+    "linewatch agent --models models --socket unix:///tmp/aws.iot.lookoutvision.EdgeAgent.sock --socket-group ggc_group"))  # fmt: skip
+@click.option("--models", default=None, help="Folder with bundles or registrations. [default: models]")
+@click.option("--socket", default=None, help="Address to listen on. [default: unix:///tmp/aws.iot.lookoutvision.EdgeAgent.sock]")
+@click.option("--socket-mode", default=None, help="Permission bits of the socket. [default: 0660]")
+@click.option("--socket-group", default=None, help="Group of the socket, such as ggc_group.")
+@click.option("--runtime", default=None, type=click.Choice(["auto", "tvm", "onnxruntime"]), help="[default: auto]")
+@click.option("--threads", default=None, type=int, help="CPU threads for one picture. [default: 1]")
+@click.option("--queue", default=None, type=int, help="Calls that may wait for one model. [default: 8]")
+@click.option("--settings", "settings_file", type=EXISTING, help="TOML file with settings.")
+@_guarded
+def agent(settings_file: Path | None, **flags: Any) -> None:
+    """Run the edge agent until SIGTERM."""
+    from edge_agent.server import serve
+    from edge_agent.settings import load_settings
+
+    serve(load_settings(settings_file, flags=flags))
+
+
+@main.command(epilog=_examples("linewatch detect part.png --model demo", "linewatch detect *.png --model demo --json"))
+@click.argument("images", type=EXISTING, nargs=-1, required=True)
+@click.option("--model", required=True, help="Name of an installed model; started if it is stopped.")
+@socket_option
+@click.option("--bytes", "by_bytes", is_flag=True, help="Send pictures as bytes instead of through shared memory.")
+@click.option("--mask", "mask_path", type=FOLDER, help="Write the mask of the (single) picture as PNG.")
+@click.option("--fail-on-anomaly", is_flag=True, help="Exit with 4 when any picture is anomalous.")
+@json_option
+@_guarded
+def detect(
+    images: tuple[Path, ...], model: str, address: str | None, by_bytes: bool, mask_path: Path | None, fail_on_anomaly: bool,
+    as_json: bool,
+) -> None:  # fmt: skip
+    """Ask a running agent about pictures."""
+    from PIL import Image
+
+    from anomaly_model.picture import read_picture
+    from edge_agent.client import AgentClient
+    from edge_agent.settings import DEFAULT_SOCKET
+
+    if mask_path and len(images) != 1:
+        raise click.UsageError("--mask needs exactly one picture")
+    anomalous = False
+    with AgentClient(address or DEFAULT_SOCKET) as client:
+        client.start(model)
+        for path in images:
+            result, mask = client.detect(read_picture(path), model, "bytes" if by_bytes else "shared-memory")
+            anomalous |= result.is_anomalous
+            areas = {a.name: round(a.pixel_anomaly.total_percentage_area, 6) for a in result.anomalies}
+            if as_json:
+                click.echo(msgspec.json.encode({
+                    "file": str(path), "is_anomalous": result.is_anomalous, "confidence": round(result.confidence, 6),
+                    "score": round(result.anomaly_score, 6), "threshold": round(result.anomaly_threshold, 6), "areas": areas,
+                }))  # fmt: skip
+            else:
+                answer = "ANOMALY" if result.is_anomalous else "normal "
+                found = ", ".join(f"{n} {share:.1%}" for n, share in areas.items() if n != "background")
+                click.echo(f"{answer}  {result.confidence:.3f}  {path}  {found}".rstrip())
+            if mask_path and mask is None:
+                raise LinewatchError(f"model {model!r} was trained without masks and makes none")
+            if mask_path and mask is not None:
+                Image.fromarray(mask).save(mask_path, "PNG")
+    if fail_on_anomaly and anomalous:
+        sys.exit(4)
+
+
+@main.command(epilog=_examples("linewatch doctor", "linewatch doctor component/bundle"))
+@click.argument("bundle", type=EXISTING, required=False)
+@json_option
+@_guarded
+def doctor(bundle: Path | None, as_json: bool) -> None:
+    """Check this machine and, if given, whether a bundle gives its golden answers here."""
+    from linewatch.checkup import examine
+
+    findings = examine(bundle)
+    if as_json:
+        _print_json([{"check": f.check, "ok": f.ok, "found": f.found} for f in findings])
+    else:
+        for finding in findings:
+            click.echo(f"{'ok  ' if finding.ok else 'FAIL'}  {finding.check}: {finding.found}")
+    if not all(f.ok for f in findings):
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,112 @@
+"""The demo's report: one HTML file that needs nothing else. Errors first, then by score."""
+
+from base64 import b64encode
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from PIL import Image
+
+from anomaly_model.bundle import replace_file
+from anomaly_model.detection import Detection, detect, draw_mask
+from anomaly_model.picture import Rgb, read_picture
+from anomaly_model.runtime_onnx import OnnxRuntime
+
+if TYPE_CHECKING:
+    from linewatch.demo import DemoResult, Progress, Row
+
+_WIDTH = 288
+
+
+@dataclass(frozen=True, slots=True)
+class _Card:
+    row: "Row"
+    verdict: str
+    picture: str
+    overlay: str
+    mask: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class _Dot:
+    x: float
+    y: float
+    is_anomaly: bool
+    title: str
+
+
+def write_report(path: Path, result: "DemoResult", progress: "Progress") -> None:
+    """Write the report. Maps come from ONNX Runtime, which packaging proved equal to what the agent ran."""
+    bundle = result.package.bundle
+    runtime = OnnxRuntime(bundle.read("model.onnx"))
+    rows = sorted(result.rows, key=lambda r: (r.answer == r.is_anomaly, -r.score))
+    cards = []
+    for i, row in enumerate(rows):
+        progress("writing the report", i, len(rows))
+        picture = read_picture(row.path)
+        detection = detect(picture, runtime, bundle.manifest)
+        mask = None
+        if detection.label_map is not None:
+            canvas = np.empty_like(picture)
+            draw_mask(detection.label_map, bundle.manifest.labels, canvas)
+            mask = _data_url(canvas, "PNG")
+        cards.append(_Card(row, _verdict(row), _data_url(picture, "JPEG"), _data_url(heat(picture, detection), "JPEG"), mask))
+    progress("writing the report", len(rows), len(rows))
+    environment = Environment(
+        loader=PackageLoader("linewatch", "templates"), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
+        lstrip_blocks=True,
+    )  # fmt: skip
+    threshold = bundle.manifest.decision.threshold
+    dots, line = _strip(result.rows, threshold)
+    html = environment.get_template("report.html").render(
+        name=bundle.manifest.model.name, metrics=result.metrics, summary=result.summary, cards=cards, dots=dots, line=line,
+        threshold=threshold, comparisons=result.package.comparisons, training=bundle.manifest.training,
+        labels=bundle.manifest.labels, source=result.test.source,
+    )  # fmt: skip
+    replace_file(path, html.encode())
+
+
+def _verdict(row: "Row") -> str:
+    if row.answer == row.is_anomaly:
+        return "right"
+    return "false alarm" if row.answer else "missed"
+
+
+def heat(picture: Rgb, detection: Detection) -> Rgb:
+    """The picture in grey with its anomaly map over it, yellow to red where the map is over 0.1 (H x W x 3)."""
+    height, width = picture.shape[:2]
+    small = Image.fromarray(detection.anomaly_map.astype(np.float32))
+    strength = np.asarray(small.resize((width, height), Image.Resampling.BILINEAR)).clip(0, 1)[..., None]
+    grey = np.repeat(picture.mean(axis=2, keepdims=True), 3, axis=2) * 0.8
+    color = np.concatenate([np.full_like(strength, 255.0), 220 * (1 - strength), np.zeros_like(strength)], axis=2)
+    share = 0.75 * np.clip((strength - 0.1) / 0.4, 0, 1)
+    blended: npt.NDArray[np.floating] = grey * (1 - share) + color * share
+    return blended.clip(0, 255).astype(np.uint8)
+
+
+def _data_url(picture: Rgb, kind: str) -> str:
+    image = Image.fromarray(picture)
+    size = (_WIDTH, max(1, round(image.height * _WIDTH / image.width)))
+    image = image.resize(size, Image.Resampling.NEAREST if kind == "PNG" else Image.Resampling.LANCZOS)
+    buffer = BytesIO()
+    image.save(buffer, kind, **({"quality": 82} if kind == "JPEG" else {"optimize": True}))
+    return f"data:image/{kind.lower()};base64,{b64encode(buffer.getvalue()).decode()}"
+
+
+def _strip(rows: list["Row"], threshold: float) -> tuple[list[_Dot], float]:
+    """Scores as dots on a strip 0 to 100 wide, normals above anomalies, and where the threshold lies."""
+    values = [*(r.score for r in rows), threshold]
+    low, span = min(values), max(max(values) - min(values), 1e-6)
+
+    def place(value: float) -> float:
+        return round(3 + 94 * (value - low) / span, 2)
+
+    dots = [
+        _Dot(place(r.score), (14 if r.is_anomaly else 5) + 1.6 * (i % 4 - 1.5), r.is_anomaly, f"{r.file}: {r.score:.2f}")
+        for i, r in enumerate(rows)
+    ]
+    return dots, place(threshold)

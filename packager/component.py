@@ -1,0 +1,112 @@
+"""A compiled bundle as a Greengrass V2 component: the artifact zip and the recipe, laid out for a local deployment.
+
+    DIR/recipes/NAME-VERSION.json
+    DIR/artifacts/NAME/VERSION/<12 hex>_greengrass_model_component.zip
+    DIR/bundle/                       the same bundle, unpacked: for `linewatch agent --models DIR`
+
+The rules that the recipe keeps (both nuclei read it): JSON with exact key case; at most 8,000 bytes; `os`,
+`architecture` and `runtime: "*"`; comparator version ranges; exactly one of run and startup; only variables that both
+know; no privilege.
+"""
+
+import hashlib
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+
+from anomaly_model.bundle import Bundle, replace_file, zip_bundle
+from anomaly_model.errors import LinewatchError
+from anomaly_model.manifest import dump_manifest
+from packager.isa import Target
+
+RECIPE_BYTES = 8000
+_NAME = re.compile(r"[a-zA-Z0-9\-_.]{1,128}")
+_VERSION = re.compile(r"[0-9]{1,6}\.[0-9]{1,6}\.[0-9]{1,6}")
+_MARKER = re.compile(r"@([A-Z_]+)@")
+
+
+class ComponentError(LinewatchError):
+    """A component's name, version or recipe breaks Greengrass's rules."""
+
+
+@dataclass(frozen=True, slots=True)
+class Component:
+    """What was written."""
+
+    name: str
+    version: str
+    recipe: Path
+    artifact: Path
+    artifact_bytes: int
+
+
+def default_name(bundle: Bundle) -> str:
+    """`model-NAME`: Defect Detection App lists components that begin with `model`."""
+    return f"model-{bundle.manifest.model.name}"
+
+
+def default_version(bundle: Bundle) -> str:
+    """MODELVERSION.0.0, as the cloud service had it."""
+    return f"{int(bundle.manifest.model.version)}.0.0"
+
+
+def check_identity(name: str, version: str) -> None:
+    """Refuse names and versions that Greengrass would refuse."""
+    if not _NAME.fullmatch(name):
+        raise ComponentError(f"component name {name!r} is not allowed: 1 to 128 letters, digits, '-', '_' and '.'")
+    if not _VERSION.fullmatch(version):
+        raise ComponentError(f"component version {version!r} is not of the form major.minor.patch, such as 1.0.0")
+
+
+def write_component(bundle: Bundle, target: Target, folder: Path, name: str, version: str) -> Component:
+    """Write recipe and artifact below `folder`.
+
+    Raises:
+        ComponentError: see `check_identity`; also a recipe over the size limit.
+    """
+    check_identity(name, version)
+    digest = hashlib.sha256(dump_manifest(bundle.manifest)).hexdigest()[:12]
+    stem = f"{digest}_greengrass_model_component"
+    artifact = folder / "artifacts" / name / version / f"{stem}.zip"
+    model = bundle.manifest.model
+    recipe = render_recipe({
+        "COMPONENT_NAME": name, "COMPONENT_VERSION": version, "ARCHITECTURE": target.architecture,
+        "ARTIFACT": artifact.name, "ARTIFACT_STEM": stem, "MODEL_NAME": model.name, "MODEL_VERSION": model.version,
+        "MODEL_ARN": model.arn,
+    })  # fmt: skip
+    zip_bundle(bundle, artifact)
+    path = folder / "recipes" / f"{name}-{version}.json"
+    replace_file(path, recipe)
+    return Component(name, version, path, artifact, artifact.stat().st_size)
+
+
+def recipe_template() -> Path:
+    """Where the model recipe's template lies: beside this package in an installation, in recipes/ in the source tree."""
+    here = Path(__file__).parent
+    for folder in (here / "recipes", here.parent / "recipes"):
+        if (folder / "model.json").is_file():
+            return folder / "model.json"
+    raise ComponentError(f"recipes/model.json was not found beside {here}; install linewatch again")
+
+
+def render_recipe(values: dict[str, str]) -> bytes:
+    """Fill the template's @MARKERS@, inside parsed strings, so that no value can break the JSON."""
+
+    def fill(node: object) -> object:
+        match node:
+            case str():
+                return _MARKER.sub(lambda m: values[m[1]], node)
+            case list():
+                return [fill(item) for item in node]
+            case dict():
+                return {key: fill(value) for key, value in node.items()}
+            case _:
+                return node
+
+    recipe = msgspec.json.encode(fill(msgspec.json.decode(recipe_template().read_bytes())))
+    recipe = msgspec.json.format(recipe, indent=2) + b"\n"
+    if len(recipe) > RECIPE_BYTES:
+        raise ComponentError(f"the recipe has {len(recipe)} bytes; Greengrass nucleus lite reads at most {RECIPE_BYTES}")
+    return recipe
