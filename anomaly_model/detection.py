@@ -59,7 +59,7 @@ def interpret(outputs: ModelOutputs, manifest: Manifest) -> Detection:
     label_map = None
     areas: tuple[LabelArea, ...] = ()
     if outputs.label_logits is not None:
-        label_map = outputs.label_logits.argmax(axis=0).astype(np.uint8)
+        label_map = _strongest(outputs.label_logits)
         counts = np.bincount(label_map.ravel(), minlength=len(manifest.labels) + 1)
         shares = counts / label_map.size
         areas = tuple(
@@ -83,17 +83,36 @@ def palette(labels: list[Label]) -> Rgb:
     return np.array([list(bytes.fromhex(label.hex_color[1:])) for label in [BACKGROUND, *labels]], np.uint8)
 
 
-def draw_mask(label_map: npt.NDArray[np.uint8], labels: list[Label], out: Rgb) -> None:
-    """Paint the mask into `out` (H x W x 3, uint8, contiguous, of the picture's own size), nearest neighbour.
+def mask_rows(
+    label_map: npt.NDArray[np.uint8], labels: list[Label], height: int, width: int
+) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.intp]]:
+    """The mask of a height x width picture, nearest neighbour, as its distinct rows and which of them each row is.
 
-    Colours the small map, widens its rows, then copies whole rows: the large array is written exactly once.
+    Returns distinct rows (n x width * 3 uint8, RGB) and `height` indices into them. A mask is a few hundred distinct rows
+    at most, mostly white: whoever writes it copies rows, and the large picture is never built on the way.
     """
-    height, width = out.shape[:2]
     h, w = label_map.shape
-    if not label_map.any():
-        out.fill(255)
-        return
-    columns = (np.arange(width) * w) // width
     rows = (np.arange(height) * h) // height
-    widened = palette(labels)[label_map[:, columns]].reshape(h, width * 3)
-    np.take(widened, rows, axis=0, out=out.reshape(height, width * 3), mode="clip")
+    busy = np.flatnonzero(label_map.any(axis=1))
+    slot = np.zeros(h, np.intp)  # row 0 of the result is white
+    slot[busy] = np.arange(1, len(busy) + 1)
+    distinct = np.full((len(busy) + 1, width * 3), 255, np.uint8)
+    if len(busy):
+        columns = (np.arange(width) * w) // width
+        distinct[1:] = palette(labels)[label_map[busy][:, columns]].reshape(len(busy), width * 3)
+    return distinct, slot[rows]
+
+
+def draw_mask(label_map: npt.NDArray[np.uint8], labels: list[Label], height: int, width: int) -> Rgb:
+    """The mask as a picture, height x width x 3."""
+    distinct, index = mask_rows(label_map, labels, height, width)
+    return distinct[index].reshape(height, width, 3)
+
+
+def _strongest(logits: npt.NDArray[np.float32]) -> npt.NDArray[np.uint8]:
+    """argmax over the first axis; numpy's own is several times slower over a short, far-strided axis."""
+    best, label_map = logits[0], np.zeros(logits.shape[1:], np.uint8)
+    for k in range(1, len(logits)):
+        label_map[logits[k] > best] = k
+        best = np.maximum(best, logits[k])
+    return label_map

@@ -12,15 +12,18 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 
 from anomaly_model.bundle import Bundle, open_bundle
-from anomaly_model.detection import detect, draw_mask
+from anomaly_model.detection import detect, mask_rows
 from anomaly_model.errors import LinewatchError, PictureError
 from anomaly_model.picture import check_size, wrap_rgb888
 from anomaly_model.runtime import Runtime, open_runtime
 from edge_agent.channel import Answer, Area, DetectRequest, Ready, Refusal, receive_request, send
 
 _WARM_UP = 3
+_GATHER = 1024
+"""Buffers in one pwritev: Linux's IOV_MAX."""
 
 
 class Worker:
@@ -29,7 +32,6 @@ class Worker:
     def __init__(self, bundle: Bundle, runtime: Runtime, exchange: int) -> None:
         self._manifest, self._runtime, self._exchange = bundle.manifest, runtime, exchange
         self._picture = bytearray()
-        self._mask = np.zeros((0, 0, 3), np.uint8)
 
     def warm_up(self) -> None:
         """Run a few pictures, so that the first real one is as fast as the rest."""
@@ -48,11 +50,9 @@ class Worker:
         picture = wrap_rgb888(self._picture, request.width, request.height)
         detection = detect(picture, self._runtime, self._manifest)
         if detection.label_map is not None:
-            if self._mask.shape != picture.shape:
-                self._mask = np.empty_like(picture)
-            draw_mask(detection.label_map, self._manifest.labels, self._mask)
             target = self._exchange if request.mask.descriptor is None else descriptors[request.mask.descriptor]
-            _write(target, memoryview(self._mask).cast("B"), request.mask.offset)
+            rows, index = mask_rows(detection.label_map, self._manifest.labels, request.height, request.width)
+            _write_rows(target, rows, index, request.mask.offset)
         areas = [Area(a.name, a.hex_color, a.area) for a in detection.areas]
         return Answer(
             detection.is_anomalous, detection.confidence, detection.score, detection.threshold, areas,
@@ -69,8 +69,22 @@ def _read(descriptor: int, buffer: bytearray, offset: int) -> None:
         done += count
 
 
-def _write(descriptor: int, data: memoryview, offset: int) -> None:
-    done = 0
+def _write_rows(
+    descriptor: int, rows: npt.NDArray[np.uint8], index: npt.NDArray[np.intp], offset: int
+) -> None:
+    """Write rows[index[0]], rows[index[1]], ... one after the other, gathered by the kernel."""
+    length = rows.shape[1]
+    views = [memoryview(row) for row in rows]
+    lines = [views[i] for i in index.tolist()]
+    for first in range(0, len(lines), _GATHER):
+        batch = lines[first : first + _GATHER]
+        written = os.pwritev(descriptor, batch, offset + first * length)
+        if written < len(batch) * length:  # a full /dev/shm, or a signal: row by row from where it stopped
+            _finish_rows(descriptor, batch, offset + first * length, written)
+
+
+def _finish_rows(descriptor: int, lines: list[memoryview], offset: int, written: int) -> None:
+    data, done = b"".join(lines), written
     while done < len(data):
         done += os.pwrite(descriptor, data[done:], offset + done)
 

@@ -51,9 +51,7 @@ def write_report(path: Path, result: "DemoResult", progress: "Progress") -> None
         detection = detect(picture, runtime, bundle.manifest)
         mask = None
         if detection.label_map is not None:
-            canvas = np.empty_like(picture)
-            draw_mask(detection.label_map, bundle.manifest.labels, canvas)
-            mask = _data_url(canvas, "PNG")
+            mask = _data_url(draw_mask(detection.label_map, bundle.manifest.labels, *picture.shape[:2]), "PNG")
         cards.append(_Card(row, _verdict(row), _data_url(picture, "JPEG"), _data_url(heat(picture, detection), "JPEG"), mask))
     progress("writing the report", len(rows), len(rows))
     environment = Environment(
