@@ -14,7 +14,23 @@ from anomaly_model.picture import decode_picture, to_model_input
 from anomaly_model.runtime import ModelOutputs, Runtime, open_runtime
 
 __all__ = [
-    "Bundle", "BundleError", "Detection", "LIMITS", "LabelArea", "Limits", "LinewatchError", "Manifest",
-    "ModelOutputs", "PictureError", "Runtime", "RuntimeUnavailableError", "decode_picture", "detect",
-    "open_bundle", "open_runtime", "to_model_input", "write_bundle", "zip_bundle",
+    "Bundle",
+    "BundleError",
+    "Detection",
+    "LIMITS",
+    "LabelArea",
+    "Limits",
+    "LinewatchError",
+    "Manifest",
+    "ModelOutputs",
+    "PictureError",
+    "Runtime",
+    "RuntimeUnavailableError",
+    "decode_picture",
+    "detect",
+    "open_bundle",
+    "open_runtime",
+    "to_model_input",
+    "write_bundle",
+    "zip_bundle",
 ]

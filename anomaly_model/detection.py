@@ -47,7 +47,7 @@ class Detection:
 
 
 def probability(score: float, decision: Decision) -> float:
-    """p = 1 / (1 + exp(-slope (score - threshold))), computed without overflow."""
+    """P = 1 / (1 + exp(-slope (score - threshold))), computed without overflow."""
     z = decision.slope * (score - decision.threshold)
     return 1 / (1 + math.exp(-z)) if z >= 0 else math.exp(z) / (1 + math.exp(z))
 
@@ -68,9 +68,7 @@ def interpret(outputs: ModelOutputs, manifest: Manifest) -> Detection:
             if i == 0 or share > 0
         )
     anomalous = score > manifest.decision.threshold
-    return Detection(
-        anomalous, max(p, 1 - p), score, manifest.decision.threshold, areas, label_map, outputs.anomaly_map
-    )
+    return Detection(anomalous, max(p, 1 - p), score, manifest.decision.threshold, areas, label_map, outputs.anomaly_map)
 
 
 def detect(picture: Rgb, runtime: Runtime, manifest: Manifest) -> Detection:
@@ -110,7 +108,7 @@ def draw_mask(label_map: npt.NDArray[np.uint8], labels: list[Label], height: int
 
 
 def _strongest(logits: npt.NDArray[np.float32]) -> npt.NDArray[np.uint8]:
-    """argmax over the first axis; numpy's own is several times slower over a short, far-strided axis."""
+    """Argmax over the first axis; numpy's own is several times slower over a short, far-strided axis."""
     best, label_map = logits[0], np.zeros(logits.shape[1:], np.uint8)
     for k in range(1, len(logits)):
         label_map[logits[k] > best] = k

@@ -155,7 +155,7 @@ def check_name(name: str, limits: Limits = LIMITS) -> None:
     """Refuse names that could reach outside the bundle: absolute, `..`, backslashes, drive letters, control characters."""
     if len(name) > limits.bundle_name_chars or not _NAME.fullmatch(name):
         raise UnsafePathError(
-            f"file name {name[:limits.bundle_name_chars]!r} is not allowed in a bundle: expected a relative path of "
+            f"file name {name[: limits.bundle_name_chars]!r} is not allowed in a bundle: expected a relative path of "
             f"letters, digits, '_', '-', '.' and '/', no part beginning with '.' or '-', at most "
             f"{limits.bundle_name_chars} characters"
         )

@@ -107,7 +107,8 @@ class TvmRuntime:
     def run_arrays(self, model_input: npt.NDArray[np.uint8]) -> list[npt.NDArray[np.float32]]:
         """All outputs in the graph's order. The arrays are copies."""
         np.copyto(self._input, model_input)
-        return [np.from_dlpack(tensor).copy() for tensor in self._main(self._input_tensor)]
+        outputs: list[npt.NDArray[np.float32]] = [np.array(np.from_dlpack(t)) for t in self._main(self._input_tensor)]
+        return outputs
 
     def run(self, model_input: npt.NDArray[np.uint8]) -> ModelOutputs:
         """See `Runtime.run`."""

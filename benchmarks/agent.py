@@ -71,7 +71,9 @@ def measure(bundle: Bundle, client: AgentClient, model: str, rounds: int, pace: 
     reference, compiled = OnnxRuntime(bundle.read("model.onnx")), TvmRuntime(bundle)
     frame = SharedFrame()
     handle = pb.SharedMemoryHandle(name=frame.name, size=size)
-    shared = pb.DetectAnomaliesRequest(model_component=model, bitmap=pb.Bitmap(width=WIDTH, height=HEIGHT, shared_memory_handle=handle))
+    shared = pb.DetectAnomaliesRequest(
+        model_component=model, bitmap=pb.Bitmap(width=WIDTH, height=HEIGHT, shared_memory_handle=handle)
+    )
     shared.anomaly_mask_params.shared_memory_handle.CopyFrom(pb.SharedMemoryHandle(name=frame.name, size=size, offset=size))
     spec = bundle.manifest.input
     times: dict[str, list[float]] = {}
@@ -91,8 +93,8 @@ def measure(bundle: Bundle, client: AgentClient, model: str, rounds: int, pace: 
         timed("preprocessing", lambda p=picture: to_model_input(p, spec))
         timed("tvm", lambda r=ready: compiled.run_arrays(r))
         frame.write(picture)
-        timed("detect_shared_memory", lambda: client._call("DetectAnomalies", shared))  # noqa: SLF001
-        timed("detect_bytes", lambda r=by_bytes: client._call("DetectAnomalies", r))  # noqa: SLF001
+        timed("detect_shared_memory", lambda: client._call("DetectAnomalies", shared))
+        timed("detect_bytes", lambda r=by_bytes: client._call("DetectAnomalies", r))
     frame.close()
     return {name: np.array(values[5:]) for name, values in times.items()}
 

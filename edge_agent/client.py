@@ -43,7 +43,7 @@ class SharedFrame:
         if self._size < 2 * data.nbytes:
             self._size = 2 * data.nbytes
             os.ftruncate(self._descriptor, self._size)
-        view, done = memoryview(data).cast("B"), 0
+        view, done = data.data.cast("B"), 0
         while done < len(view):
             done += os.pwrite(self._descriptor, view[done:], done)
 
@@ -64,7 +64,7 @@ class AgentClient:
     def __init__(self, address: str, timeout_s: float = 60) -> None:
         limits = [("grpc.max_receive_message_length", MESSAGE_BYTES), ("grpc.max_send_message_length", MESSAGE_BYTES)]
         self._channel = grpc.insecure_channel(address, options=limits)
-        self._stub = rpc.EdgeAgentStub(self._channel)
+        self._stub = rpc.EdgeAgentStub(self._channel)  # type: ignore[no-untyped-call]
         self._address, self._timeout = address, timeout_s
         self._frame: SharedFrame | None = None
 
@@ -154,5 +154,3 @@ class AgentClient:
             elif self._frame is not None:
                 mask = self._frame.read_mask(height, width)
         return result, mask
-
-

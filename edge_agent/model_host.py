@@ -12,7 +12,15 @@ from pathlib import Path
 import structlog
 
 from edge_agent.channel import (
-    EXCHANGE_MASK_OFFSET, MESSAGE_BYTES, Answer, DetectRequest, Ready, Refusal, Region, receive_reply, send,
+    EXCHANGE_MASK_OFFSET,
+    MESSAGE_BYTES,
+    Answer,
+    DetectRequest,
+    Ready,
+    Refusal,
+    Region,
+    receive_reply,
+    send,
 )  # fmt: skip
 from edge_agent.errors import ExhaustedError, InvalidRequestError, WorkerError, WrongStateError
 from edge_agent.settings import Settings
@@ -164,9 +172,7 @@ class ModelHost:
 
     # --- calls
 
-    def detect(
-        self, width: int, height: int, picture: bytes | Segment, mask: Segment | None
-    ) -> tuple[Answer, bytes | None]:
+    def detect(self, width: int, height: int, picture: bytes | Segment, mask: Segment | None) -> tuple[Answer, bytes | None]:
         """Judge a picture; the mask comes back as bytes unless it went into the client's segment.
 
         Raises:
@@ -190,7 +196,9 @@ class ModelHost:
         state, message = self._machine.current
         if state is not State.RUNNING:
             detail = f" ({message})" if message else ""
-            raise WrongStateError(f"model {self.component!r} is {state.name}{detail}; DetectAnomalies needs it to be RUNNING")
+            raise WrongStateError(
+                f"model {self.component!r} is {state.name}{detail}; DetectAnomalies needs it to be RUNNING"
+            )
 
     def _call(self, width: int, height: int, picture: bytes | Segment, mask: Segment | None) -> tuple[Answer, bytes | None]:
         assert self._channel is not None
@@ -229,7 +237,9 @@ class ModelHost:
                 raise WorkerError(message)
             case _:
                 self._crashed(f"the worker process {reason}")
-                raise WorkerError(f"model {self.component!r}: the worker process {reason}; the model is FAILED, start it again")
+                raise WorkerError(
+                    f"model {self.component!r}: the worker process {reason}; the model is FAILED, start it again"
+                )
 
 
 def _write_all(descriptor: int, data: bytes) -> None:

@@ -73,7 +73,9 @@ def bind(server: grpc.Server, settings: Settings) -> None:
         if not server.add_insecure_port(f"unix:{path}"):
             raise SettingsError(f"socket {path} cannot be bound; does its folder exist, and may this user write there?")
     except RuntimeError as error:
-        raise SettingsError(f"socket {path} cannot be bound; does its folder exist, and may this user write there?") from error
+        raise SettingsError(
+            f"socket {path} cannot be bound; does its folder exist, and may this user write there?"
+        ) from error
     finally:
         os.umask(previous)
     if settings.socket_group:
@@ -101,7 +103,7 @@ def serve(settings: Settings) -> None:
         options=[("grpc.max_receive_message_length", MESSAGE_BYTES), ("grpc.max_send_message_length", MESSAGE_BYTES),
                  ("grpc.so_reuseport", 0)],
     )  # fmt: skip
-    edge_agent_pb2_grpc.add_EdgeAgentServicer_to_server(EdgeAgentService(agent), server)
+    edge_agent_pb2_grpc.add_EdgeAgentServicer_to_server(EdgeAgentService(agent), server)  # type: ignore[no-untyped-call]
     healthy = health.HealthServicer()
     health_pb2_grpc.add_HealthServicer_to_server(healthy, server)
     reflection.enable_server_reflection([_SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME], server)

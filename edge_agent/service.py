@@ -9,11 +9,16 @@ import structlog
 
 from anomaly_model.errors import LinewatchError, PictureError
 from anomaly_model.limits import LIMITS
-from anomaly_model.picture import wrap_rgb888
+from anomaly_model.picture import check_size, wrap_rgb888
 from edge_agent.agent import Agent, Description
 from edge_agent.channel import Answer
 from edge_agent.errors import (
-    ExhaustedError, InvalidRequestError, SharedMemoryError, UnknownModelError, WorkerError, WrongStateError,
+    ExhaustedError,
+    InvalidRequestError,
+    SharedMemoryError,
+    UnknownModelError,
+    WorkerError,
+    WrongStateError,
 )  # fmt: skip
 from edge_agent.protos import edge_agent_pb2 as pb
 from edge_agent.protos import edge_agent_pb2_grpc as rpc
@@ -79,8 +84,8 @@ class EdgeAgentService(rpc.EdgeAgentServicer):
             picture: bytes | Segment
             # Everything about the picture is checked before the queue: a wrong call never takes another's turn.
             if kind == "byte_data":
+                wrap_rgb888(bitmap.byte_data, width, height)
                 picture = bitmap.byte_data
-                wrap_rgb888(picture, width, height)
             else:
                 needed = _picture_bytes(width, height)
                 picture = stack.enter_context(_segment(bitmap.shared_memory_handle, needed, writable=False))
@@ -93,11 +98,11 @@ class EdgeAgentService(rpc.EdgeAgentServicer):
 
     def StartModel(self, request: Any, context: Any) -> Any:  # noqa: N802
         """See the contract."""
-        return self._answer(context, lambda: pb.StartModelResponse(status=int(self._agent.start(request.model_component))))
+        return self._answer(context, lambda: pb.StartModelResponse(status=self._agent.start(request.model_component).name))
 
     def StopModel(self, request: Any, context: Any) -> Any:  # noqa: N802
         """See the contract."""
-        return self._answer(context, lambda: pb.StopModelResponse(status=int(self._agent.stop(request.model_component))))
+        return self._answer(context, lambda: pb.StopModelResponse(status=self._agent.stop(request.model_component).name))
 
     def ListModels(self, request: Any, context: Any) -> Any:  # noqa: ARG002, N802
         """See the contract."""
@@ -112,8 +117,6 @@ class EdgeAgentService(rpc.EdgeAgentServicer):
 
 
 def _picture_bytes(width: int, height: int) -> int:
-    from anomaly_model.picture import check_size
-
     check_size(width, height)
     return width * height * 3
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from edge_agent.errors import SharedMemoryError
 
-SEGMENTS = Path("/dev/shm")  # noqa: S108 - where POSIX shared memory lives on Linux
+SEGMENTS = Path("/dev/shm")
 _NAME = re.compile(r"[^/\0]{1,255}")
 
 
@@ -45,7 +45,9 @@ def open_segment(name: str, size: int, offset: int, *, needed: int, writable: bo
     """
     plain = name.removeprefix("/")
     if not _NAME.fullmatch(plain) or plain in (".", ".."):
-        raise SharedMemoryError(f"shared memory name {name!r} is not allowed: expected a name as for shm_open, one slash at most")
+        raise SharedMemoryError(
+            f"shared memory name {name!r} is not allowed: expected a name as for shm_open, one slash at most"
+        )
     flags = (os.O_RDWR if writable else os.O_RDONLY) | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
     try:
         descriptor = os.open(SEGMENTS / plain, flags)

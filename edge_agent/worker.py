@@ -65,13 +65,13 @@ def _read(descriptor: int, buffer: bytearray, offset: int) -> None:
     while done < len(view):
         count = os.preadv(descriptor, [view[done:]], offset + done)
         if not count:
-            raise PictureError(f"the shared memory ended after {done} of {len(view)} bytes: it was made smaller during the call")
+            raise PictureError(
+                f"the shared memory ended after {done} of {len(view)} bytes: it was made smaller during the call"
+            )
         done += count
 
 
-def _write_rows(
-    descriptor: int, rows: npt.NDArray[np.uint8], index: npt.NDArray[np.intp], offset: int
-) -> None:
+def _write_rows(descriptor: int, rows: npt.NDArray[np.uint8], index: npt.NDArray[np.intp], offset: int) -> None:
     """Write rows[index[0]], rows[index[1]], ... one after the other, gathered by the kernel."""
     length = rows.shape[1]
     views = [memoryview(row) for row in rows]

@@ -40,7 +40,9 @@ def _guarded(command: Callable[..., None]) -> Callable[..., None]:
                      "grpc": "agent", "structlog": "agent", "tvm_ffi": "agent"}.get((error.name or "").split(".")[0])  # fmt: skip
             if extra is None:
                 raise
-            click.echo(f"linewatch: {error.name} is not installed; this command needs: pip install 'linewatch[{extra}]'", err=True)
+            click.echo(
+                f"linewatch: {error.name} is not installed; this command needs: pip install 'linewatch[{extra}]'", err=True
+            )
             sys.exit(1)
 
     return run
@@ -66,8 +68,12 @@ def main() -> None:
 
 
 @main.command(epilog=_examples("linewatch demo", "linewatch demo --data my-pictures --output out"))
-@click.option("--data", type=EXISTING, help="Pictures to use: train/ and test/, or normal/ and anomaly/. Default: drawn parts.")
-@click.option("--output", type=FOLDER, default=Path("demo-output"), show_default=True, help="Folder for everything it makes.")
+@click.option(
+    "--data", type=EXISTING, help="Pictures to use: train/ and test/, or normal/ and anomaly/. Default: drawn parts."
+)
+@click.option(
+    "--output", type=FOLDER, default=Path("demo-output"), show_default=True, help="Folder for everything it makes."
+)
 @side_option
 @seed_option
 @json_option
@@ -87,7 +93,9 @@ def demo(data: Path | None, output: Path, side: int, seed: int, as_json: bool) -
 
 @main.command("demo-data", epilog=_examples("linewatch demo-data parts", "linewatch demo-data small --train 20 --test 10"))
 @click.argument("folder", type=FOLDER)
-@click.option("--train", "train_count", default=60, show_default=True, type=click.IntRange(0), help="Training pictures a class.")
+@click.option(
+    "--train", "train_count", default=60, show_default=True, type=click.IntRange(0), help="Training pictures a class."
+)
 @click.option("--test", "test_count", default=35, show_default=True, type=click.IntRange(0), help="Test pictures a class.")
 @seed_option
 @json_option
@@ -182,7 +190,9 @@ def package(bundle: Path, target: str, output: Path, name: str | None, component
     "linewatch agent --models component",
     "linewatch agent --models models --socket unix:///tmp/aws.iot.lookoutvision.EdgeAgent.sock --socket-group ggc_group"))  # fmt: skip
 @click.option("--models", default=None, help="Folder with bundles or registrations. [default: models]")
-@click.option("--socket", default=None, help="Address to listen on. [default: unix:///tmp/aws.iot.lookoutvision.EdgeAgent.sock]")
+@click.option(
+    "--socket", default=None, help="Address to listen on. [default: unix:///tmp/aws.iot.lookoutvision.EdgeAgent.sock]"
+)
 @click.option("--socket-mode", default=None, help="Permission bits of the socket. [default: 0660]")
 @click.option("--socket-group", default=None, help="Group of the socket, such as ggc_group.")
 @click.option("--runtime", default=None, type=click.Choice(["auto", "tvm", "onnxruntime"]), help="[default: auto]")

@@ -9,6 +9,7 @@ drilled through). Normal parts carry harmless variation: oil stains and belt dir
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -24,7 +25,7 @@ _PLATE = (210, 150)
 _HOLES = [(-78, -48), (0, -48), (78, -48), (-78, 48), (0, 48), (78, 48)]
 _HOLE_RADIUS = 11
 
-Array = npt.NDArray[np.float32]
+Array = npt.NDArray[np.floating[Any]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,13 +84,13 @@ def draw_part(rng: np.random.Generator, defects: list[str]) -> tuple[npt.NDArray
         draw(ImageDraw.Draw(image))
         if blur:
             image = image.filter(ImageFilter.GaussianBlur(blur * _OVER))
-        return np.asarray(image, np.float32) / 255
+        return np.asarray(np.asarray(image, np.float32) / 255, np.float32)
 
     def disc(center: tuple[float, float], radius: float) -> Callable[[ImageDraw.ImageDraw], None]:
         (x, y), r = place(*center), radius * _OVER
         return lambda d: d.ellipse((x - r, y - r, x + r, y + r), fill=255)
 
-    scene = _belt(rng, w, h)
+    scene: Array = _belt(rng, w, h)
     half_w, half_h = _PLATE[0] / 2, _PLATE[1] / 2
     corners = [place(*c) for c in [(-half_w, -half_h), (half_w, -half_h), (half_w, half_h), (-half_w, half_h)]]
     plate = area(lambda d: d.polygon(corners, fill=255), 0.5)
@@ -161,9 +162,7 @@ def _scratch(
     return metal + strength * line[..., None], line
 
 
-def _dent(
-    rng: np.random.Generator, metal: Array, place: Callable[..., tuple[float, float]]
-) -> tuple[Array, Array]:
+def _dent(rng: np.random.Generator, metal: Array, place: Callable[..., tuple[float, float]]) -> tuple[Array, Array]:
     cx, cy = place(rng.uniform(-85, 85), rng.uniform(-26, 26))
     radius = rng.uniform(7, 14) * _OVER
     aspect, turn = rng.uniform(0.7, 1.3), rng.uniform(0, np.pi)

@@ -52,7 +52,9 @@ def write_report(path: Path, result: "DemoResult", progress: "Progress") -> None
         mask = None
         if detection.label_map is not None:
             mask = _data_url(draw_mask(detection.label_map, bundle.manifest.labels, *picture.shape[:2]), "PNG")
-        cards.append(_Card(row, _verdict(row), _data_url(picture, "JPEG"), _data_url(heat(picture, detection), "JPEG"), mask))
+        cards.append(
+            _Card(row, _verdict(row), _data_url(picture, "JPEG"), _data_url(heat(picture, detection), "JPEG"), mask)
+        )
     progress("writing the report", len(rows), len(rows))
     environment = Environment(
         loader=PackageLoader("linewatch", "templates"), autoescape=True, undefined=StrictUndefined, trim_blocks=True,

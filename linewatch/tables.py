@@ -31,9 +31,13 @@ def print_demo(result: "DemoResult", output: Path) -> None:
         )  # fmt: skip
     console.print(table)
     m, s = result.metrics, result.summary
-    console.print(f"precision {m.precision:.3f}   recall {m.recall:.3f}   F1 {m.f1:.3f} (calling all anomalous: {m.f1_all_anomalous:.3f})")
+    console.print(
+        f"precision {m.precision:.3f}   recall {m.recall:.3f}   F1 {m.f1:.3f} (calling all anomalous: {m.f1_all_anomalous:.3f})"
+    )
     console.print(f"latency over gRPC and shared memory: p50 {s.p50_ms} ms, p99 {s.p99_ms} ms, {s.pictures} pictures")
-    console.print(f"compiled code takes {s.tvm_over_onnxruntime} of ONNX Runtime's time; trained in {s.train_seconds} s, packaged in {s.package_seconds} s")
+    console.print(
+        f"compiled code takes {s.tvm_over_onnxruntime} of ONNX Runtime's time; trained in {s.train_seconds} s, packaged in {s.package_seconds} s"
+    )
     console.print(f"report: {output / 'report.html'}   component: {output / 'package'}")
 
 
@@ -54,7 +58,9 @@ def print_training(bundle: Bundle, output: Path) -> None:
             )
     for name, iou in evaluation.get("average_iou", {}).items():
         console.print(f"test: Average IoU of {name} {iou:.3f}")
-    console.print(f"{training['pictures']} pictures, {training['seconds']} s; bundle: {output}; next: linewatch package {output} -o component")
+    console.print(
+        f"{training['pictures']} pictures, {training['seconds']} s; bundle: {output}; next: linewatch package {output} -o component"
+    )
 
 
 def print_package(done: "Package") -> None:
@@ -69,7 +75,9 @@ def print_package(done: "Package") -> None:
     console.print(table)
     for variant in done.skipped:
         console.print(f"{variant}: compiled, but this CPU cannot run it, so nothing is proven for it")
-    console.print(f"component {done.component.name} {done.component.version}, {done.component.artifact_bytes / 1e6:.1f} MB, in {done.seconds} s")
+    console.print(
+        f"component {done.component.name} {done.component.version}, {done.component.artifact_bytes / 1e6:.1f} MB, in {done.seconds} s"
+    )
     console.print(f"recipe: {done.component.recipe}")
     console.print(f"artifact: {done.component.artifact}")
     console.print(f"next: linewatch agent --models {done.component.recipe.parent.parent}")

@@ -116,10 +116,17 @@ def compare(bundle: Bundle, variant: str, rounds: int) -> Comparison:
         times.append((t1 - t0, time.perf_counter() - t1))
     table = np.array(times[5:]) * 1e3  # the first calls warm caches
     return Comparison(
-        variant, len(inputs), *worst, changed, _latency(table[:, 0]), _latency(table[:, 1]),
-        round(float(np.median(table[:, 0] / table[:, 1])), 4),
-        _peak_memory_mib(),
-    )  # fmt: skip
+        variant=variant,
+        pictures=len(inputs),
+        score_difference=worst[0],
+        map_difference=worst[1],
+        labels_difference=worst[2],
+        changed_answers=changed,
+        tvm=_latency(table[:, 0]),
+        onnxruntime=_latency(table[:, 1]),
+        tvm_over_onnxruntime=round(float(np.median(table[:, 0] / table[:, 1])), 4),
+        peak_memory_mib=_peak_memory_mib(),
+    )
 
 
 def _peak_memory_mib() -> float:

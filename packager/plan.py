@@ -173,7 +173,8 @@ class _Planner:
 
     def _cast(self, node: onnx.NodeProto) -> None:
         self._require(node.input[0] == self.graph.input[0].name, node, "only the picture is cast")
-        self.values[node.output[0]] = Tensor(node.output[0], 3, *self.shapes[node.output[0]][1:3], 3)
+        _, height, width, _ = self.shapes[node.output[0]]
+        self.values[node.output[0]] = Tensor(node.output[0], 3, height, width, 3)
 
     def _transpose(self, node: onnx.NodeProto) -> None:
         source = self.values.get(node.input[0])
@@ -280,7 +281,13 @@ class _Planner:
             for mine, residual in ((right, a), (left, b)):
                 step = self._last_step(mine)
                 # The residual must exist before the step runs, and a second one does not fit.
-                if step and step.kind == "conv" and not step.residual and not step.epilogue and self._made_before(residual, step):
+                if (
+                    step
+                    and step.kind == "conv"
+                    and not step.residual
+                    and not step.epilogue
+                    and self._made_before(residual, step)
+                ):
                     step.inputs.append(residual)
                     step.residual, step.output = True, self._tensor(node.output[0])
                     return

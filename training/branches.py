@@ -100,9 +100,7 @@ class Segmentation:
     biases: tuple[F32, ...]
 
     @classmethod
-    def fit(
-        cls, cells: F32, classes: npt.NDArray[np.int64], labels: int, seed: int, *, epochs: int
-    ) -> "Segmentation":
+    def fit(cls, cells: F32, classes: npt.NDArray[np.int64], labels: int, seed: int, *, epochs: int) -> "Segmentation":
         """Fit on n x 2 FEATURES cells with classes 0 (background) to `labels`."""
         mean, scale = cells.mean(axis=0), cells.std(axis=0) + 1e-3
         net = MLPClassifier(

@@ -84,9 +84,7 @@ def collect_cells(data: LoadedSet, rng: np.random.Generator, progress: Progress)
     )
 
 
-def _choose(
-    data: LoadedSet, i: int, rng: np.random.Generator
-) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+def _choose(data: LoadedSet, i: int, rng: np.random.Generator) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
     """Which cells of picture i to keep for the segmentation, and their classes."""
     if data.is_anomaly[i] and not data.has_mask[i]:
         return np.zeros(0, np.int64), np.zeros(0, np.int64)

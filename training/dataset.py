@@ -127,7 +127,9 @@ def _read_label_file(path: Path) -> tuple[tuple[Label, ...], dict[str, str]]:
     try:
         table = msgspec.json.decode(path.read_bytes(), type=dict[str, str])
     except msgspec.DecodeError as error:
-        raise DatasetError(f'{path} is not a JSON object of label to colour, such as {{"scratch": "#D62728"}}: {error}') from error
+        raise DatasetError(
+            f'{path} is not a JSON object of label to colour, such as {{"scratch": "#D62728"}}: {error}'
+        ) from error
     labels = tuple(Label(name=name, hex_color=_hex(color, f"label {name!r} in {path}")) for name, color in table.items())
     colors = {label.hex_color: label.name for label in labels}
     if len(colors) != len(labels):
@@ -268,7 +270,9 @@ def read_mask(sample: Sample, labels: Sequence[Label], height: int, width: int) 
     except DatasetError:
         raise
     except Exception as error:  # Pillow raises a dozen kinds of errors for damaged files
-        raise DatasetError(f"mask {sample.mask} is not a readable PNG (renaming another format is not enough): {error}") from error
+        raise DatasetError(
+            f"mask {sample.mask} is not a readable PNG (renaming another format is not enough): {error}"
+        ) from error
     rgb, visible = rgba[..., :3], rgba[..., 3] >= 128
     if not sample.colors:
         result[visible & (rgb.max(axis=2) >= 128)] = 1

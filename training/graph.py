@@ -48,8 +48,7 @@ class GraphWriter:
     def pool(self, kind: str, x: str, kernel: int, stride: int) -> str:
         """`AveragePool` or `MaxPool`; padded to keep the size at stride 1, unpadded otherwise."""
         pad = kernel // 2 if stride == 1 else 0
-        extra = {"count_include_pad": 0} if kind == "AveragePool" else {}
-        return self.node(kind, x, kernel_shape=[kernel] * 2, strides=[stride] * 2, pads=[pad] * 4, **extra)
+        return self.node(kind, x, kernel_shape=[kernel] * 2, strides=[stride] * 2, pads=[pad] * 4)
 
     def upsample(self, x: str, factor: int) -> str:
         """Bilinear, half-pixel centres."""
@@ -61,7 +60,7 @@ class GraphWriter:
         return self.node("Concat", *values, axis=1)
 
     def scale(self, x: str, factor: float, offset: float = 0.0, name: str | None = None) -> str:
-        """x * factor + offset, with scalars."""
+        """X * factor + offset, with scalars."""
         y = self.node("Mul", x, self.constant(np.float32(factor).reshape(1, 1, 1, 1)))
         return self.node("Add", y, self.constant(np.float32(offset).reshape(1, 1, 1, 1)), name=name)
 

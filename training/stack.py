@@ -26,13 +26,13 @@ def _log_loss(z: F64, truth: Bools, sample_weight: F64) -> tuple[float, F64]:
     """Weighted logistic loss and its derivative by z."""
     signed = np.where(truth, z, -z)
     loss = float((sample_weight * np.logaddexp(0, -signed)).sum())
-    derivative = sample_weight * np.where(truth, -1.0, 1.0) / (1 + np.exp(np.clip(signed, -500, 500)))
+    derivative: F64 = sample_weight * np.where(truth, -1.0, 1.0) / (1 + np.exp(np.clip(signed, -500, 500)))
     return loss, derivative
 
 
 def _balance(truth: Bools) -> F64:
     """Weights that make both classes count the same and sum to 1."""
-    return np.where(truth, 0.5 / max(1, truth.sum()), 0.5 / max(1, (~truth).sum()))
+    return np.asarray(np.where(truth, 0.5 / max(1, truth.sum()), 0.5 / max(1, (~truth).sum())))
 
 
 def fit_stack(scores: F64, truth: Bools, *, ridge: float = 0.01, lasso: float = 0.01) -> Stack:
@@ -83,7 +83,7 @@ def choose_threshold(scores: F64, truth: Bools) -> float:
 
 
 def fit_slope(scores: F64, truth: Bools, threshold: float) -> float:
-    """a of p = sigmoid(a (score - threshold)), by maximum likelihood, classes balanced.
+    """A of p = sigmoid(a (score - threshold)), by maximum likelihood, classes balanced.
 
     Two soft pseudo-observations a class (after Platt 1999) keep a finite when the classes are perfectly separated.
     """

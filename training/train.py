@@ -20,7 +20,15 @@ from PIL import Image
 from anomaly_model.bundle import Bundle, write_bundle
 from anomaly_model.detection import detect
 from anomaly_model.errors import DatasetError
-from anomaly_model.manifest import GOLDEN_NAME, MODEL_NAME, Decision, Json, Manifest, ModelIdentity, ScoreRange
+from anomaly_model.manifest import (
+    GOLDEN_NAME,
+    MODEL_NAME,
+    Decision,
+    Json,
+    Manifest,
+    ModelIdentity,
+    ScoreRange,
+)
 from anomaly_model.picture import read_picture
 from anomaly_model.runtime_onnx import OnnxRuntime
 from training.branches import NearestNeighbours, PooledStatistics, Segmentation
@@ -265,5 +273,4 @@ def evaluate(runtime: OnnxRuntime, manifest: Manifest, test: Dataset, progress: 
 
 def _enlarge(label_map: npt.NDArray[np.uint8], height: int, width: int) -> npt.NDArray[np.uint8]:
     h, w = label_map.shape
-    return label_map[(np.arange(height) * h // height)[:, None], np.arange(width) * w // width]
-
+    return np.asarray(label_map[(np.arange(height) * h // height)[:, None], np.arange(width) * w // width])

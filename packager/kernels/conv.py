@@ -13,7 +13,17 @@ from tvm import tirx
 
 from packager.isa import Isa
 from packager.kernels.writer import (
-    Expr, Kernel, Stmt, accumulators, apply, integer, load, loop, sequence, spread, store,
+    Expr,
+    Kernel,
+    Stmt,
+    accumulators,
+    apply,
+    integer,
+    load,
+    loop,
+    sequence,
+    spread,
+    store,
 )  # fmt: skip
 from packager.plan import Step, Unary
 
@@ -166,12 +176,13 @@ def _pointwise(row_tile: object, segments: list[tuple[int, int, int, bool]], gro
     chunks = tiles // chunk
     body = []
     if chunks:
+
         def some(p: Expr) -> Stmt:
             group, part = tirx.floordiv(p, integer(chunks)), tirx.floormod(p, integer(chunks))
             return loop(chunk, lambda t: row_tile(group, integer(0), (part * chunk + t) * pixels, pixels, True))
 
         body.append(loop(groups * chunks, some, parallel=True))
-    rest = [(chunks * chunk * pixels, pixels, tiles - chunks * chunk), *(s[:3] for s in segments[1 if tiles else 0:])]
+    rest = [(chunks * chunk * pixels, pixels, tiles - chunks * chunk), *(s[:3] for s in segments[1 if tiles else 0 :])]
     for first, n, count in rest:
         if count:
             body.append(loop(groups, lambda g, first=first, n=n, count=count: loop(  # type: ignore[misc]

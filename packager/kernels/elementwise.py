@@ -5,7 +5,19 @@ import numpy.typing as npt
 from tvm import tirx
 
 from packager.isa import Isa
-from packager.kernels.writer import Expr, Kernel, Stmt, apply, integer, load, loop, real, sequence, spread, store
+from packager.kernels.writer import (
+    Expr,
+    Kernel,
+    Stmt,
+    apply,
+    integer,
+    load,
+    loop,
+    real,
+    sequence,
+    spread,
+    store,
+)
 from packager.plan import Output, Step
 
 

@@ -6,7 +6,19 @@ from tvm import tirx
 
 from packager.isa import Isa
 from packager.kernels.writer import (
-    LARGEST, Expr, Kernel, Stmt, accumulators, apply, integer, load, loop, real, sequence, spread, store,
+    LARGEST,
+    Expr,
+    Kernel,
+    Stmt,
+    accumulators,
+    apply,
+    integer,
+    load,
+    loop,
+    real,
+    sequence,
+    spread,
+    store,
 )  # fmt: skip
 from packager.plan import Step
 

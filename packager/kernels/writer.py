@@ -7,7 +7,18 @@ import numpy as np
 from tvm import tirx
 from tvm.s_tir import SBlock, SBlockRealize
 from tvm.tirx import (
-    AllocBuffer, Broadcast, BufferLoad, BufferStore, DeclBuffer, For, ForKind, PrimFunc, Ramp, SeqStmt, Var, decl_buffer,
+    AllocBuffer,
+    Broadcast,
+    BufferLoad,
+    BufferStore,
+    DeclBuffer,
+    For,
+    ForKind,
+    PrimFunc,
+    Ramp,
+    SeqStmt,
+    Var,
+    decl_buffer,
 )  # fmt: skip
 
 from packager.isa import Isa
@@ -36,9 +47,7 @@ def sequence(statements: Iterable[Stmt]) -> Stmt:
     return items[0] if len(items) == 1 else SeqStmt(items)
 
 
-def loop(
-    extent: int | Expr, body: Callable[[Expr], Stmt], *, start: int | Expr = 0, parallel: bool = False
-) -> Stmt:
+def loop(extent: int | Expr, body: Callable[[Expr], Stmt], *, start: int | Expr = 0, parallel: bool = False) -> Stmt:
     """`for i in start .. start + extent: body(i)`."""
     variable = Var("i", "int32")
     kind = ForKind.PARALLEL if parallel else ForKind.SERIAL
