@@ -1,6 +1,8 @@
 """Reading and writing bundles on disk: a folder, or a zip of it. The rules are in `anomaly_model.manifest`."""
 
+import ctypes
 import hashlib
+import itertools
 import os
 import shutil
 import stat
@@ -101,7 +103,9 @@ def _walk(folder: Path, limits: Limits) -> dict[str, int]:
     sizes: dict[str, int] = {}
     pending = [folder]
     while pending:
-        for entry in os.scandir(pending.pop()):
+        with os.scandir(pending.pop()) as listing:
+            entries = list(itertools.islice(listing, limits.bundle_files + 2))
+        for entry in entries:
             name = Path(entry.path).relative_to(folder).as_posix()
             if entry.is_symlink():
                 raise LinkError(f"{name} is a symbolic link; a bundle holds plain files only")
@@ -180,15 +184,25 @@ def replace_file(path: Path, data: bytes) -> None:
 
 
 def replace_folder(source: Path, target: Path) -> None:
-    """Move `source` to `target`; a folder that was there before goes away only after the new one is in place."""
-    old = None
+    """Move `source` to `target` in one step; whoever looks sees the old folder or the new one, and never neither."""
     if target.exists():
-        old = Path(tempfile.mkdtemp(prefix=f".{target.name}-old-", dir=target.parent))
-        target.replace(old / "old")
-    source.replace(target)
-    _sync_folder(target.parent)
-    if old:
-        shutil.rmtree(old)
+        _exchange(source, target)
+        _sync_folder(target.parent)
+        shutil.rmtree(source)
+    else:
+        source.replace(target)
+        _sync_folder(target.parent)
+
+
+_AT_FDCWD, _RENAME_EXCHANGE = -100, 2
+
+
+def _exchange(a: Path, b: Path) -> None:
+    """Swap two folders atomically (Linux's renameat2, which Python does not offer)."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.renameat2(_AT_FDCWD, os.fsencode(a), _AT_FDCWD, os.fsencode(b), _RENAME_EXCHANGE):
+        code = ctypes.get_errno()
+        raise OSError(code, os.strerror(code), str(b))
 
 
 def _sync_folder(folder: Path) -> None:

@@ -134,7 +134,7 @@ def _belt(rng: np.random.Generator, w: int, h: int) -> Array:
     weave = 5 * np.sin(np.arange(w) * rng.uniform(0.25, 0.5))[None, :, None]
     grain: Array = rng.normal(0, 7, (h, w, 1)).astype(np.float32)
     cloud = (np.asarray(coarse, np.float32)[..., None] - 128) * 0.12
-    return (base + cloud + weave + grain).astype(np.float32)
+    return np.asarray(base + cloud + weave + grain, np.float32)
 
 
 def _metal(rng: np.random.Generator, w: int, h: int) -> Array:
@@ -142,7 +142,7 @@ def _metal(rng: np.random.Generator, w: int, h: int) -> Array:
     total = np.cumsum(lines, axis=1)
     brushed = (total[:, 80:] - total[:, :-80]) / 80**0.5  # noise smeared along the brushing direction
     tone = np.array([158, 162, 168], np.float32) + rng.uniform(-10, 10)
-    return (tone + 5.5 * brushed[..., None]).astype(np.float32)
+    return np.asarray(tone + 5.5 * brushed[..., None], np.float32)
 
 
 def _scratch(

@@ -1,0 +1,121 @@
+"""Shared fixtures: a small real model, packaged once; an agent on a Unix socket; and a guard on the network."""
+
+import os
+import shutil
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from anomaly_model.bundle import Bundle, open_bundle
+from edge_agent.client import AgentClient
+from linewatch.demo import running_agent
+from linewatch.drawn_parts import draw_set, write_set
+from packager.package import Package, find_target, package
+from training.dataset import read_dataset
+from training.train import TrainingOptions, train
+
+COOKIES = Path(__file__).parents[1] / ".." / "shared" / "data" / "cookies"
+
+
+@pytest.fixture(autouse=True)
+def _only_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Refuse connections to anything but loopback and Unix sockets."""
+    real = socket.socket.connect
+
+    def connect(self: socket.socket, address: object) -> None:
+        if self.family in (socket.AF_INET, socket.AF_INET6):
+            host = address[0] if isinstance(address, tuple) else ""
+            if host not in ("127.0.0.1", "::1", "localhost"):
+                raise AssertionError(f"a test tried to reach {host}")
+        real(self, address)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(socket.socket, "connect", connect)
+
+
+def need_tool(name: str) -> str:
+    """Path of an external program. Missing: a skip here, a failure in CI, where it must be installed."""
+    path = shutil.which(name)
+    if path is None:
+        if os.environ.get("CI") == "true":
+            pytest.fail(f"{name} is missing; .ci/run must install it")
+        pytest.skip(f"{name} is not installed")
+    return path
+
+
+@pytest.fixture(scope="session")
+def parts(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small drawn set: 18 + 18 training and 8 + 8 test pictures with masks."""
+    folder = tmp_path_factory.mktemp("parts")
+    write_set(folder, draw_set(18, 18, 8, 8, seed=3))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def bundle(parts: Path, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """A segmentation model trained on it."""
+    folder = tmp_path_factory.mktemp("train") / "bundle"
+    options = TrainingOptions(name="parts", model_version="3", side=128)
+    return train(read_dataset(parts / "train"), folder, options, read_dataset(parts / "test"))
+
+
+@pytest.fixture(scope="session")
+def packaged(bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Package:
+    """It, compiled and packed."""
+    return package(bundle, find_target("x86_64-cpu"), tmp_path_factory.mktemp("package"), rounds=20)
+
+
+@pytest.fixture(scope="session")
+def models(packaged: Package, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A models folder: the packaged model as `parts`, and `broken` with one flipped byte."""
+    folder = tmp_path_factory.mktemp("models")
+    shutil.copytree(packaged.bundle.folder, folder / "parts")
+    shutil.copytree(packaged.bundle.folder, folder / "broken")
+    manifest = folder / "broken" / "bundle.json"
+    manifest.write_text(manifest.read_text().replace('"name": "parts"', '"name": "broken"'))
+    model = folder / "broken" / "model.onnx"
+    data = bytearray(model.read_bytes())
+    data[len(data) // 2] ^= 1
+    model.write_bytes(data)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def agent_address(models: Path) -> Iterator[str]:
+    """An agent process that serves `models`."""
+    with running_agent(models) as address:
+        with AgentClient(address) as client:
+            client.wait_until_listening(30)
+        yield address
+
+
+@pytest.fixture
+def client(agent_address: str) -> Iterator[AgentClient]:
+    """A client with `parts` running."""
+    with AgentClient(agent_address) as connected:
+        connected.start("parts")
+        yield connected
+
+
+@pytest.fixture
+def picture() -> np.ndarray:
+    """A picture of random pixels, 240 x 320."""
+    return np.random.default_rng(1).integers(0, 256, (240, 320, 3), np.uint8)
+
+
+@pytest.fixture
+def cookies() -> Path:
+    """Real pictures, where they are."""
+    if not COOKIES.is_dir():
+        pytest.skip(f"{COOKIES} is absent: real pictures are not part of this repository")
+    return COOKIES
+
+
+@pytest.fixture
+def copied_bundle(packaged: Package, tmp_path: Path) -> Path:
+    """A copy of the packaged bundle to damage."""
+    shutil.copytree(packaged.bundle.folder, tmp_path / "copy")
+    assert open_bundle(tmp_path / "copy").manifest.model.name == "parts"
+    return tmp_path / "copy"

@@ -1,0 +1,71 @@
+import math
+
+import msgspec
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from anomaly_model.detection import draw_mask, interpret, mask_rows, probability
+from anomaly_model.manifest import Decision, Label
+from anomaly_model.runtime import ModelOutputs
+from tests.unit.anomaly_model.test_manifest import SMALL
+
+LABELS = [Label(name="scratch", hex_color="#D62728"), Label(name="dent", hex_color="#1F77B4")]
+MAP = np.zeros((4, 5), np.float32)
+
+
+@given(st.floats(-1e6, 1e6), st.floats(-1e3, 1e3), st.floats(1e-3, 1e3))
+def test_probability_is_monotonic_and_bounded(score: float, threshold: float, slope: float) -> None:
+    decision = Decision(threshold=threshold, slope=slope)
+    p = probability(score, decision)
+    assert 0 <= p <= 1
+    assert probability(score + 1, decision) >= p
+
+
+@given(st.floats(-100, 100))
+def test_confidence_goes_with_the_verdict(score: float) -> None:
+    detection = interpret(ModelOutputs(score, MAP, None), SMALL)
+    assert detection.is_anomalous == (score > SMALL.decision.threshold)
+    assert 0.5 <= detection.confidence <= 1
+
+
+def test_probability_is_the_logistic_function() -> None:
+    assert probability(1.5, Decision(threshold=0.5, slope=2)) == pytest.approx(1 / (1 + math.exp(-2)))
+
+
+def test_classification_has_neither_mask_nor_areas() -> None:
+    detection = interpret(ModelOutputs(0.0, MAP, None), SMALL)
+    assert detection.label_map is None
+    assert detection.areas == ()
+
+
+def test_areas_list_the_background_first_and_only_what_is_there() -> None:
+    logits = np.zeros((3, 2, 4), np.float32)
+    logits[2, 0, 0] = 1
+    manifest = msgspec.structs.replace(SMALL, labels=LABELS)
+    areas = interpret(ModelOutputs(0.0, MAP, logits), manifest).areas
+    assert [(a.name, a.hex_color, a.area) for a in areas] == [("background", "#FFFFFF", 0.875), ("dent", "#1F77B4", 0.125)]
+
+
+@given(st.integers(1, 20), st.integers(1, 20), st.integers(1, 60), st.integers(1, 60), st.integers(0, 2**32 - 1))
+def test_mask_is_nearest_neighbour(h: int, w: int, height: int, width: int, seed: int) -> None:
+    label_map = np.random.default_rng(seed).integers(0, 3, (h, w)).astype(np.uint8)
+    colors = np.array([[255, 255, 255], [0xD6, 0x27, 0x28], [0x1F, 0x77, 0xB4]], np.uint8)
+    expected = colors[label_map[(np.arange(height) * h // height)[:, None], np.arange(width) * w // width]]
+    assert (draw_mask(label_map, LABELS, height, width) == expected).all()
+
+
+def test_an_empty_mask_is_one_white_row() -> None:
+    rows, index = mask_rows(np.zeros((9, 9), np.uint8), LABELS, 480, 640)
+    assert rows.shape == (1, 640 * 3)
+    assert (rows == 255).all()
+    assert not index.any()
+
+
+@given(st.integers(2, 6), st.integers(0, 2**32 - 1))
+def test_strongest_label_equals_argmax(labels: int, seed: int) -> None:
+    logits = np.random.default_rng(seed).integers(-2, 3, (labels, 3, 4)).astype(np.float32)
+    names = [Label(name=f"l{i}", hex_color=f"#00000{i}") for i in range(labels - 1)]
+    manifest = msgspec.structs.replace(SMALL, labels=names)
+    assert (interpret(ModelOutputs(0.0, MAP, logits), manifest).label_map == logits.argmax(axis=0)).all()

@@ -1,0 +1,42 @@
+import json
+import shutil
+from pathlib import Path
+
+from anomaly_model.bundle import write_bundle
+from edge_agent.catalog import Catalog
+from tests.unit.anomaly_model.test_manifest import SMALL
+
+
+def test_bundles_below_the_folder(tmp_path: Path) -> None:
+    write_bundle(tmp_path / "a" / "b", SMALL, {"model.onnx": b""})
+    found = Catalog(tmp_path).scan()
+    assert list(found) == ["m"]
+    assert found["m"].manifest is not None
+
+
+def test_a_registration_counts_before_what_is_merely_found(tmp_path: Path) -> None:
+    for version in ("1", "2"):
+        write_bundle(tmp_path / version, SMALL, {"model.onnx": version.encode()})
+    (tmp_path / "model-m.json").write_text(json.dumps({"component": "model-m", "version": "2.0.0", "folder": str(tmp_path / "2")}))
+    found = Catalog(tmp_path).scan()
+    assert found["model-m"].folder == tmp_path / "2"
+    assert found["m"].folder == tmp_path / "1"
+
+
+def test_removed_models_disappear_and_changes_are_seen(tmp_path: Path) -> None:
+    catalog = Catalog(tmp_path)
+    write_bundle(tmp_path / "x", SMALL, {"model.onnx": b""})
+    assert list(catalog.scan()) == ["m"]
+    (tmp_path / "x" / "bundle.json").write_text("{")
+    broken = catalog.scan()["x"]
+    assert broken.manifest is None
+    assert "not a valid bundle" in broken.problem
+    shutil.rmtree(tmp_path / "x")
+    assert catalog.scan() == {}
+
+
+def test_foreign_files_and_a_missing_folder(tmp_path: Path) -> None:
+    (tmp_path / "note.json").write_text("[1]")
+    (tmp_path / "half.json").write_text('{"component": "x"')
+    assert Catalog(tmp_path).scan() == {}
+    assert Catalog(tmp_path / "nowhere").scan() == {}

@@ -1,0 +1,84 @@
+import numpy as np
+import onnx
+import pytest
+
+from anomaly_model.runtime_onnx import OnnxRuntime
+from training.branches import NearestNeighbours, Segmentation
+from training.graph import FEATURES, GRID, GraphWriter, bank_graph, filters, write_bank
+
+H, W = 64, 96
+
+
+def run(data: bytes, picture: np.ndarray) -> list[np.ndarray]:
+    return OnnxRuntime(data).run_arrays(picture)
+
+
+@pytest.fixture
+def noise() -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, (1, H, W, 3), np.uint8)
+
+
+def test_filters_ignore_flat_areas_and_share_a_scale() -> None:
+    bank = filters()
+    assert bank.shape == (16, 3, 7, 7)
+    assert np.abs(bank.sum(axis=(2, 3))).max() < 1e-6
+    assert np.abs(bank).sum(axis=(1, 2, 3)) == pytest.approx(2.0)
+
+
+def test_features_have_the_announced_shape_and_see_edges() -> None:
+    flat = np.full((1, H, W, 3), 127, np.uint8)
+    edge = flat.copy()
+    edge[:, :, W // 2 :] = 255
+    [still], [lively] = run(bank_graph(H, W), flat), run(bank_graph(H, W), edge)
+    assert still.shape == (1, FEATURES, H // GRID, W // GRID)
+    middle = np.s_[0, :16, 6:10, W // GRID // 2]
+    assert lively[middle].max() > 0.2
+    # Away from the border, where padding makes an edge of its own, flat stays silent.
+    assert still[0, :64, 6:10, 10:14].max() < 0.01
+
+
+def test_unneeded_nodes_are_left_out() -> None:
+    g = GraphWriter(H, W)
+    features = write_bank(g)
+    g.node("Sigmoid", features)
+    model = onnx.load_from_string(g.build([features]))
+    assert "Sigmoid" not in {n.op_type for n in model.graph.node}
+    assert [tuple(d.dim_value for d in o.type.tensor_type.shape.dim) for o in model.graph.output] == [(1, FEATURES, 16, 24)]
+
+
+def test_nearest_neighbour_branch_equals_the_plain_formula(noise: np.ndarray) -> None:
+    rng = np.random.default_rng(1)
+    branch = NearestNeighbours.fit(rng.normal(size=(300, FEATURES)).astype(np.float32), rng, dimensions=8, size=40)
+    g = GraphWriter(H, W)
+    features = write_bank(g)
+    distance, _ = branch.write(g, features)
+    coarse = g.pool("AveragePool", features, 2, 2)
+    found, cells = run(g.build([distance, coarse]), noise)
+    points = np.einsum("df,fhw->dhw", branch.projection, cells[0]) + branch.offset[:, None, None]
+    exact = np.sqrt(((points[None] - branch.bank[:, :, None, None]) ** 2).sum(axis=1)).min(axis=0)
+    assert np.abs(found[0, 0] - exact).max() < 1e-2 * exact.max()
+
+
+@pytest.mark.parametrize("labels", [1, 3])
+def test_segmentation_branch_learns_and_writes_what_it_learnt(noise: np.ndarray, labels: int) -> None:
+    rng = np.random.default_rng(2)
+    classes = rng.integers(0, labels + 1, 1500)
+    cells = rng.normal(0, 0.3, (1500, 2 * FEATURES)).astype(np.float32)
+    cells[np.arange(1500), classes] += 2
+    branch = Segmentation.fit(cells, classes, labels, 0, epochs=12)
+
+    def forward(x: np.ndarray) -> np.ndarray:
+        for i, (weight, bias) in enumerate(zip(branch.weights, branch.biases, strict=True)):
+            x = x @ weight.T + bias
+            x = np.maximum(x, 0) if i < 2 else x
+        return x
+
+    logits = np.concatenate([np.zeros((1500, 1)), forward(cells)], axis=1)
+    assert (logits.argmax(axis=1) == classes).mean() > 0.97
+    g = GraphWriter(H, W)
+    features = write_bank(g)
+    written, cell, context = run(
+        g.build([branch.write_logits(g, features), features, g.pool("AveragePool", features, 5, 1)]), noise
+    )
+    expected = forward(np.concatenate([cell[0], context[0]]).reshape(2 * FEATURES, -1).T)
+    assert np.abs(written[0].reshape(labels, -1).T - expected).max() < 1e-3 * max(1, np.abs(expected).max())
