@@ -153,13 +153,16 @@ class _Planner:
         if not ok:
             raise UnsupportedGraphError(f"{node.op_type} ({node.name}): {what}")
 
-    def _tensor(self, name: str, *, single: bool = False) -> Tensor:
-        """Declare an output. `single`: a one-channel map is stored unpadded."""
+    def _tensor(self, name: str, *, like: Tensor | None = None, single: bool = False) -> Tensor:
+        """Declare an output. `like`: laid out as this input; `single`: a one-channel map is stored unpadded."""
         shape = self.shapes[name]
         if len(shape) != 4 or shape[0] != 1 or min(shape) < 1:
             raise UnsupportedGraphError(f"{name} has shape {shape}; covered are static shapes 1 x C x H x W")
         _, channels, height, width = shape
-        stored = 1 if single and channels == 1 else -(-channels // self.lanes) * self.lanes
+        if like is not None:
+            stored = like.stored
+        else:
+            stored = 1 if single and channels == 1 else -(-channels // self.lanes) * self.lanes
         self.values[name] = Tensor(name, channels, height, width, stored)
         return self.values[name]
 
@@ -207,7 +210,7 @@ class _Planner:
         attributes = self._attributes(node)
         self._require(not attributes.get("ceil_mode"), node, "ceil_mode")
         source = self.values[node.input[0]]
-        output = self._tensor(node.output[0], single=source.stored == 1)
+        output = self._tensor(node.output[0], like=source)
         self.steps.append(Step("pool", [source], output, {
             "op": "max" if node.op_type == "MaxPool" else "mean",
             "kernel": self._square(node, "kernel_shape", []),
@@ -218,7 +221,7 @@ class _Planner:
 
     def _global_pool(self, node: onnx.NodeProto) -> None:
         source = self.values[node.input[0]]
-        output = self._tensor(node.output[0], single=source.stored == 1)
+        output = self._tensor(node.output[0], like=source)
         op = "max" if node.op_type == "GlobalMaxPool" else "mean"
         self.steps.append(Step("global_pool", [source], output, {"op": op}))
 
@@ -236,7 +239,7 @@ class _Planner:
         mode, centres = attributes.get("mode"), attributes.get("coordinate_transformation_mode", b"half_pixel")
         self._require(mode == b"linear" and centres == b"half_pixel", node, f"mode {mode!r} with {centres!r}")
         source = self.values[node.input[0]]
-        self.steps.append(Step("resize", [source], self._tensor(node.output[0], single=source.stored == 1)))
+        self.steps.append(Step("resize", [source], self._tensor(node.output[0], like=source)))
 
     def _concat(self, node: onnx.NodeProto) -> None:
         self._require(self._attributes(node)["axis"] == 1, node, "only along channels")
@@ -258,7 +261,7 @@ class _Planner:
     def _unary(self, node: onnx.NodeProto, unary: Unary, source_name: str | None = None) -> None:
         name = source_name or node.input[0]
         source, step = self.values[name], self._last_step(name)
-        output = self._tensor(node.output[0], single=source.stored == 1)
+        output = self._tensor(node.output[0], like=source)
         if step is not None:
             step.output, step.epilogue = output, (*step.epilogue, unary)
         else:
@@ -291,7 +294,7 @@ class _Planner:
                     step.inputs.append(residual)
                     step.residual, step.output = True, self._tensor(node.output[0])
                     return
-        output = self._tensor(node.output[0], single=a.stored == 1)
+        output = self._tensor(node.output[0], like=a)
         op = {"Add": "add", "Sub": "sub", "Mul": "mul"}[node.op_type]
         self.steps.append(Step("elementwise", [a, b], output, {"op": op}))
 

@@ -86,11 +86,10 @@ def collect_cells(data: LoadedSet, rng: np.random.Generator, progress: Progress)
 
 def _choose(data: LoadedSet, i: int, rng: np.random.Generator) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
     """Which cells of picture i to keep for the segmentation, and their classes."""
-    if data.is_anomaly[i] and not data.has_mask[i]:
+    labels = data.coverage.shape[1]
+    if not labels or (data.is_anomaly[i] and not data.has_mask[i]):
         return np.zeros(0, np.int64), np.zeros(0, np.int64)
-    shares = data.coverage[i].reshape(data.coverage.shape[1], -1)
-    if not len(shares):
-        return np.zeros(0, np.int64), np.zeros(0, np.int64)
+    shares = data.coverage[i].reshape(labels, -1)
     strongest, covered = shares.argmax(axis=0), shares.max(axis=0)
     background = np.flatnonzero(covered <= CLEAR_SHARE)
     kept = [rng.permutation(background)[:BACKGROUND_CELLS]]

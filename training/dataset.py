@@ -282,7 +282,9 @@ def read_mask(sample: Sample, labels: Sequence[Label], height: int, width: int) 
     index = {label.name: i + 1 for i, label in enumerate(labels)}
     for color, name in sample.colors.items():
         if name not in index:
-            raise DatasetError(f"{sample.name} has a mask of label {name!r}; the model's labels are {sorted(index) or 'none'}")
+            raise DatasetError(
+                f"{sample.name} has a mask of label {name!r}; the model's labels are {sorted(index) or 'none'}"
+            )
         match = visible & (packed == int(color[1:], 16))
         result[match] = index[name]
         known |= match

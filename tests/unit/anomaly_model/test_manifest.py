@@ -81,7 +81,23 @@ def test_too_long_is_refused_before_parsing() -> None:
 
 @pytest.mark.parametrize(
     "name",
-    ["/etc/passwd", "../x", "a/../b", "a//b", "a\\b", "C:/x", "", ".", ".hidden", "a/.b", "-x", "a\0b", "a\nb", "x" * 300, "a/"],
+    [
+        "/etc/passwd",
+        "../x",
+        "a/../b",
+        "a//b",
+        "a\\b",
+        "C:/x",
+        "",
+        ".",
+        ".hidden",
+        "a/.b",
+        "-x",
+        "a\0b",
+        "a\nb",
+        "x" * 300,
+        "a/",
+    ],
 )
 def test_unsafe_names(name: str) -> None:
     with pytest.raises(UnsafePathError):

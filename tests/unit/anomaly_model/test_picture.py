@@ -30,9 +30,7 @@ def test_every_mode_becomes_rgb(mode: str) -> None:
     assert decode_picture(buffer.getvalue()).shape == (64, 70, 3)
 
 
-@pytest.mark.parametrize(
-    "size", [(63, 64), (64, 63), (4097, 64), (64, 4097)], ids=["narrow", "low", "wide", "high"]
-)
+@pytest.mark.parametrize("size", [(63, 64), (64, 63), (4097, 64), (64, 4097)], ids=["narrow", "low", "wide", "high"])
 def test_sides_outside_the_contract(size: tuple[int, int]) -> None:
     with pytest.raises(PictureError, match=f"{size[0]}x{size[1]}"):
         decode_picture(encode(np.zeros((size[1], size[0], 3), np.uint8)))

@@ -17,7 +17,9 @@ def test_bundles_below_the_folder(tmp_path: Path) -> None:
 def test_a_registration_counts_before_what_is_merely_found(tmp_path: Path) -> None:
     for version in ("1", "2"):
         write_bundle(tmp_path / version, SMALL, {"model.onnx": version.encode()})
-    (tmp_path / "model-m.json").write_text(json.dumps({"component": "model-m", "version": "2.0.0", "folder": str(tmp_path / "2")}))
+    (tmp_path / "model-m.json").write_text(
+        json.dumps({"component": "model-m", "version": "2.0.0", "folder": str(tmp_path / "2")})
+    )
     found = Catalog(tmp_path).scan()
     assert found["model-m"].folder == tmp_path / "2"
     assert found["m"].folder == tmp_path / "1"

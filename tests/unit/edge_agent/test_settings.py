@@ -9,7 +9,9 @@ from edge_agent.settings import Settings, SettingsError, load_settings
 def test_later_sources_win(tmp_path: Path) -> None:
     file = tmp_path / "agent.toml"
     file.write_text('queue = 3\nthreads = 2\nmodels = "from-file"\n')
-    settings = load_settings(file, {"LINEWATCH_AGENT_THREADS": "4", "LINEWATCH_AGENT_MODELS": "env"}, {"models": "flag", "queue": None})
+    settings = load_settings(
+        file, {"LINEWATCH_AGENT_THREADS": "4", "LINEWATCH_AGENT_MODELS": "env"}, {"models": "flag", "queue": None}
+    )
     assert (settings.queue, settings.threads, settings.models) == (3, 4, "flag")
 
 

@@ -52,4 +52,6 @@ def test_written_set_reads_back(tmp_path: Path) -> None:
             found = read_mask(sample, dataset.labels, HEIGHT, WIDTH)
             names = [None, *(label.name for label in dataset.labels)]
             right = [None, *LABELS]
-            assert [[names[v] for v in row] for row in found[::7]] == [[right[v] for v in row] for row in drawn[sample.path.stem][::7]]
+            assert [[names[v] for v in row] for row in found[::7]] == [
+                [right[v] for v in row] for row in drawn[sample.path.stem][::7]
+            ]

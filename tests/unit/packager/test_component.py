@@ -80,7 +80,14 @@ def test_run_script_registers_and_removes(packaged: Package, tmp_path: Path) -> 
 
 def test_default_identity_and_wrong_ones(packaged: Package) -> None:
     assert (packaged.component.name, packaged.component.version) == ("model-parts", "3.0.0")
-    for name, version in [("a b", "1.0.0"), ("", "1.0.0"), ("x" * 129, "1.0.0"), ("m", "1.0"), ("m", "v1.0.0"), ("m", "1.0.1234567")]:
+    for name, version in [
+        ("a b", "1.0.0"),
+        ("", "1.0.0"),
+        ("x" * 129, "1.0.0"),
+        ("m", "1.0"),
+        ("m", "v1.0.0"),
+        ("m", "1.0.1234567"),
+    ]:
         with pytest.raises(ComponentError):
             check_identity(name, version)
 

@@ -39,7 +39,9 @@ class Net:
 
     def conv(self, x: str, inner: int, out: int, k: int, stride: int = 1, pad: int = 0) -> str:
         weight, bias = RNG.normal(size=(out, inner, k, k)).astype(np.float32), RNG.normal(size=out).astype(np.float32)
-        return self.op("Conv", x, self.const(weight), self.const(bias), kernel_shape=[k, k], strides=[stride] * 2, pads=[pad] * 4)
+        return self.op(
+            "Conv", x, self.const(weight), self.const(bias), kernel_shape=[k, k], strides=[stride] * 2, pads=[pad] * 4
+        )
 
     def build(self, *outputs: str) -> bytes:
         graph = helper.make_graph(
@@ -76,7 +78,10 @@ def residual(n: Net) -> str:
 
 def chain(n: Net) -> str:
     x = n.op("Abs", n.conv(n.x, 3, 16, 3, 1, 1))
-    return n.op("Sigmoid", n.op("Sqrt", n.op("Add", n.op("Mul", x, n.const(np.float32([[[[0.3]]]]))), n.const(np.float32([[[[0.1]]]])))))
+    return n.op(
+        "Sigmoid",
+        n.op("Sqrt", n.op("Add", n.op("Mul", x, n.const(np.float32([[[[0.3]]]]))), n.const(np.float32([[[[0.1]]]])))),
+    )
 
 
 def twice_used(n: Net) -> str:

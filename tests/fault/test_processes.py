@@ -1,0 +1,152 @@
+"""What happens when processes are killed, sockets are left behind, and a trainer dies in the middle."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from anomaly_model.bundle import Bundle, open_bundle
+from edge_agent.client import AgentCallError, AgentClient
+from edge_agent.states import State
+from linewatch.demo import running_agent
+from tests.contract.test_agent_calls import running_agent_with
+
+pytestmark = pytest.mark.fault
+BLANK = np.zeros((240, 320, 3), np.uint8)
+
+
+def children(pid: int) -> list[int]:
+    found = []
+    for task in Path(f"/proc/{pid}/task").iterdir():
+        found += [int(p) for p in (task / "children").read_text().split()]
+    return found
+
+
+def worker_pids() -> list[int]:
+    """Workers of agents that this process started."""
+    workers = [w for agent in children(os.getpid()) for w in children(agent)]
+    return [w for w in workers if b"edge_agent.worker" in Path(f"/proc/{w}/cmdline").read_bytes()]
+
+
+def wait_for_state(client: AgentClient, model: str, state: State) -> str:
+    deadline = time.monotonic() + 20
+    while time.monotonic() < deadline:
+        description = client.describe(model)
+        if description.status == state:
+            return str(description.status_message)
+        time.sleep(0.02)
+    raise AssertionError(f"{model} is {State(client.describe(model).status).name}, expected {state.name}")
+
+
+def test_a_killed_worker_fails_its_model_and_can_be_started_again(models: Path) -> None:
+    before = set(worker_pids())
+    with running_agent(models) as address, AgentClient(address) as client:
+        client.wait_until_listening(30)
+        client.start("parts")
+        client.detect(BLANK, "parts")
+        [worker] = set(worker_pids()) - before
+        os.kill(worker, signal.SIGKILL)
+        assert "SIGKILL" in wait_for_state(client, "parts", State.FAILED)
+        with pytest.raises(AgentCallError, match="FAILED_PRECONDITION.*FAILED"):
+            client.detect(BLANK, "parts")
+        client.start("parts")
+        client.detect(BLANK, "parts")
+
+
+def test_a_worker_that_hangs_is_ended(models: Path) -> None:
+    before = set(worker_pids())
+    with running_agent_with(models, LINEWATCH_AGENT_CALL_TIMEOUT_S="1") as address, AgentClient(address) as client:
+        client.wait_until_listening(30)
+        client.start("parts")
+        [worker] = set(worker_pids()) - before
+        os.kill(worker, signal.SIGSTOP)
+        with pytest.raises(AgentCallError, match="INTERNAL.*did not answer within 1 s"):
+            client.detect(BLANK, "parts")
+        wait_for_state(client, "parts", State.FAILED)
+        client.start("parts")
+        client.detect(BLANK, "parts")
+
+
+def test_stop_ends_the_worker_process(models: Path) -> None:
+    before = set(worker_pids())
+    with running_agent(models) as address, AgentClient(address) as client:
+        client.wait_until_listening(30)
+        client.start("parts")
+        [worker] = set(worker_pids()) - before
+        client.stop("parts")
+        assert not Path(f"/proc/{worker}").exists()
+
+
+def agent_process(models: Path, socket: Path) -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-m", "linewatch.cli", "agent", "--models", str(models), "--socket", f"unix://{socket}"]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+
+
+def test_sockets_left_behind_are_replaced_and_living_ones_are_not(models: Path, tmp_path: Path) -> None:
+    socket = tmp_path / "a.sock"
+    first = agent_process(models, socket)
+    try:
+        with AgentClient(f"unix://{socket}") as client:
+            client.wait_until_listening(30)
+            client.start("parts")
+        rival = agent_process(models, socket)
+        _, complaint = rival.communicate(timeout=60)
+        assert rival.returncode == 1
+        assert b"another agent is listening" in complaint
+        [worker] = children(first.pid)
+        first.kill()
+        first.communicate(timeout=30)
+        assert socket.exists()
+        deadline = time.monotonic() + 10
+        while Path(f"/proc/{worker}").exists() and time.monotonic() < deadline:
+            time.sleep(0.05)
+        assert not Path(f"/proc/{worker}").exists(), "an orphaned worker must end by itself"
+    finally:
+        if first.poll() is None:
+            first.kill()
+            first.communicate()
+    second = agent_process(models, socket)
+    try:
+        with AgentClient(f"unix://{socket}") as client:
+            client.wait_until_listening(30)
+            client.start("parts")
+            client.detect(BLANK, "parts")
+        second.send_signal(signal.SIGTERM)
+        second.communicate(timeout=30)
+        assert second.returncode == 0
+        assert not socket.exists()
+    finally:
+        if second.poll() is None:
+            second.kill()
+            second.communicate()
+
+
+def test_a_file_in_the_sockets_place_is_left_alone(models: Path, tmp_path: Path) -> None:
+    precious = tmp_path / "notes.txt"
+    precious.write_text("keep me")
+    agent = agent_process(models, precious)
+    _, complaint = agent.communicate(timeout=60)
+    assert agent.returncode == 1
+    assert b"not a socket" in complaint
+    assert precious.read_text() == "keep me"
+
+
+def test_a_trainer_killed_in_the_middle_leaves_the_old_bundle(bundle: Bundle, parts: Path, tmp_path: Path) -> None:
+    import shutil
+
+    old = tmp_path / "bundle"
+    shutil.copytree(bundle.folder, old)
+    command = [sys.executable, "-m", "linewatch.cli", "train", str(parts / "train"), "-o", str(old), "--side", "64"]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE)
+    assert process.stderr is not None
+    for line in process.stderr:
+        if b"cross-validating" in line:
+            break
+    process.kill()
+    process.communicate(timeout=30)
+    assert open_bundle(old).manifest == bundle.manifest
