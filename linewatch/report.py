@@ -103,7 +103,7 @@ def _strip(rows: list["Row"], threshold: float) -> tuple[list[_Dot], float]:
     low, span = min(values), max(max(values) - min(values), 1e-6)
 
     def place(value: float) -> float:
-        return round(3 + 94 * (value - low) / span, 2)
+        return round(9 + 88 * (value - low) / span, 2)
 
     dots = [
         _Dot(place(r.score), (14 if r.is_anomaly else 5) + 1.6 * (i % 4 - 1.5), r.is_anomaly, f"{r.file}: {r.score:.2f}")

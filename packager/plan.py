@@ -159,10 +159,10 @@ class _Planner:
         if len(shape) != 4 or shape[0] != 1 or min(shape) < 1:
             raise UnsupportedGraphError(f"{name} has shape {shape}; covered are static shapes 1 x C x H x W")
         _, channels, height, width = shape
+        whole_vectors = -(-channels // self.lanes) * self.lanes
+        stored = 1 if single and channels == 1 else whole_vectors
         if like is not None:
             stored = like.stored
-        else:
-            stored = 1 if single and channels == 1 else -(-channels // self.lanes) * self.lanes
         self.values[name] = Tensor(name, channels, height, width, stored)
         return self.values[name]
 

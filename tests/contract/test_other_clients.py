@@ -58,7 +58,7 @@ print(json.dumps([result.is_anomalous, round(result.confidence, 6), mask]))
 
 @pytest.mark.parametrize("dialect", [as_first_generation, as_guide, as_samples])
 def test_dialects(client: AgentClient, agent_address: str, parts: Path, tmp_path: Path, dialect: object) -> None:
-    picture = read_picture(sorted((parts / "test" / "anomaly").iterdir())[0])
+    picture = read_picture(min((parts / "test" / "anomaly").iterdir()))
     assert callable(dialect)
     (tmp_path / "edge-agent.proto").write_text(dialect(PROTO.read_text()))
     assert protoc.main(["", f"-I{tmp_path}", f"--python_out={tmp_path}", f"--grpc_python_out={tmp_path}",

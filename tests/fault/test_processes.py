@@ -52,7 +52,7 @@ def test_a_killed_worker_fails_its_model_and_can_be_started_again(models: Path) 
         [worker] = set(worker_pids()) - before
         os.kill(worker, signal.SIGKILL)
         assert "SIGKILL" in wait_for_state(client, "parts", State.FAILED)
-        with pytest.raises(AgentCallError, match="FAILED_PRECONDITION.*FAILED"):
+        with pytest.raises(AgentCallError, match=r"FAILED_PRECONDITION.*FAILED"):
             client.detect(BLANK, "parts")
         client.start("parts")
         client.detect(BLANK, "parts")
@@ -65,7 +65,7 @@ def test_a_worker_that_hangs_is_ended(models: Path) -> None:
         client.start("parts")
         [worker] = set(worker_pids()) - before
         os.kill(worker, signal.SIGSTOP)
-        with pytest.raises(AgentCallError, match="INTERNAL.*did not answer within 1 s"):
+        with pytest.raises(AgentCallError, match=r"INTERNAL.*did not answer within 1 s"):
             client.detect(BLANK, "parts")
         wait_for_state(client, "parts", State.FAILED)
         client.start("parts")

@@ -130,7 +130,7 @@ def test_bad_color_maps_name_the_line(tmp_path: Path, colors: dict[str, dict[str
 def test_one_colour_a_label_across_lines(tmp_path: Path) -> None:
     save(tmp_path / "a.png")
     lines = [segmented("a.png", "a.png", {"1": {"class-name": "x", "hex-color": c}}) for c in ("#000001", "#000002")]
-    with pytest.raises(DatasetError, match="line 2.*earlier line"):
+    with pytest.raises(DatasetError, match=r"line 2.*earlier line"):
         read_dataset(write_manifest(tmp_path / "m.manifest", lines))
 
 
@@ -198,7 +198,7 @@ def test_mask_problems(tmp_path: Path) -> None:
     Image.new("RGB", (4, 4), (1, 2, 3)).save(tmp_path / "strange.png")
     with pytest.raises(DatasetError, match="#010203"):
         read_mask(mask_sample(tmp_path / "strange.png", {"#D62728": "scratch"}), [RED], 4, 4)
-    with pytest.raises(DatasetError, match="4x4.*8x8"):
+    with pytest.raises(DatasetError, match=r"4x4.*8x8"):
         read_mask(mask_sample(tmp_path / "strange.png", {"#010203": "scratch"}), [RED], 8, 8)
     Image.new("RGB", (4, 4)).save(tmp_path / "renamed.jpg")
     (tmp_path / "renamed.jpg").rename(tmp_path / "renamed.png")

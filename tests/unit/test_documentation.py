@@ -1,0 +1,102 @@
+"""The documents are under test: every command, setting, limit and dependency appears, and what they show can be run."""
+
+import re
+import shlex
+import tomllib
+from dataclasses import fields
+from pathlib import Path
+
+import click
+import pytest
+
+from anomaly_model.limits import Limits
+from anomaly_model.manifest import Manifest
+from edge_agent.settings import Settings
+from linewatch.cli import main
+
+ROOT = Path(__file__).parents[2]
+PAGES = sorted({*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("[a-z]*/README.md")})
+
+
+def text(name: str) -> str:
+    return (ROOT / name).read_text()
+
+
+def shown_commands() -> list[tuple[str, str]]:
+    """(page, line) of every linewatch command shown as code."""
+    found = []
+    for page in PAGES:
+        lines = re.findall(r"^ {4}(linewatch \S.*)", page.read_text(), re.MULTILINE)
+        found += [(page.relative_to(ROOT).as_posix(), line) for line in lines]
+    return found
+
+
+def test_commands_are_shown_somewhere() -> None:
+    assert len(shown_commands()) >= 12
+
+
+@pytest.mark.parametrize(("page", "line"), shown_commands())
+def test_shown_commands_parse(page: str, line: str) -> None:
+    name, *arguments = shlex.split(line)[1:]
+    command = main.commands[name]  # type: ignore[attr-defined]
+    options = {o for p in command.params if isinstance(p, click.Option) for o in [*p.opts, *p.secondary_opts]}
+    used = [a.split("=")[0] for a in arguments if a.startswith("-")]
+    assert set(used) <= options, f"{page}: {line}"
+
+
+def test_every_command_is_documented() -> None:
+    page = text("docs/reference/commands.md")
+    for name in main.commands:  # type: ignore[attr-defined]
+        assert f"`linewatch {name}`" in page
+
+
+def test_every_setting_is_documented_with_its_default() -> None:
+    page = text("docs/reference/agent-settings.md")
+    rows = dict(re.findall(r"^\| `(\w+)` \| `?([^|`]*?)`? \|", page, re.MULTILINE))
+    assert list(rows) == list(Settings.__struct_fields__)
+    for name, default in rows.items():
+        assert str(getattr(Settings(), name)) == default.replace("empty", "")
+
+
+def test_every_agent_flag_is_a_setting() -> None:
+    names = {p.name for p in main.commands["agent"].params} - {"settings_file"}  # type: ignore[attr-defined]
+    assert names <= set(Settings.__struct_fields__)
+
+
+def test_every_limit_is_documented() -> None:
+    page = text("docs/reference/limits.md")
+    units = {"": 1, "pixels": 1, "KiB": 1024, "MiB": 1024**2, "GiB": 1024**3}
+    rows = dict(re.findall(r"^\| `(\w+)` \| (.*?) \|", page, re.MULTILINE))
+    assert set(rows) == {f.name for f in fields(Limits)}
+    for name, value in rows.items():
+        number, _, unit = value.partition(" ")
+        assert int(number) * units[unit] == getattr(Limits(), name)
+
+
+def test_every_field_of_a_bundle_is_documented() -> None:
+    page = text("docs/reference/bundle.md")
+    assert re.findall(r"^\| `(\w+)` \|", page, re.MULTILINE)[-len(Manifest.__struct_fields__) :] == list(
+        Manifest.__struct_fields__
+    )
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.relative_to(ROOT).as_posix())
+def test_links_lead_somewhere(page: Path) -> None:
+    for link in re.findall(r"\]\(([^)#]+)", page.read_text()):
+        assert (page.parent / link).exists(), link
+
+
+def test_every_dependency_has_its_licence_listed() -> None:
+    project = tomllib.loads(text("pyproject.toml"))["project"]
+    wanted = [*project["dependencies"], *(r for rs in project["optional-dependencies"].values() for r in rs)]
+    names = {re.split(r"[^A-Za-z0-9-]", r)[0] for r in wanted} - {"linewatch"}
+    listed = set(re.findall(r"^  (\S+)  +\S", text("NOTICE"), re.MULTILINE))
+    assert names == listed
+
+
+def test_the_lock_has_hashes_and_no_addresses() -> None:
+    lock = text("constraints.txt")
+    assert "://" not in lock
+    assert "--index-url" not in lock
+    entries = re.findall(r"^[a-zA-Z0-9_.\-]+==\S+ \\\n    --hash=sha256:", lock, re.MULTILINE)
+    assert len(entries) == len(re.findall(r"^[a-zA-Z0-9_.\-]+(\[.*\])?==", lock, re.MULTILINE)) > 40
