@@ -75,13 +75,44 @@ def wrap_rgb888(data: bytes | bytearray | memoryview, width: int, height: int, l
     return np.frombuffer(data, np.uint8).reshape(height, width, 3)
 
 
+BOX_BITS = 22
+"""Fixed-point bits of Pillow's 8-bit resampling: means are (sum * round(2^22 / count) + 2^21) >> 22."""
+
+
+def _box_windows(size_in: int, size_out: int) -> npt.NDArray[np.int32]:
+    """For each output position: first input position, how many, and 2^22 / how many (3 x size_out)."""
+    scale = size_in / size_out
+    stretch = max(scale, 1.0)
+    reach, narrow = 0.5 * stretch, 1.0 / stretch
+    centre = (np.arange(size_out) + 0.5) * scale
+    first = np.maximum((centre - reach + 0.5).astype(np.int64), 0)
+    last = np.minimum((centre + reach + 0.5).astype(np.int64), size_in) - 1
+    # A pixel at the very edge of a window counts at its right end only. The arithmetic is written as Pillow's is: another
+    # order of operations rounds differently, and a window is then off by one pixel.
+    first += (first - centre + 0.5) * narrow <= -0.5
+    last -= (last - centre + 0.5) * narrow > 0.5
+    count = last - first + 1
+    return np.stack([first, count, (0.5 + (1.0 / count) * 2**BOX_BITS).astype(np.int64)]).astype(np.int32)
+
+
+def box_tables(height: int, width: int, spec: InputSpec) -> npt.NDArray[np.int32]:
+    """How compiled code resizes a height x width picture, so that it gives what `to_model_input` gives.
+
+    int32: bytes a row, then three numbers for each output column and for each output row (see `_box_windows`).
+    """
+    columns, rows = _box_windows(width, spec.width), _box_windows(height, spec.height)
+    return np.concatenate([np.array([width * 3], np.int32), columns.ravel(), rows.ravel()])
+
+
 def to_model_input(picture: Rgb, spec: InputSpec) -> Rgb:
     """Bring a picture to the graph's input: area-averaged to spec.height x spec.width, 1 x H x W x 3, uint8, RGB.
 
-    Pillow's box filter works in integers, so the result is the same on every machine.
+    Pillow's box filter works in integers, so the result is the same on every machine. Rows first, then columns, as two
+    calls: in one call Pillow chooses the order by the sizes, and each order rounds differently.
     """
     if picture.shape[:2] == (spec.height, spec.width):
         return np.ascontiguousarray(picture)[np.newaxis]
     image = Image.fromarray(np.ascontiguousarray(picture))
-    resized = image.resize((spec.width, spec.height), Image.Resampling.BOX)
+    narrowed = image.resize((spec.width, image.height), Image.Resampling.BOX)
+    resized = narrowed.resize((spec.width, spec.height), Image.Resampling.BOX)
     return np.asarray(resized)[np.newaxis]

@@ -8,6 +8,7 @@ import numpy.typing as npt
 
 from anomaly_model.bundle import Bundle
 from anomaly_model.errors import RuntimeUnavailableError
+from anomaly_model.picture import Rgb
 
 RuntimeName = Literal["auto", "tvm", "onnxruntime"]
 
@@ -33,6 +34,12 @@ class Runtime(Protocol):
     @property
     def name(self) -> str:
         """`onnxruntime`, or `tvm` and the variant that was loaded."""
+
+    def prepare(self, picture: Rgb) -> npt.NDArray[np.uint8]:
+        """What `to_model_input` gives for this graph, to the bit; compiled runtimes may have faster code for it.
+
+        The result may be overwritten by the next call.
+        """
 
     def run(self, model_input: npt.NDArray[np.uint8]) -> ModelOutputs:
         """Run on one picture from `to_model_input`: 1 x H x W x 3, uint8, RGB."""

@@ -4,6 +4,8 @@ import numpy as np
 import numpy.typing as npt
 import onnxruntime
 
+from anomaly_model.manifest import InputSpec
+from anomaly_model.picture import Rgb, to_model_input
 from anomaly_model.runtime import ModelOutputs, split_outputs
 
 
@@ -20,6 +22,13 @@ class OnnxRuntime:
         # Threads that spin between pictures would take the core from the camera program.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         self._session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+
+        _, height, width, _ = self._session.get_inputs()[0].shape
+        self._spec = InputSpec(height=height, width=width)
+
+    def prepare(self, picture: Rgb) -> npt.NDArray[np.uint8]:
+        """See `Runtime.prepare`."""
+        return to_model_input(picture, self._spec)
 
     def run_arrays(self, model_input: npt.NDArray[np.uint8]) -> list[npt.NDArray[np.float32]]:
         """All outputs in the graph's order."""

@@ -9,6 +9,7 @@ import platform
 import sys
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -16,9 +17,11 @@ import numpy.typing as npt
 
 from anomaly_model.bundle import Bundle
 from anomaly_model.errors import MalformedBundleError, RuntimeUnavailableError
+from anomaly_model.picture import Rgb, box_tables
 from anomaly_model.runtime import ModelOutputs, split_outputs
 
 _CPU = 1  # DLPack's device type
+_SIZES = 16  # picture sizes whose resize tables are kept; cameras have one
 _POOLED = 2  # TVM's allocator that keeps freed blocks for the next picture
 
 
@@ -99,14 +102,30 @@ class TvmRuntime:
         self._vm = self._module["vm_load_executable"]()
         self._vm["vm_initialization"](_CPU, 0, _POOLED)
         self._main = self._vm["main"]
-        self._from_dlpack = tvm_ffi.from_dlpack
-        spec = bundle.manifest.input
-        self._input = _aligned((1, spec.height, spec.width, 3))
-        self._input_tensor = tvm_ffi.from_dlpack(self._input)
+        self._resize = self._module.get_function("box_resize", query_imports=True)
+        self._tensor = tvm_ffi.from_dlpack
+        self._spec = bundle.manifest.input
+        self._input = _aligned((1, self._spec.height, self._spec.width, 3))
+        self._input_tensor = self._tensor(self._input)
+        self._input_flat = self._tensor(self._input.reshape(-1))
+        self._tables: dict[tuple[int, int], Any] = {}
+
+    def prepare(self, picture: Rgb) -> npt.NDArray[np.uint8]:
+        """See `Runtime.prepare`. Returns this runtime's own input, so that `run` need not copy it."""
+        size = (picture.shape[0], picture.shape[1])
+        if size not in self._tables:
+            if len(self._tables) >= _SIZES:
+                self._tables.clear()
+            self._tables[size] = self._tensor(_aligned_copy(box_tables(size[0], size[1], self._spec)))
+        if not picture.flags.writeable or not picture.flags.c_contiguous:  # DLPack takes neither
+            picture = picture.copy(order="C")
+        self._resize(self._tensor(picture.reshape(-1)), self._tables[size], self._input_flat)
+        return self._input
 
     def run_arrays(self, model_input: npt.NDArray[np.uint8]) -> list[npt.NDArray[np.float32]]:
         """All outputs in the graph's order. The arrays are copies."""
-        np.copyto(self._input, model_input)
+        if model_input is not self._input:
+            np.copyto(self._input, model_input)
         outputs: list[npt.NDArray[np.float32]] = [np.array(np.from_dlpack(t)) for t in self._main(self._input_tensor)]
         return outputs
 
@@ -116,7 +135,8 @@ class TvmRuntime:
 
     def close(self) -> None:
         """See `Runtime.close`."""
-        del self._main, self._vm, self._module, self._input_tensor
+        del self._main, self._resize, self._vm, self._module, self._input_tensor, self._input_flat
+        self._tables.clear()
 
 
 def _choose_variant(description: TargetDescription, wanted: str | None) -> Variant:
@@ -129,6 +149,12 @@ def _choose_variant(description: TargetDescription, wanted: str | None) -> Varia
         f"no compiled variant{f' {wanted}' if wanted else ''} runs on this CPU; the bundle has {needed}, each with the CPU "
         "flags that it needs"
     )
+
+
+def _aligned_copy(values: npt.NDArray[np.int32]) -> npt.NDArray[np.int32]:
+    copy = _aligned((values.nbytes,)).view(np.int32)
+    copy[:] = values
+    return copy
 
 
 def _aligned(shape: tuple[int, ...]) -> npt.NDArray[np.uint8]:

@@ -4,6 +4,7 @@ In one run, on one model and 1280 x 720 pictures, one thread, in turns, each cal
 between pictures, and a processor that has rested answers later, whoever asks. Two bars:
   TVM <= 1.05 x ONNX Runtime (median of pairs), and
   DetectAnomalies by shared memory <= TVM call + preprocessing + 1.5 ms at p50.
+`preprocessing` is the reference (Pillow); the agent uses the compiled resize, which is timed beside it.
 Exit code 1 when one of them does not hold.
 """
 
@@ -18,9 +19,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
 from anomaly_model.bundle import Bundle, open_bundle
-from anomaly_model.picture import to_model_input
+from anomaly_model.picture import Rgb, to_model_input
 from anomaly_model.runtime_onnx import OnnxRuntime
 from anomaly_model.runtime_tvm import TvmRuntime
 from edge_agent.client import AgentClient, SharedFrame
@@ -41,6 +43,11 @@ def make_model(folder: Path) -> Path:
     bundle = train(read_dataset(folder / "parts" / "train"), folder / "bundle", TrainingOptions(name="bench"))
     package(bundle, find_target("x86_64-cpu"), folder / "package")
     return folder / "package"
+
+
+def enlarge(picture: Rgb) -> Rgb:
+    """A drawn part at the size of a camera's frame: real content, so that masks are as busy as on the line."""
+    return np.asarray(Image.fromarray(picture).resize((WIDTH, HEIGHT), Image.Resampling.BICUBIC))
 
 
 def child_pids(parent: int) -> list[int]:
@@ -65,8 +72,7 @@ def agent_memory() -> dict[str, float]:
 
 
 def measure(bundle: Bundle, client: AgentClient, model: str, rounds: int, pace: float) -> dict[str, np.ndarray]:
-    rng = np.random.default_rng(0)
-    pictures = [rng.integers(0, 256, (HEIGHT, WIDTH, 3), np.uint8) for _ in range(4)]
+    pictures = [enlarge(part.picture) for part in draw_set(2, 2, 0, 0)]
     size = pictures[0].nbytes
     reference, compiled = OnnxRuntime(bundle.read("model.onnx")), TvmRuntime(bundle)
     frame = SharedFrame()
@@ -91,6 +97,7 @@ def measure(bundle: Bundle, client: AgentClient, model: str, rounds: int, pace: 
             model_component=model, bitmap=pb.Bitmap(width=WIDTH, height=HEIGHT, byte_data=picture.tobytes()))  # fmt: skip
         timed("onnxruntime", lambda r=ready: reference.run_arrays(r))
         timed("preprocessing", lambda p=picture: to_model_input(p, spec))
+        timed("preprocessing_compiled", lambda p=picture: compiled.prepare(p))
         timed("tvm", lambda r=ready: compiled.run_arrays(r))
         frame.write(picture)
         timed("detect_shared_memory", lambda: client._call("DetectAnomalies", shared))
@@ -126,7 +133,8 @@ def main() -> int:
         "tvm_over_onnxruntime": round(ratio, 3),
         "shared_memory_over_tvm": round(p50["detect_shared_memory"] / p50["tvm"], 3),
         "bytes_over_shared_memory": round(p50["detect_bytes"] / p50["detect_shared_memory"], 3),
-        "shared_memory_overhead_ms": round(overhead, 2), **memory,
+        "shared_memory_overhead_ms": round(overhead, 2),
+        "overhead_beside_compiled_preprocessing_ms": round(p50["detect_shared_memory"] - p50["tvm"] - p50["preprocessing_compiled"], 2), **memory,
         "agent_total_mib": round(sum(memory.values()), 1),
         "holds": {"tvm_at_most_1.05_of_onnxruntime": ratio <= 1.05, "overhead_at_most_1.5_ms": overhead <= 1.5},
     }  # fmt: skip

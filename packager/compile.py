@@ -10,6 +10,7 @@ from tvm import relax
 
 from packager.isa import Isa, Target
 from packager.kernels import elementwise, pool
+from packager.kernels.box_resize import box_resize
 from packager.kernels.conv import choose_tile, convolution, pack_weights
 from packager.plan import Plan, Step, make_plan
 
@@ -22,6 +23,8 @@ def compile_model(model: bytes, target: Target, isa: Isa, library: Path) -> None
     """
     plan = make_plan(model, isa.lanes)
     module = _lower(plan, isa)
+    _, height, width, _ = plan.picture
+    module["box_resize"] = box_resize(height, width)
     options = {"kind": "llvm", "mtriple": target.triple, "mcpu": isa.mcpu}
     executable = tvm.compile(module, target=tvm.target.Target(options))
     executable.export_library(str(library))

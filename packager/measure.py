@@ -18,8 +18,8 @@ import numpy.typing as npt
 from anomaly_model.bundle import Bundle, open_bundle
 from anomaly_model.detection import interpret
 from anomaly_model.errors import LinewatchError
-from anomaly_model.manifest import GOLDEN_NAME
-from anomaly_model.picture import read_picture
+from anomaly_model.manifest import GOLDEN_NAME, InputSpec
+from anomaly_model.picture import read_picture, to_model_input
 from anomaly_model.runtime import split_outputs
 from anomaly_model.runtime_onnx import OnnxRuntime
 from anomaly_model.runtime_tvm import TvmRuntime
@@ -46,6 +46,7 @@ class Comparison(msgspec.Struct, frozen=True):
         pictures: golden pictures compared.
         score_difference, map_difference, labels_difference: largest difference as a share of the output's range.
         changed_answers: pictures whose verdict differs.
+        resize_differences: values of resized pictures that differ from the reference; must be 0.
         tvm_over_onnxruntime: median over pairs of calls of (TVM's time / ONNX Runtime's time); below 1 TVM is faster.
         peak_memory_mib: resident memory of a process that holds both runtimes.
     """
@@ -56,6 +57,7 @@ class Comparison(msgspec.Struct, frozen=True):
     map_difference: float
     labels_difference: float
     changed_answers: int
+    resize_differences: int
     tvm: Latency
     onnxruntime: Latency
     tvm_over_onnxruntime: float
@@ -72,6 +74,8 @@ class Comparison(msgspec.Struct, frozen=True):
         wrong = [f"{name} differs by {value:.2g}" for name, value in differences.items() if not value <= TOLERANCE]
         if self.changed_answers:
             wrong.append(f"{self.changed_answers} of {self.pictures} golden pictures get another verdict")
+        if self.resize_differences:
+            wrong.append(f"{self.resize_differences} values of resized pictures differ")
         if wrong:
             raise ParityError(
                 f"variant {self.variant} does not agree with ONNX Runtime: {'; '.join(wrong)}; allowed is {TOLERANCE} of "
@@ -122,11 +126,22 @@ def compare(bundle: Bundle, variant: str, rounds: int) -> Comparison:
         map_difference=worst[1],
         labels_difference=worst[2],
         changed_answers=changed,
+        resize_differences=_resize_differences(compiled, bundle.manifest.input),
         tvm=_latency(table[:, 0]),
         onnxruntime=_latency(table[:, 1]),
         tvm_over_onnxruntime=round(float(np.median(table[:, 0] / table[:, 1])), 4),
         peak_memory_mib=_peak_memory_mib(),
     )
+
+
+_SIZES = [(64, 64), (64, 4096), (479, 641), (720, 1280), (1080, 1920), (4096, 64)]
+
+
+def _resize_differences(compiled: TvmRuntime, spec: InputSpec) -> int:
+    """Compiled resize against the reference, on noise of many sizes, larger and smaller than the input."""
+    rng = np.random.default_rng(0)
+    pictures = [rng.integers(0, 256, (*size, 3), np.uint8) for size in [*_SIZES, (spec.height, spec.width)]]
+    return sum(int((compiled.prepare(p) != to_model_input(p, spec)).sum()) for p in pictures)
 
 
 def _peak_memory_mib() -> float:

@@ -46,6 +46,7 @@ def test_areas_list_the_background_first_and_only_what_is_there() -> None:
     manifest = msgspec.structs.replace(SMALL, labels=LABELS)
     areas = interpret(ModelOutputs(0.0, MAP, logits), manifest).areas
     assert [(a.name, a.hex_color, a.area) for a in areas] == [("background", "#FFFFFF", 0.875), ("dent", "#1F77B4", 0.125)]
+    assert {type(a.area) for a in areas} == {float}  # what messages can carry
 
 
 @given(st.integers(1, 20), st.integers(1, 20), st.integers(1, 60), st.integers(1, 60), st.integers(0, 2**32 - 1))

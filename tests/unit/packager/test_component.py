@@ -107,12 +107,18 @@ def test_proof_is_in_the_package(packaged: Package) -> None:
         assert comparison.peak_memory_mib > 0
 
 
-RIGHT = Comparison("v", 6, 0.0, 0.0, 0.0, 0, Latency(1, 1), Latency(1, 1), 1.0, 1.0)
+RIGHT = Comparison("v", 6, 0.0, 0.0, 0.0, 0, 0, Latency(1, 1), Latency(1, 1), 1.0, 1.0)
 
 
 @pytest.mark.parametrize(
     "change",
-    [{"score_difference": 0.002}, {"map_difference": 0.5}, {"labels_difference": float("nan")}, {"changed_answers": 1}],
+    [
+        {"score_difference": 0.002},
+        {"map_difference": 0.5},
+        {"labels_difference": float("nan")},
+        {"changed_answers": 1},
+        {"resize_differences": 1},
+    ],
 )
 def test_disagreement_fails(change: dict[str, float]) -> None:
     RIGHT.check()

@@ -1,0 +1,92 @@
+"""Area-averaging resize of RGB pictures of any size, with the same integers as Pillow's box filter.
+
+Only the output's size is fixed when the code is made. The tables of `anomaly_model.picture.box_tables` say which input
+pixels each output pixel is the mean of, so one function serves every camera.
+"""
+
+from collections.abc import Callable
+
+from tvm import tirx
+from tvm.s_tir import SBlock, SBlockRealize
+from tvm.tirx import PrimFunc, Var, decl_buffer
+
+from anomaly_model.picture import BOX_BITS
+from packager.kernels.writer import (
+    Buffer,
+    Expr,
+    Stmt,
+    integer,
+    load,
+    loop,
+    sequence,
+    spread,
+    store,
+)
+
+_PIXEL = 4
+"""A pixel is a vector of four: R, G, B and the next pixel's R, which is ignored."""
+
+
+def box_resize(height: int, width: int) -> PrimFunc:
+    """Parameters: picture (n uint8), table (int32, see `box_tables`), output (1 x height x width x 3 uint8)."""
+    # Callers' memory comes with no alignment.
+    source = decl_buffer((Var("n", "int64"),), "uint8", name="picture", data_alignment=1, offset_factor=1, layout=None)
+    table = decl_buffer((1 + 3 * (height + width),), "int32", name="tables", layout=None)
+    target = decl_buffer((height * width * 3,), "uint8", name="resized", layout=None)
+
+    def column(kind: int, x: int | Expr) -> Expr:
+        return load(table, 1 + kind * width + x)
+
+    def row(kind: int, y: Expr) -> Expr:
+        return load(table, 1 + 3 * width + kind * height + y)
+
+    def mean(total: Expr, factor: Expr, lanes: int) -> Expr:
+        """The total over count, rounded: factor is 2^BOX_BITS / count."""
+        half, shift = (spread(tirx.const(v, "int32"), lanes) for v in (1 << (BOX_BITS - 1), BOX_BITS))
+        return tirx.shift_right(total * spread(factor, lanes) + half, shift)
+
+    def window(sums: Buffer, line: Expr, x: int | Expr, lanes: int, channel: int | Expr) -> Stmt:
+        """Average and round one window of one input row, and add it to its column's sum."""
+        part = decl_buffer((lanes,), "int32", name="part", scope="local", layout=None)
+        wide = f"int32x{lanes}" if lanes > 1 else "int32"
+        first, at = line + column(0, x) * 3 + channel, x * _PIXEL + channel
+
+        def tap(t: Expr) -> Stmt:
+            return store(part, load(part, 0, lanes) + tirx.Cast(wide, load(source, first + t * 3, lanes)), 0, lanes)
+
+        return sequence([
+            tirx.AllocBuffer(part),
+            store(part, spread(integer(0), lanes), 0, lanes),
+            loop(column(1, x), tap),
+            store(sums, load(sums, at, lanes) + mean(load(part, 0, lanes), column(2, x), lanes), at, lanes),
+        ])  # fmt: skip
+
+    def finish(sums: Buffer, y: Expr, x: int | Expr, lanes: int, channel: int | Expr) -> Stmt:
+        narrow = f"uint8x{lanes}" if lanes > 1 else "uint8"
+        value = mean(load(sums, x * _PIXEL + channel, lanes), row(2, y), lanes)
+        return store(target, tirx.Cast(narrow, value), (y * width + x) * 3 + channel, lanes)
+
+    def output_row(y: Expr) -> Stmt:
+        sums = decl_buffer((width * _PIXEL,), "int32", name="sums", layout=None)
+
+        def input_row(r: Expr) -> Stmt:
+            line = (row(0, y) + r) * load(table, 0)
+            return columns(lambda x, lanes, channel: window(sums, line, x, lanes, channel))
+
+        return sequence([
+            tirx.AllocBuffer(sums),
+            loop(width, lambda x: store(sums, spread(integer(0), _PIXEL), x * _PIXEL, _PIXEL)),
+            loop(row(1, y), input_row),
+            columns(lambda x, lanes, channel: finish(sums, y, x, lanes, channel)),
+        ])  # fmt: skip
+
+    def columns(body: Callable[[int | Expr, int, int | Expr], Stmt]) -> Stmt:
+        """Body for each column, as a vector; its fourth value is written where the next column puts it right.
+
+        The last column goes a channel at a time: a vector would read past the picture's end and write into the next row.
+        """
+        return sequence([loop(width - 1, lambda x: body(x, _PIXEL, 0)), loop(3, lambda c: body(width - 1, 1, c))])
+
+    body = SBlockRealize([], True, SBlock([], [], [], "root", loop(height, output_row, parallel=True)))
+    function = PrimFunc([source, table, target], body)
+    return function.with_attr("tirx.noalias", True).with_attr("s_tir", True).with_attr("global_symbol", "box_resize")

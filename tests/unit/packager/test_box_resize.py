@@ -1,0 +1,52 @@
+"""The compiled resize gives Pillow's bytes: from its tables in numpy, and from the kernel for both instruction sets."""
+
+import numpy as np
+import pytest
+import tvm
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from anomaly_model.manifest import InputSpec
+from anomaly_model.picture import BOX_BITS, _box_windows, box_tables, to_model_input
+from anomaly_model.runtime_tvm import cpu_flags
+from packager.isa import AVX2, AVX512, Isa
+from packager.kernels.box_resize import box_resize
+
+side = st.integers(64, 500)
+target_side = st.integers(4, 30).map(lambda n: 16 * n)
+
+
+def by_tables(picture: np.ndarray, spec: InputSpec) -> np.ndarray:
+    """The tables' meaning, in plain numpy: rows are averaged first and rounded, then columns."""
+    values = picture.astype(np.int64)
+    for axis, size in ((1, spec.width), (0, spec.height)):
+        windows = zip(*_box_windows(values.shape[axis], size).tolist(), strict=True)
+        sums = [
+            (values.take(range(f, f + n), axis).sum(axis) * k + (1 << (BOX_BITS - 1))) >> BOX_BITS for f, n, k in windows
+        ]
+        values = np.stack(sums, axis)
+    return values
+
+
+@settings(max_examples=60, deadline=None)
+@given(side, side, target_side, target_side, st.integers(0, 2**32 - 1))
+def test_tables_mean_what_pillow_does(height: int, width: int, to_height: int, to_width: int, seed: int) -> None:
+    picture = np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8)
+    spec = InputSpec(height=to_height, width=to_width)
+    assert (by_tables(picture, spec) == to_model_input(picture, spec)[0]).all()
+
+
+@pytest.mark.parametrize("isa", [AVX512, AVX2], ids=lambda isa: isa.name)
+def test_kernel(isa: Isa) -> None:
+    if not cpu_flags().issuperset(isa.flags):
+        pytest.skip(f"this CPU has no {isa.name}; its code is compiled in other tests")
+    spec = InputSpec(height=96, width=144)
+    module = tvm.IRModule({"box_resize": box_resize(spec.height, spec.width)})
+    resize = tvm.compile(module, target=tvm.target.Target({"kind": "llvm", "mcpu": isa.mcpu}))["box_resize"]
+    rng = np.random.default_rng(0)
+    for height, width in [(64, 64), (96, 144), (97, 145), (480, 640), (64, 3000), (3000, 64), (95, 300)]:
+        picture = rng.integers(0, 256, (height, width, 3), np.uint8)
+        output = tvm.runtime.empty((spec.height * spec.width * 3,), "uint8")
+        tables = tvm.runtime.tensor(box_tables(height, width, spec))
+        resize(tvm.runtime.tensor(picture.reshape(-1)), tables, output)
+        assert (output.numpy().reshape(spec.height, spec.width, 3) == to_model_input(picture, spec)[0]).all()
