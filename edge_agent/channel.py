@@ -10,23 +10,15 @@ import msgspec
 
 MESSAGE_BYTES = 256 * 1024
 EXCHANGE_MASK_OFFSET = 64 * 1024 * 1024
-"""In the exchange the picture begins at 0 and the mask here; untouched pages take no memory."""
-
-
-class Region(msgspec.Struct, frozen=True):
-    """Where a picture or mask lies. `descriptor`: index among the message's descriptors; None: in the exchange."""
-
-    descriptor: int | None
-    offset: int
+"""In the exchange the picture begins at 0 and the mask's rows here; untouched pages take no memory."""
 
 
 class DetectRequest(msgspec.Struct, frozen=True):
-    """Judge a picture."""
+    """Judge a picture: in the file whose descriptor comes with the message, else in the exchange, from `offset` on."""
 
     width: int
     height: int
-    picture: Region
-    mask: Region
+    offset: int
 
 
 class Area(msgspec.Struct, frozen=True):
@@ -38,20 +30,27 @@ class Area(msgspec.Struct, frozen=True):
 
 
 class Answer(msgspec.Struct, frozen=True, tag=True):
-    """See `anomaly_model.Detection`. `has_mask`: it was written to the mask's region."""
+    """See `anomaly_model.Detection`.
+
+    Attributes:
+        mask_rows: distinct rows of the mask, which lie in the exchange, width * 3 bytes each; 0 when there is no mask.
+        mask_index: for each row of the mask, which of them it is: height little-endian 16-bit numbers.
+    """
 
     is_anomalous: bool
     confidence: float
     score: float
     threshold: float
     areas: list[Area]
-    has_mask: bool
+    mask_rows: int
+    mask_index: bytes
 
 
 class Ready(msgspec.Struct, frozen=True, tag=True):
     """The model is loaded and warm."""
 
     runtime: str
+    makes_masks: bool
 
 
 class Refusal(msgspec.Struct, frozen=True, tag=True):
@@ -67,11 +66,11 @@ _REQUEST = msgspec.msgpack.Decoder(DetectRequest)
 _ENCODER = msgspec.msgpack.Encoder()
 
 
-def send(channel: socket.socket, message: msgspec.Struct, descriptors: list[int] | None = None) -> None:
-    """Send one message."""
+def send(channel: socket.socket, message: msgspec.Struct, descriptor: int | None = None) -> None:
+    """Send one message, and a descriptor with it."""
     data = _ENCODER.encode(message)
-    if descriptors:
-        socket.send_fds(channel, [data], descriptors)
+    if descriptor is not None:
+        socket.send_fds(channel, [data], [descriptor])
     else:
         channel.send(data)
 
@@ -85,10 +84,10 @@ def receive_reply(channel: socket.socket) -> Reply | None:
     return _REPLY.decode(data) if data else None
 
 
-def receive_request(channel: socket.socket) -> tuple[DetectRequest, list[int]] | None:
-    """The next request and its descriptors, which the caller closes; None when the agent wants an end or is gone."""
+def receive_request(channel: socket.socket) -> tuple[DetectRequest, int | None] | None:
+    """The next request and its descriptor, which the caller closes; None when the agent wants an end or is gone."""
     try:
-        data, descriptors, _, _ = socket.recv_fds(channel, MESSAGE_BYTES, 2)
+        data, descriptors, _, _ = socket.recv_fds(channel, MESSAGE_BYTES, 1)
     except ConnectionError:
         return None
-    return (_REQUEST.decode(data), descriptors) if data else None
+    return (_REQUEST.decode(data), descriptors[0] if descriptors else None) if data else None

@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 import threading
+from array import array
 from pathlib import Path
 
 import structlog
@@ -18,11 +19,11 @@ from edge_agent.channel import (
     DetectRequest,
     Ready,
     Refusal,
-    Region,
     receive_reply,
     send,
 )  # fmt: skip
 from edge_agent.errors import ExhaustedError, InvalidRequestError, WorkerError, WrongStateError
+from edge_agent.mask import CompactMask, overlap, paint, whiten
 from edge_agent.settings import Settings
 from edge_agent.shared_memory import Segment
 from edge_agent.states import Event, State, StateMachine
@@ -41,6 +42,7 @@ class ModelHost:
         self._process: subprocess.Popen[bytes] | None = None
         self._channel: socket.socket | None = None
         self._exchange = -1
+        self._makes_masks = False
         self._loader: threading.Thread | None = None
 
     @property
@@ -109,7 +111,8 @@ class ModelHost:
         except TimeoutError:
             raise WorkerError(f"the model did not load within {self._settings.start_timeout_s} s") from None
         match reply:
-            case Ready(runtime):
+            case Ready(runtime, makes_masks):
+                self._makes_masks = makes_masks
                 ours.settimeout(self._settings.call_timeout_s)
                 return runtime
             case Refusal(message):
@@ -202,22 +205,19 @@ class ModelHost:
 
     def _call(self, width: int, height: int, picture: bytes | Segment, mask: Segment | None) -> tuple[Answer, bytes | None]:
         assert self._channel is not None
-        descriptors: list[int] = []
-
-        def region(segment: Segment | None, exchange_offset: int) -> Region:
-            if segment is None:
-                return Region(None, exchange_offset)
-            descriptors.append(segment.descriptor)
-            return Region(len(descriptors) - 1, segment.offset)
-
+        offset, descriptor = 0, None
         if isinstance(picture, bytes):
             _write_all(self._exchange, picture)
-        source = region(picture if isinstance(picture, Segment) else None, 0)
-        target = region(mask, EXCHANGE_MASK_OFFSET)
+        else:
+            offset, descriptor = picture.offset, picture.descriptor
+        # A client may want the mask in the picture's own place: white must not go there before the picture was read.
+        early = mask is not None and not (isinstance(picture, Segment) and overlap(picture, mask))
         reply = None
         reason = "died while it judged a picture"
         try:
-            send(self._channel, DetectRequest(width, height, source, target), descriptors)
+            send(self._channel, DetectRequest(width, height, offset), descriptor)
+            if early and mask is not None and self._makes_masks:
+                whiten(mask, height, width * 3)
             reply = receive_reply(self._channel)
         except TimeoutError:
             reason = f"did not answer within {self._settings.call_timeout_s} s"
@@ -227,10 +227,13 @@ class ModelHost:
             pass  # the worker is gone: told below
         match reply:
             case Answer():
-                data = None
-                if reply.has_mask and mask is None:
-                    data = os.pread(self._exchange, width * height * 3, EXCHANGE_MASK_OFFSET)
-                return reply, data
+                if not reply.mask_rows:
+                    return reply, None
+                compact = self._read_mask(reply, width * 3)
+                if mask is None:
+                    return reply, compact.to_bytes()
+                paint(mask, compact, whitened=early)
+                return reply, None
             case Refusal(message, invalid):
                 if invalid:
                     raise InvalidRequestError(message)
@@ -240,6 +243,14 @@ class ModelHost:
                 raise WorkerError(
                     f"model {self.component!r}: the worker process {reason}; the model is FAILED, start it again"
                 )
+
+    def _read_mask(self, answer: Answer, row_bytes: int) -> CompactMask:
+        data = memoryview(os.pread(self._exchange, answer.mask_rows * row_bytes, EXCHANGE_MASK_OFFSET))
+        rows = [data[i * row_bytes : (i + 1) * row_bytes] for i in range(answer.mask_rows)]
+        index = array("H", answer.mask_index)
+        if sys.byteorder == "big":
+            index.byteswap()
+        return CompactMask(rows, index.tolist())
 
 
 def _write_all(descriptor: int, data: bytes) -> None:

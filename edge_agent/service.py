@@ -138,7 +138,7 @@ def _result(answer: Answer, width: int, height: int, data: bytes | None, handle:
         anomalies=[pb.Anomaly(name=a.name, pixel_anomaly=pb.PixelAnomaly(total_percentage_area=a.area, hex_color=a.hex_color))
                    for a in answer.areas],
     )  # fmt: skip
-    if answer.has_mask:
+    if answer.mask_rows:
         result.anomaly_mask.width, result.anomaly_mask.height = width, height
         if handle is not None:
             result.anomaly_mask.shared_memory_handle.CopyFrom(handle)

@@ -12,18 +12,15 @@ import sys
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 
 from anomaly_model.bundle import Bundle, open_bundle
 from anomaly_model.detection import detect, mask_rows
 from anomaly_model.errors import LinewatchError, PictureError
 from anomaly_model.picture import check_size, wrap_rgb888
 from anomaly_model.runtime import Runtime, open_runtime
-from edge_agent.channel import Answer, Area, DetectRequest, Ready, Refusal, receive_request, send
+from edge_agent.channel import EXCHANGE_MASK_OFFSET, Answer, Area, DetectRequest, Ready, Refusal, receive_request, send
 
 _WARM_UP = 3
-_GATHER = 1024
-"""Buffers in one pwritev: Linux's IOV_MAX."""
 
 
 class Worker:
@@ -39,24 +36,25 @@ class Worker:
         for _ in range(_WARM_UP):
             detect(blank, self._runtime, self._manifest)
 
-    def answer(self, request: DetectRequest, descriptors: list[int]) -> Answer:
-        """Read the picture, judge it, write the mask."""
+    def answer(self, request: DetectRequest, descriptor: int | None) -> Answer:
+        """Read the picture, judge it, put the mask's distinct rows into the exchange."""
         check_size(request.width, request.height)
         size = request.width * request.height * 3
         if len(self._picture) != size:
             self._picture = bytearray(size)
-        source = self._exchange if request.picture.descriptor is None else descriptors[request.picture.descriptor]
-        _read(source, self._picture, request.picture.offset)
+        _read(self._exchange if descriptor is None else descriptor, self._picture, request.offset)
         picture = wrap_rgb888(self._picture, request.width, request.height)
         detection = detect(picture, self._runtime, self._manifest)
+        distinct, index = 0, b""
         if detection.label_map is not None:
-            target = self._exchange if request.mask.descriptor is None else descriptors[request.mask.descriptor]
-            rows, index = mask_rows(detection.label_map, self._manifest.labels, request.height, request.width)
-            _write_rows(target, rows, index, request.mask.offset)
+            rows, places = mask_rows(detection.label_map, self._manifest.labels, request.height, request.width)
+            distinct, index = len(rows), places.astype("<u2").tobytes()
+            _write(self._exchange, rows.data.cast("B"), EXCHANGE_MASK_OFFSET)
         areas = [Area(a.name, a.hex_color, a.area) for a in detection.areas]
         return Answer(
             detection.is_anomalous, detection.confidence, detection.score, detection.threshold, areas,
-            detection.label_map is not None,
+            distinct,
+            index,
         )  # fmt: skip
 
 
@@ -71,20 +69,8 @@ def _read(descriptor: int, buffer: bytearray, offset: int) -> None:
         done += count
 
 
-def _write_rows(descriptor: int, rows: npt.NDArray[np.uint8], index: npt.NDArray[np.intp], offset: int) -> None:
-    """Write rows[index[0]], rows[index[1]], ... one after the other, gathered by the kernel."""
-    length = rows.shape[1]
-    views = [memoryview(row) for row in rows]
-    lines = [views[i] for i in index.tolist()]
-    for first in range(0, len(lines), _GATHER):
-        batch = lines[first : first + _GATHER]
-        written = os.pwritev(descriptor, batch, offset + first * length)
-        if written < len(batch) * length:  # a full /dev/shm, or a signal: row by row from where it stopped
-            _finish_rows(descriptor, batch, offset + first * length, written)
-
-
-def _finish_rows(descriptor: int, lines: list[memoryview], offset: int, written: int) -> None:
-    data, done = b"".join(lines), written
+def _write(descriptor: int, data: memoryview, offset: int) -> None:
+    done = 0
     while done < len(data):
         done += os.pwrite(descriptor, data[done:], offset + done)
 
@@ -92,16 +78,16 @@ def _finish_rows(descriptor: int, lines: list[memoryview], offset: int, written:
 def serve(channel: socket.socket, worker: Worker) -> None:
     """Answer until the agent closes the channel."""
     while received := receive_request(channel):
-        request, descriptors = received
+        request, descriptor = received
         reply: Answer | Refusal
         try:
-            reply = worker.answer(request, descriptors)
+            reply = worker.answer(request, descriptor)
         except PictureError as error:
             reply = Refusal(str(error), invalid=True)
         except (LinewatchError, OSError, RuntimeError, ValueError) as error:
             reply = Refusal(f"{type(error).__name__}: {error}", invalid=False)
         finally:
-            for descriptor in descriptors:
+            if descriptor is not None:
                 os.close(descriptor)
         send(channel, reply)
 
@@ -122,7 +108,7 @@ def main(arguments: list[str]) -> int:
             send(channel, Refusal(f"{type(error).__name__}: {error}"[:4000], invalid=False))
             return 1
         gc.freeze()
-        send(channel, Ready(runtime.name))
+        send(channel, Ready(runtime.name, bundle.manifest.is_segmentation))
         serve(channel, worker)
     return 0
 

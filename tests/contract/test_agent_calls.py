@@ -283,3 +283,22 @@ def test_calls_after_the_end_say_that_no_agent_answers(models: Path) -> None:
     assert error.code == "UNAVAILABLE"
     assert "linewatch agent" in str(error)
     assert time.monotonic() - started < 10
+
+
+def test_a_mask_in_the_pictures_own_place(client: AgentClient, parts: Path) -> None:
+    """The mask overwrites the picture only after the picture was read."""
+    picture = read_picture(min((parts / "test" / "anomaly").iterdir()))
+    height, width = picture.shape[:2]
+    expected, mask = client.detect(picture, "parts")
+    frame = SharedFrame()
+    try:
+        frame.write(picture)
+        request = shared(frame.name, picture.nbytes, width=width, height=height)
+        request.anomaly_mask_params.shared_memory_handle.CopyFrom(pb.SharedMemoryHandle(name=frame.name, size=picture.nbytes))
+        result = client._call("DetectAnomalies", request).detect_anomaly_result
+        assert result.anomaly_score == expected.anomaly_score
+        data = (SEGMENTS / frame.name).read_bytes()[: picture.nbytes]
+    finally:
+        frame.close()
+    assert mask is not None
+    assert (np.frombuffer(data, np.uint8).reshape(picture.shape) == mask).all()
