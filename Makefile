@@ -34,8 +34,11 @@ clean:
 	rm -rf .venv demo-output .mypy_cache .ruff_cache .pytest_cache
 
 $(READY): constraints.txt pyproject.toml
-	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Linewatch needs Python 3.11 or newer; found " + sys.version.split()[0] + ". Name one: make PYTHON=python3.11 ...")'
-	$(PYTHON) -m venv .venv || { rm -rf .venv; echo "python3-venv is missing: apt-get install python3-venv"; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Linewatch needs Python 3.11 or newer; found " + sys.version.split()[0] + ". Name one: make PYTHON=python3.11 ...")'
+	@# Debian and Ubuntu split venv from Python: fetch it where we may, say so where we may not.
+	$(PYTHON) -m venv .venv || { rm -rf .venv; \
+		[ $$(id -u) = 0 ] || { echo "venv is missing; run: sudo apt-get install python3-venv"; exit 1; }; \
+		apt-get update -qq && apt-get install -y -qq python3-venv && $(PYTHON) -m venv .venv; }
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r constraints.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	touch $@

@@ -8,9 +8,11 @@ import shutil
 import stat
 import tempfile
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 import msgspec
 
@@ -166,13 +168,14 @@ def write_synced(path: Path, data: bytes) -> None:
         os.fsync(stream.fileno())
 
 
-def replace_file(path: Path, data: bytes) -> None:
-    """Replace a file's content atomically: temporary file, fsync, rename."""
+@contextmanager
+def atomic_file(path: Path) -> Iterator[BinaryIO]:
+    """Write a file that appears whole or not at all: temporary file, fsync, rename. Folders are made as needed."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
     try:
         with os.fdopen(handle, "wb") as stream:
-            stream.write(data)
+            yield stream
             stream.flush()
             os.fsync(stream.fileno())
         Path(temporary).chmod(0o644)
@@ -181,6 +184,12 @@ def replace_file(path: Path, data: bytes) -> None:
         Path(temporary).unlink(missing_ok=True)
         raise
     _sync_folder(path.parent)
+
+
+def replace_file(path: Path, data: bytes) -> None:
+    """Replace a file's content atomically."""
+    with atomic_file(path) as stream:
+        stream.write(data)
 
 
 def replace_folder(source: Path, target: Path) -> None:
@@ -213,27 +222,14 @@ def _sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def zip_bundle(bundle: Bundle, path: Path, prefix: str = "") -> None:
+def zip_bundle(bundle: Bundle, path: Path) -> None:
     """Zip a bundle. The same bundle gives the same bytes: fixed dates, sorted names, fixed modes."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
-    try:
-        with os.fdopen(handle, "wb") as stream:
-            with zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED, compresslevel=6) as archive:
-                for name in sorted([MANIFEST_NAME, *bundle.manifest.files]):
-                    data = dump_manifest(bundle.manifest) if name == MANIFEST_NAME else bundle.read(name)
-                    entry = zipfile.ZipInfo(prefix + name, _ZIP_DATE)
-                    entry.external_attr = (stat.S_IFREG | 0o644) << 16
-                    entry.compress_type = zipfile.ZIP_DEFLATED
-                    archive.writestr(entry, data)
-            stream.flush()
-            os.fsync(stream.fileno())
-        Path(temporary).chmod(0o644)
-        Path(temporary).replace(path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
-    _sync_folder(path.parent)
+    with atomic_file(path) as stream, zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED, compresslevel=6) as archive:
+        for name in sorted([MANIFEST_NAME, *bundle.manifest.files]):
+            entry = zipfile.ZipInfo(name, _ZIP_DATE)
+            entry.external_attr = (stat.S_IFREG | 0o644) << 16
+            entry.compress_type = zipfile.ZIP_DEFLATED
+            archive.writestr(entry, dump_manifest(bundle.manifest) if name == MANIFEST_NAME else bundle.read(name))
 
 
 def unzip_bundle(path: Path, folder: Path, *, limits: Limits = LIMITS) -> Bundle:

@@ -28,7 +28,7 @@ from anomaly_model.runtime_tvm import TvmRuntime
 from edge_agent.client import AgentClient, SharedFrame
 from edge_agent.protos import edge_agent_pb2 as pb
 from linewatch.demo import running_agent
-from linewatch.drawn_parts import draw_set, write_set
+from linewatch.drawn_parts import PartSet, write_set
 
 WIDTH, HEIGHT = 1280, 720
 
@@ -39,7 +39,7 @@ def make_model(folder: Path) -> Path:
     from training.dataset import read_dataset
     from training.train import TrainingOptions, train
 
-    write_set(folder / "parts", draw_set(30, 30, 0, 0))
+    write_set(folder / "parts", PartSet(30, 30, 0, 0))
     bundle = train(read_dataset(folder / "parts" / "train"), folder / "bundle", TrainingOptions(name="bench"))
     package(bundle, find_target("x86_64-cpu"), folder / "package")
     return folder / "package"
@@ -72,7 +72,7 @@ def agent_memory() -> dict[str, float]:
 
 
 def measure(bundle: Bundle, client: AgentClient, model: str, rounds: int, pace: float) -> dict[str, np.ndarray]:
-    pictures = [enlarge(part.picture) for part in draw_set(2, 2, 0, 0)]
+    pictures = [enlarge(part.picture) for part in PartSet(2, 2, 0, 0)]
     size = pictures[0].nbytes
     reference, compiled = OnnxRuntime(bundle.read("model.onnx")), TvmRuntime(bundle)
     frame = SharedFrame()
@@ -100,8 +100,8 @@ def measure(bundle: Bundle, client: AgentClient, model: str, rounds: int, pace: 
         timed("preprocessing_compiled", lambda p=picture: compiled.prepare(p))
         timed("tvm", lambda r=ready: compiled.run_arrays(r))
         frame.write(picture)
-        timed("detect_shared_memory", lambda: client._call("DetectAnomalies", shared))
-        timed("detect_bytes", lambda r=by_bytes: client._call("DetectAnomalies", r))
+        timed("detect_shared_memory", lambda: client.call("DetectAnomalies", shared))
+        timed("detect_bytes", lambda r=by_bytes: client.call("DetectAnomalies", r))
     frame.close()
     return {name: np.array(values[5:]) for name, values in times.items()}
 

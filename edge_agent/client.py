@@ -80,7 +80,12 @@ class AgentClient:
         if self._frame:
             self._frame.close()
 
-    def _call(self, name: str, request: Any) -> Any:
+    def call(self, name: str, request: Any) -> Any:
+        """Make one of the service's calls, by its name.
+
+        Raises:
+            AgentCallError: the agent answered with an error, or no agent answers.
+        """
         try:
             return getattr(self._stub, name)(request, timeout=self._timeout)
         except grpc.RpcError as error:
@@ -102,11 +107,11 @@ class AgentClient:
 
     def models(self) -> list[Any]:
         """ModelMetadata of each installed model."""
-        return list(self._call("ListModels", pb.ListModelsRequest()).models)
+        return list(self.call("ListModels", pb.ListModelsRequest()).models)
 
     def describe(self, model: str) -> Any:
         """ModelDescription of one model."""
-        return self._call("DescribeModel", pb.DescribeModelRequest(model_component=model)).model_description
+        return self.call("DescribeModel", pb.DescribeModelRequest(model_component=model)).model_description
 
     def start(self, model: str, seconds: float = 120) -> None:
         """Start a model unless it runs, and wait until it does.
@@ -115,7 +120,7 @@ class AgentClient:
             AgentCallError: it failed, with its status message, or took too long.
         """
         if self.describe(model).status in (State.STOPPED, State.FAILED):
-            self._call("StartModel", pb.StartModelRequest(model_component=model))
+            self.call("StartModel", pb.StartModelRequest(model_component=model))
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:
             description = self.describe(model)
@@ -128,7 +133,7 @@ class AgentClient:
 
     def stop(self, model: str) -> None:
         """Stop a running model."""
-        self._call("StopModel", pb.StopModelRequest(model_component=model))
+        self.call("StopModel", pb.StopModelRequest(model_component=model))
 
     def detect(self, picture: Rgb, model: str, transport: Transport = "shared-memory") -> tuple[Any, Rgb | None]:
         """Judge a picture (H x W x 3 uint8 RGB): DetectAnomalyResult, and the mask if the model makes one."""
@@ -146,7 +151,7 @@ class AgentClient:
             request.anomaly_mask_params.shared_memory_handle.CopyFrom(
                 pb.SharedMemoryHandle(name=self._frame.name, size=size, offset=size)
             )
-        result = self._call("DetectAnomalies", request).detect_anomaly_result
+        result = self.call("DetectAnomalies", request).detect_anomaly_result
         mask = None
         if result.HasField("anomaly_mask"):
             if transport == "bytes":

@@ -102,17 +102,10 @@ def demo(data: Path | None, output: Path, side: int, seed: int, as_json: bool) -
 @_guarded
 def demo_data(folder: Path, train_count: int, test_count: int, seed: int, as_json: bool) -> None:
     """Draw machined parts with scratches, dents and missing holes, and exact masks."""
-    from linewatch.drawn_parts import LABELS, draw_set, write_set
+    from linewatch.drawn_parts import LABELS, PartSet, write_set
 
-    total, done = 2 * (train_count + test_count), 0
     with StageProgress(quiet=as_json) as progress:
-
-        def drawn() -> None:
-            nonlocal done
-            done += 1
-            progress("drawing parts", done, total)
-
-        count = write_set(folder, draw_set(train_count, train_count, test_count, test_count, seed), drawn)
+        count = write_set(folder, PartSet(train_count, train_count, test_count, test_count, seed), progress)
     if as_json:
         _print_json({"folder": str(folder), "pictures": count, "labels": LABELS})
     else:

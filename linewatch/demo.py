@@ -1,6 +1,7 @@
 """The whole path in one go: pictures, training, packaging, the agent on a socket, every held-out picture over gRPC."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -18,7 +19,7 @@ from anomaly_model.bundle import replace_file
 from anomaly_model.errors import LinewatchError
 from anomaly_model.picture import read_picture
 from edge_agent.client import AgentClient
-from linewatch.drawn_parts import draw_set, write_set
+from linewatch.drawn_parts import PartSet, write_set
 from linewatch.splits import find_splits
 from packager.package import Package, find_target, package
 from training.dataset import Dataset
@@ -76,18 +77,11 @@ def run_demo(output: Path, data: Path | None, side: int, seed: int, progress: Pr
     from linewatch.report import write_report
 
     if data is None:
-        data = output / "data"
-        total = 190
-        done = 0
-
-        def drawn() -> None:
-            nonlocal done
-            done += 1
-            progress("drawing parts", done, total)
-
-        write_set(data, draw_set(seed=seed), drawn)
+        data, name = output / "data", "demo"
+        write_set(data, PartSet(seed=seed), progress)
+    else:
+        name = re.sub(r"[^A-Za-z0-9_.-]+", "-", data.resolve().name).strip("-._") or "demo"
     learn, test = find_splits(data)
-    name = "cookies" if "cookie" in data.name else "demo"
     started = time.monotonic()
     bundle = train(learn, output / "bundle", TrainingOptions(name=name, side=side, seed=seed), test, progress)
     train_seconds = time.monotonic() - started

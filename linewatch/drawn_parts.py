@@ -50,23 +50,32 @@ class Part:
         return bool(self.labels.any())
 
 
-def draw_set(
-    train_normal: int = 60, train_anomaly: int = 60, test_normal: int = 40, test_anomaly: int = 30, seed: int = 0
-) -> Iterator[Part]:
-    """Draw the whole set; the same arguments give the same pixels."""
-    plan = [("train", False, train_normal), ("train", True, train_anomaly),
-            ("test", False, test_normal), ("test", True, test_anomaly)]  # fmt: skip
-    kinds = list(LABELS)
-    for part_of, (split, defective, count) in enumerate(plan):
-        for i in range(count):
-            rng = np.random.default_rng([seed, part_of, i])
-            chosen: list[str] = []
-            if defective:
-                chosen = [kinds[i % 3]]
-                if i % 10 == 9:
-                    chosen.append(kinds[(i + 1) % 3])
-            picture, labels = draw_part(rng, chosen)
-            yield Part(f"{'anomaly' if defective else 'normal'}-{i:03d}", picture, labels, split)
+@dataclass(frozen=True, slots=True)
+class PartSet:
+    """A set of parts, drawn as they are iterated; the same numbers give the same pixels."""
+
+    train_normal: int = 60
+    train_anomaly: int = 60
+    test_normal: int = 40
+    test_anomaly: int = 30
+    seed: int = 0
+
+    def __len__(self) -> int:
+        return self.train_normal + self.train_anomaly + self.test_normal + self.test_anomaly
+
+    def __iter__(self) -> Iterator[Part]:
+        plan = [("train", False, self.train_normal), ("train", True, self.train_anomaly),
+                ("test", False, self.test_normal), ("test", True, self.test_anomaly)]  # fmt: skip
+        kinds = list(LABELS)
+        for group, (split, defective, count) in enumerate(plan):
+            for i in range(count):
+                chosen: list[str] = []
+                if defective:
+                    chosen = [kinds[i % 3]]
+                    if i % 10 == 9:
+                        chosen.append(kinds[(i + 1) % 3])
+                picture, labels = draw_part(np.random.default_rng([self.seed, group, i]), chosen)
+                yield Part(f"{'anomaly' if defective else 'normal'}-{i:03d}", picture, labels, split)
 
 
 def draw_part(rng: np.random.Generator, defects: list[str]) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]]:
@@ -176,7 +185,9 @@ def _dent(rng: np.random.Generator, metal: Array, place: Callable[..., tuple[flo
     return metal + rng.uniform(45, 80) * slope[..., None].astype(np.float32), (r2 < 1).astype(np.float32)
 
 
-def write_set(folder: Path, parts: Iterator[Part], progress: Callable[[], None] = lambda: None) -> int:
+def write_set(
+    folder: Path, parts: PartSet, progress: Callable[[str, int, int], None] = lambda _what, _done, _total: None
+) -> int:
     """Write the set as folders, with a manifest beside each split; returns the number of pictures.
 
     FOLDER/train and FOLDER/test each hold normal/, anomaly/, masks/, labels.json and data.manifest.
@@ -199,7 +210,7 @@ def write_set(folder: Path, parts: Iterator[Part], progress: Callable[[], None] 
             target.write_bytes(buffer.getvalue())
         lines[part.split].append(msgspec.json.encode(_manifest_line(part, kind)))
         count += 1
-        progress()
+        progress("drawing parts", count, len(parts))
     for split, entries in lines.items():
         if entries:
             replace_file(folder / split / "labels.json", msgspec.json.format(msgspec.json.encode(LABELS)) + b"\n")

@@ -12,7 +12,7 @@ import pytest
 from anomaly_model.bundle import Bundle, open_bundle
 from edge_agent.client import AgentClient
 from linewatch.demo import running_agent
-from linewatch.drawn_parts import draw_set, write_set
+from linewatch.drawn_parts import PartSet, write_set
 from packager.package import Package, find_target, package
 from training.dataset import read_dataset
 from training.train import TrainingOptions, train
@@ -49,7 +49,7 @@ def need_tool(name: str) -> str:
 def parts(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small drawn set: 18 + 18 training and 8 + 8 test pictures with masks."""
     folder = tmp_path_factory.mktemp("parts")
-    write_set(folder, draw_set(18, 18, 8, 8, seed=3))
+    write_set(folder, PartSet(18, 18, 8, 8, seed=3))
     return folder
 
 

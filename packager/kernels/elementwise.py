@@ -1,5 +1,7 @@
 """Elementwise operators, concatenation, bilinear resize, and the two conversions at the graph's ends."""
 
+from collections.abc import Callable
+
 import numpy as np
 import numpy.typing as npt
 from tvm import tirx
@@ -10,7 +12,6 @@ from packager.kernels.writer import (
     Kernel,
     Stmt,
     apply,
-    integer,
     load,
     loop,
     real,
@@ -18,38 +19,40 @@ from packager.kernels.writer import (
     spread,
     store,
 )
-from packager.plan import Output, Step
+from packager.plan import Output, Step, Tensor
+
+
+def _every_value(isa: Isa, target: Tensor, compute: Callable[[Expr, int], Stmt]) -> Stmt:
+    """`compute(index, lanes)` over a tensor's memory, row by row: whole vectors, then what is left of the row."""
+    length = target.width * target.stored
+    whole = length // isa.lanes
+
+    def row(r: Expr) -> Stmt:
+        parts = [loop(whole, lambda i: compute(r * length + i * isa.lanes, isa.lanes))] if whole else []
+        if length % isa.lanes:
+            parts.append(loop(length % isa.lanes, lambda i: compute(r * length + i, 1), start=whole * isa.lanes))
+        return sequence(parts)
+
+    return loop(target.height, row, parallel=True)
 
 
 def picture(isa: Isa, step: Step) -> object:
     """uint8 to float32, same order. Parameters: picture, output."""
-    target = step.output
     kernel = Kernel(isa)
-    x, y = kernel.array(target.shape, "uint8"), kernel.array(target.shape)
-    length = target.width * target.stored
-    whole = length // isa.lanes
+    x, y = kernel.array(step.output.shape, "uint8"), kernel.array(step.output.shape)
 
     def convert(index: Expr, lanes: int) -> Stmt:
         dtype = f"float32x{lanes}" if lanes > 1 else "float32"
         return store(y, tirx.Cast(dtype, load(x, index, lanes)), index, lanes)
 
-    def row(r: Expr) -> Stmt:
-        parts = [loop(whole, lambda i: convert(r * length + i * isa.lanes, isa.lanes))] if whole else []
-        if length % isa.lanes:
-            parts.append(loop(length % isa.lanes, lambda i: convert(r * length + i, 1), start=whole * isa.lanes))
-        return sequence(parts)
-
-    return kernel.finish(loop(target.height, row, parallel=True))
+    return kernel.finish(_every_value(isa, step.output, convert))
 
 
 def elementwise(isa: Isa, step: Step) -> object:
     """One or two inputs of the same shape. Parameters: inputs, output."""
-    target = step.output
     kernel = Kernel(isa)
     inputs = [kernel.array(t.shape) for t in step.inputs]
-    y = kernel.array(target.shape)
-    length = target.width * target.stored
-    whole = length // isa.lanes
+    y = kernel.array(step.output.shape)
 
     def compute(index: Expr, lanes: int) -> Stmt:
         values = [load(x, index, lanes) for x in inputs]
@@ -64,13 +67,7 @@ def elementwise(isa: Isa, step: Step) -> object:
                 value = values[0]
         return store(y, apply(value, step.epilogue, lanes), index, lanes)
 
-    def row(r: Expr) -> Stmt:
-        parts = [loop(whole, lambda i: compute(r * length + i * isa.lanes, isa.lanes))] if whole else []
-        if length % isa.lanes:
-            parts.append(loop(length % isa.lanes, lambda i: compute(r * length + i, 1), start=whole * isa.lanes))
-        return sequence(parts)
-
-    return kernel.finish(loop(target.height, row, parallel=True))
+    return kernel.finish(_every_value(isa, step.output, compute))
 
 
 def concat(isa: Isa, step: Step) -> object:
@@ -146,6 +143,3 @@ def to_output(isa: Isa, output: Output) -> object:
             y, load(x, (r * tensor.width + k) * tensor.stored + c), (c * tensor.height + r) * tensor.width + k)))  # fmt: skip
 
     return kernel.finish(loop(tensor.height, row, parallel=True))
-
-
-__all__ = ["concat", "elementwise", "integer", "picture", "resize", "resize_table", "to_output"]

@@ -39,7 +39,7 @@ def shared(name: str, size: int, offset: int = 0, width: int = 64, height: int =
 
 def refused(client: AgentClient, name: str, request: object) -> AgentCallError:
     with pytest.raises(AgentCallError) as caught:
-        client._call(name, request)
+        client.call(name, request)
     return caught.value
 
 
@@ -76,7 +76,7 @@ def test_a_frame_of_another_size_gets_a_mask_of_its_size(client: AgentClient) ->
 
 @pytest.mark.parametrize("size", [(64, 64), (4096, 64), (4096, 4096)])
 def test_smallest_and_largest_pictures(client: AgentClient, size: tuple[int, int]) -> None:
-    result = client._call("DetectAnomalies", raw(*size)).detect_anomaly_result
+    result = client.call("DetectAnomalies", raw(*size)).detect_anomaly_result
     assert (result.anomaly_mask.width, result.anomaly_mask.height) == size
     assert len(result.anomaly_mask.byte_data) == size[0] * size[1] * 3
 
@@ -130,13 +130,13 @@ def test_bad_shared_memory(client: AgentClient, frame: SharedFrame) -> None:
             assert words in str(error)
     finally:
         link.unlink()
-    assert client._call("DetectAnomalies", shared("/" + frame.name, size)).detect_anomaly_result.anomaly_mask.byte_data
+    assert client.call("DetectAnomalies", shared("/" + frame.name, size)).detect_anomaly_result.anomaly_mask.byte_data
 
 
 def test_a_segment_that_grows_between_calls(client: AgentClient, frame: SharedFrame) -> None:
     for side in (64, 400, 128):
         frame.write(np.zeros((side, side, 3), np.uint8))
-        client._call("DetectAnomalies", shared(frame.name, side * side * 3, width=side, height=side))
+        client.call("DetectAnomalies", shared(frame.name, side * side * 3, width=side, height=side))
 
 
 def test_mask_handles(client: AgentClient, frame: SharedFrame) -> None:
@@ -145,13 +145,13 @@ def test_mask_handles(client: AgentClient, frame: SharedFrame) -> None:
     for field in ("shared_memory_handle", "shared_memory_handle_of_samples"):
         request = shared(frame.name, size)
         getattr(request.anomaly_mask_params, field).CopyFrom(good)
-        mask = client._call("DetectAnomalies", request).detect_anomaly_result.anomaly_mask
+        mask = client.call("DetectAnomalies", request).detect_anomaly_result.anomaly_mask
         assert mask.shared_memory_handle == good
         assert not mask.byte_data
     both = shared(frame.name, size)
     both.anomaly_mask_params.shared_memory_handle.CopyFrom(good)
     both.anomaly_mask_params.shared_memory_handle_of_samples.CopyFrom(good)
-    client._call("DetectAnomalies", both)
+    client.call("DetectAnomalies", both)
     both.anomaly_mask_params.shared_memory_handle.CopyFrom(other)
     assert "two different" in str(refused(client, "DetectAnomalies", both))
     small = shared(frame.name, size)
@@ -182,7 +182,7 @@ def test_stop_gives_memory_back_and_start_works_again(client: AgentClient) -> No
     assert refused(client, "StopModel", pb.StopModelRequest(model_component="parts")).code == "FAILED_PRECONDITION"
     error = refused(client, "DetectAnomalies", raw(64, 64))
     assert (error.code, "STOPPED" in str(error)) == ("FAILED_PRECONDITION", True)
-    assert client._call("StartModel", pb.StartModelRequest(model_component="parts")).status == State.STARTING
+    assert client.call("StartModel", pb.StartModelRequest(model_component="parts")).status == State.STARTING
     client.start("parts")
     assert "tvm" in client.describe("parts").status_message
     client.detect(np.zeros((64, 64, 3), np.uint8), "parts")
@@ -294,8 +294,10 @@ def test_a_mask_in_the_pictures_own_place(client: AgentClient, parts: Path) -> N
     try:
         frame.write(picture)
         request = shared(frame.name, picture.nbytes, width=width, height=height)
-        request.anomaly_mask_params.shared_memory_handle.CopyFrom(pb.SharedMemoryHandle(name=frame.name, size=picture.nbytes))
-        result = client._call("DetectAnomalies", request).detect_anomaly_result
+        request.anomaly_mask_params.shared_memory_handle.CopyFrom(
+            pb.SharedMemoryHandle(name=frame.name, size=picture.nbytes)
+        )
+        result = client.call("DetectAnomalies", request).detect_anomaly_result
         assert result.anomaly_score == expected.anomaly_score
         data = (SEGMENTS / frame.name).read_bytes()[: picture.nbytes]
     finally:

@@ -3,23 +3,23 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from linewatch.drawn_parts import HEIGHT, LABELS, WIDTH, draw_part, draw_set, write_set
+from linewatch.drawn_parts import HEIGHT, LABELS, WIDTH, PartSet, draw_part, write_set
 from training.dataset import read_dataset, read_mask
 from training.metrics import image_metrics
 
 
 def test_same_seed_same_pixels() -> None:
-    first, second = (list(draw_set(2, 3, 1, 1, seed=5)) for _ in range(2))
+    first, second = (list(PartSet(2, 3, 1, 1, seed=5)) for _ in range(2))
     for a, b in zip(first, second, strict=True):
         assert (a.picture == b.picture).all()
         assert (a.labels == b.labels).all()
-    other = next(draw_set(2, 3, 1, 1, seed=6))
+    other = next(iter(PartSet(2, 3, 1, 1, seed=6)))
     assert (other.picture != first[0].picture).any()
 
 
 def test_a_brightness_rule_fails() -> None:
     """Even the best threshold on the mean, in either direction, chosen with the answers in hand."""
-    drawn = list(draw_set(30, 30, 0, 0, seed=1))
+    drawn = list(PartSet(30, 30, 0, 0, seed=1))
     means = np.array([p.picture.mean() for p in drawn])
     truth = np.array([p.is_anomaly for p in drawn])
     fair = image_metrics(means, truth, float(np.median(means)))
@@ -42,11 +42,11 @@ def test_each_defect_is_drawn_where_its_mask_is(kind: str) -> None:
 
 
 def test_written_set_reads_back(tmp_path: Path) -> None:
-    assert write_set(tmp_path, draw_set(3, 4, 2, 2)) == 11
+    assert write_set(tmp_path, PartSet(3, 4, 2, 2)) == 11
     for split, counts in (("train", (3, 4)), ("test", (2, 2))):
         folder, manifest = read_dataset(tmp_path / split), read_dataset(tmp_path / split / "data.manifest")
         assert (folder.normals, folder.anomalies) == (manifest.normals, manifest.anomalies) == counts
-    drawn = {p.name: p.labels for p in draw_set(3, 4, 0, 0)}
+    drawn = {p.name: p.labels for p in PartSet(3, 4, 0, 0)}
     for dataset in (read_dataset(tmp_path / "train"), read_dataset(tmp_path / "train" / "data.manifest")):
         for sample in dataset.samples:
             found = read_mask(sample, dataset.labels, HEIGHT, WIDTH)
