@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from anomaly_model.errors import PictureError
 from anomaly_model.limits import LIMITS, Limits
@@ -40,6 +40,8 @@ def decode_picture(data: bytes, name: str = "picture", limits: Limits = LIMITS) 
             return np.asarray(image.convert("RGB"))
     except PictureError as error:
         raise PictureError(f"{name}: {error}") from None
+    except UnidentifiedImageError:
+        raise PictureError(f"{name} is not a PNG or JPEG picture: its {len(data)} bytes begin with {data[:8]!r}") from None
     # Pillow raises a dozen kinds of errors for damaged files, SyntaxError and struct.error among them.
     except Exception as error:
         raise PictureError(f"{name} cannot be read as a PNG or JPEG picture: {error}") from error

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 from array import array
+from collections.abc import Callable
 from pathlib import Path
 
 import structlog
@@ -204,20 +205,42 @@ class ModelHost:
             )
 
     def _call(self, width: int, height: int, picture: bytes | Segment, mask: Segment | None) -> tuple[Answer, bytes | None]:
-        assert self._channel is not None
-        offset, descriptor = 0, None
+        whitened = False
+
+        def meanwhile() -> None:
+            nonlocal whitened
+            # A client may want the mask in the picture's own place: no white there before the picture was read.
+            if mask is not None and self._makes_masks and not (isinstance(picture, Segment) and overlap(picture, mask)):
+                with contextlib.suppress(OSError):  # painting will meet the same error, and tell the client
+                    whiten(mask, height, width * 3)
+                    whitened = True
+
         if isinstance(picture, bytes):
             _write_all(self._exchange, picture)
+            answer = self._ask(DetectRequest(width, height, 0), None, meanwhile)
         else:
-            offset, descriptor = picture.offset, picture.descriptor
-        # A client may want the mask in the picture's own place: white must not go there before the picture was read.
-        early = mask is not None and not (isinstance(picture, Segment) and overlap(picture, mask))
+            answer = self._ask(DetectRequest(width, height, picture.offset), picture.descriptor, meanwhile)
+        if not answer.mask_rows:
+            return answer, None
+        compact = self._read_mask(answer, width * 3)
+        if mask is None:
+            return answer, compact.to_bytes()
+        try:
+            paint(mask, compact, whitened=whitened)
+        except OSError as error:
+            raise InvalidRequestError(
+                f"the mask cannot be written to the shared memory that was named for it: {error.strerror}"
+            ) from error
+        return answer, None
+
+    def _ask(self, request: DetectRequest, descriptor: int | None, meanwhile: Callable[[], None]) -> Answer:
+        """Send a request to the worker, do something else, and wait for the answer."""
+        assert self._channel is not None
         reply = None
         reason = "died while it judged a picture"
         try:
-            send(self._channel, DetectRequest(width, height, offset), descriptor)
-            if early and mask is not None and self._makes_masks:
-                whiten(mask, height, width * 3)
+            send(self._channel, request, descriptor)
+            meanwhile()
             reply = receive_reply(self._channel)
         except TimeoutError:
             reason = f"did not answer within {self._settings.call_timeout_s} s"
@@ -227,17 +250,9 @@ class ModelHost:
             pass  # the worker is gone: told below
         match reply:
             case Answer():
-                if not reply.mask_rows:
-                    return reply, None
-                compact = self._read_mask(reply, width * 3)
-                if mask is None:
-                    return reply, compact.to_bytes()
-                paint(mask, compact, whitened=early)
-                return reply, None
+                return reply
             case Refusal(message, invalid):
-                if invalid:
-                    raise InvalidRequestError(message)
-                raise WorkerError(message)
+                raise InvalidRequestError(message) if invalid else WorkerError(message)
             case _:
                 self._crashed(f"the worker process {reason}")
                 raise WorkerError(

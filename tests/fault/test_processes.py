@@ -1,5 +1,6 @@
 """What happens when processes are killed, sockets are left behind, and a trainer dies in the middle."""
 
+import errno
 import os
 import signal
 import subprocess
@@ -11,7 +12,11 @@ import numpy as np
 import pytest
 
 from anomaly_model.bundle import Bundle, open_bundle
-from edge_agent.client import AgentCallError, AgentClient
+from edge_agent.client import AgentCallError, AgentClient, SharedFrame
+from edge_agent.errors import InvalidRequestError
+from edge_agent.model_host import ModelHost
+from edge_agent.settings import Settings
+from edge_agent.shared_memory import open_segment
 from edge_agent.states import State
 from linewatch.demo import running_agent
 from tests.contract.test_agent_calls import running_agent_with
@@ -80,6 +85,31 @@ def test_stop_ends_the_worker_process(models: Path) -> None:
         [worker] = set(worker_pids()) - before
         client.stop("parts")
         assert not Path(f"/proc/{worker}").exists()
+
+
+def test_a_full_shared_memory_refuses_the_mask_and_keeps_the_model(models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    host = ModelHost("parts", models / "parts", Settings())
+    frame = SharedFrame()
+    try:
+        frame.write(BLANK)
+        host.start(models / "parts")
+        deadline = time.monotonic() + 30
+        while host.status[0] is State.STARTING and time.monotonic() < deadline:
+            time.sleep(0.02)
+        with open_segment(frame.name, BLANK.nbytes, BLANK.nbytes, needed=BLANK.nbytes, writable=True) as mask:
+            with monkeypatch.context() as patch:
+                patch.setattr("edge_agent.mask.os.pwritev", full)
+                with pytest.raises(InvalidRequestError, match="No space left"):
+                    host.detect(320, 240, BLANK.tobytes(), mask)
+            assert host.status[0] is State.RUNNING
+            host.detect(320, 240, BLANK.tobytes(), mask)
+    finally:
+        frame.close()
+        host.shut_down()
+    assert host.pid is None
 
 
 def agent_process(models: Path, socket: Path) -> subprocess.Popen[bytes]:

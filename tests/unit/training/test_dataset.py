@@ -213,7 +213,7 @@ def test_unreadable_and_mixed_sizes_are_reported_together(tmp_path: Path) -> Non
     save(tmp_path / "anomaly" / "d.png")
     with pytest.raises(DatasetError) as caught:
         load_set(read_dataset(tmp_path), 64, silent)
-    assert "c.png cannot be read" in str(caught.value)
+    assert "c.png is not a PNG or JPEG picture" in str(caught.value)
     assert "2 different sizes: 64x64 (normal/a.png), 80x64 (normal/b.png)" in str(caught.value)
 
 
