@@ -158,9 +158,3 @@ def write_bank(g: GraphWriter) -> str:
 
 
 FEATURES = 16 * 5 + 3
-
-
-def bank_graph(height: int, width: int) -> bytes:
-    """The filter bank alone, for computing training features: one output, 1 x FEATURES x H/4 x W/4."""
-    g = GraphWriter(height, width)
-    return g.build([write_bank(g)])

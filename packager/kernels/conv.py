@@ -25,7 +25,7 @@ from packager.kernels.writer import (
     spread,
     store,
 )  # fmt: skip
-from packager.plan import Step, Unary
+from packager.plan import Step
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,8 +188,3 @@ def _pointwise(row_tile: object, segments: list[tuple[int, int, int, bool]], gro
             body.append(loop(groups, lambda g, first=first, n=n, count=count: loop(  # type: ignore[misc]
                 count, lambda t: row_tile(g, integer(0), first + t * n, n, True))))  # fmt: skip
     return sequence(body)
-
-
-def epilogue_name(chain: tuple[Unary, ...]) -> str:
-    """For kernel names in profiles."""
-    return "".join(f"_{unary.kind}" for unary in chain)

@@ -4,7 +4,7 @@ import pytest
 
 from anomaly_model.runtime_onnx import OnnxRuntime
 from training.branches import NearestNeighbours, Segmentation
-from training.graph import FEATURES, GRID, GraphWriter, bank_graph, filters, write_bank
+from training.graph import FEATURES, GRID, GraphWriter, filters, write_bank
 
 H, W = 64, 96
 
@@ -29,7 +29,9 @@ def test_features_have_the_announced_shape_and_see_edges() -> None:
     flat = np.full((1, H, W, 3), 127, np.uint8)
     edge = flat.copy()
     edge[:, :, W // 2 :] = 255
-    [still], [lively] = run(bank_graph(H, W), flat), run(bank_graph(H, W), edge)
+    g = GraphWriter(H, W)
+    bank = g.build([write_bank(g)])
+    [still], [lively] = run(bank, flat), run(bank, edge)
     assert still.shape == (1, FEATURES, H // GRID, W // GRID)
     middle = np.s_[0, :16, 6:10, W // GRID // 2]
     assert lively[middle].max() > 0.2
