@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
@@ -80,6 +81,22 @@ def palette(labels: list[Label]) -> Rgb:
     return np.array([list(bytes.fromhex(label.hex_color[1:])) for label in [BACKGROUND, *labels]], np.uint8)
 
 
+@lru_cache(maxsize=32)
+def _nearest(size_in: int, size_out: int) -> npt.NDArray[np.intp]:
+    """For each output position the input position that it shows. Cached: cameras send one size."""
+    positions = (np.arange(size_out) * size_in) // size_out
+    positions.flags.writeable = False
+    return positions
+
+
+@lru_cache(maxsize=32)
+def _nearest_rgb(size_in: int, size_out: int) -> npt.NDArray[np.intp]:
+    """`_nearest` for the bytes of RGB rows."""
+    positions = (_nearest(size_in, size_out)[:, np.newaxis] * 3 + np.arange(3)).ravel()
+    positions.flags.writeable = False
+    return positions
+
+
 def mask_rows(
     label_map: npt.NDArray[np.uint8], labels: list[Label], height: int, width: int
 ) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.intp]]:
@@ -89,7 +106,6 @@ def mask_rows(
     at most, mostly white: whoever writes it copies rows, and the large picture is never built on the way.
     """
     h, w = label_map.shape
-    rows = (np.arange(height) * h) // height
     busy = np.flatnonzero(label_map.any(axis=1))
     slot = np.zeros(h, np.intp)  # row 0 of the result is white
     slot[busy] = np.arange(1, len(busy) + 1)
@@ -97,9 +113,8 @@ def mask_rows(
     if len(busy):
         # Coloured while small, then widened byte by byte: four times faster than widening pixels.
         colored = palette(labels)[label_map[busy]].reshape(len(busy), w * 3)
-        columns = ((np.arange(width) * w) // width)[:, np.newaxis] * 3 + np.arange(3)
-        np.take(colored, columns.ravel(), axis=1, out=distinct[1:], mode="clip")
-    return distinct, slot[rows]
+        np.take(colored, _nearest_rgb(w, width), axis=1, out=distinct[1:], mode="clip")
+    return distinct, slot[_nearest(h, height)]
 
 
 def draw_mask(label_map: npt.NDArray[np.uint8], labels: list[Label], height: int, width: int) -> Rgb:

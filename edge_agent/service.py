@@ -84,8 +84,9 @@ class EdgeAgentService(rpc.EdgeAgentServicer):
             picture: bytes | Segment
             # Everything about the picture is checked before the queue: a wrong call never takes another's turn.
             if kind == "byte_data":
-                wrap_rgb888(bitmap.byte_data, width, height)
-                picture = bitmap.byte_data
+                pixels = bytes(bitmap.byte_data)  # looked at once: protobuf copies at each look
+                wrap_rgb888(pixels, width, height)
+                picture = pixels
             else:
                 needed = _picture_bytes(width, height)
                 picture = stack.enter_context(_segment(bitmap.shared_memory_handle, needed, writable=False))
@@ -94,7 +95,7 @@ class EdgeAgentService(rpc.EdgeAgentServicer):
             if handle is not None:
                 mask = stack.enter_context(_segment(handle, _picture_bytes(width, height), writable=True))
             answer, data = host.detect(width, height, picture, mask)
-        return pb.DetectAnomaliesResponse(detect_anomaly_result=_result(answer, width, height, data, handle))
+        return _response(answer, width, height, data, handle)
 
     def StartModel(self, request: Any, context: Any) -> Any:  # noqa: N802
         """See the contract."""
@@ -131,20 +132,22 @@ def _mask_handle(params: Any) -> Any | None:
     return params.shared_memory_handle_of_samples if second else None
 
 
-def _result(answer: Answer, width: int, height: int, data: bytes | None, handle: Any | None) -> Any:
-    result = pb.DetectAnomalyResult(
-        is_anomalous=answer.is_anomalous, confidence=answer.confidence, anomaly_score=answer.score,
-        anomaly_threshold=answer.threshold,
-        anomalies=[pb.Anomaly(name=a.name, pixel_anomaly=pb.PixelAnomaly(total_percentage_area=a.area, hex_color=a.hex_color))
-                   for a in answer.areas],
-    )  # fmt: skip
+def _response(answer: Answer, width: int, height: int, data: bytes | None, handle: Any | None) -> Any:
+    """Filled in place: assembling it from parts would copy a mask that comes as bytes once more."""
+    response = pb.DetectAnomaliesResponse()
+    result = response.detect_anomaly_result
+    result.is_anomalous, result.confidence = answer.is_anomalous, answer.confidence
+    result.anomaly_score, result.anomaly_threshold = answer.score, answer.threshold
+    for area in answer.areas:
+        anomaly = result.anomalies.add(name=area.name)
+        anomaly.pixel_anomaly.total_percentage_area, anomaly.pixel_anomaly.hex_color = area.area, area.hex_color
     if answer.mask_rows:
         result.anomaly_mask.width, result.anomaly_mask.height = width, height
         if handle is not None:
             result.anomaly_mask.shared_memory_handle.CopyFrom(handle)
         elif data is not None:
             result.anomaly_mask.byte_data = data
-    return result
+    return response
 
 
 def _fields(description: Description) -> dict[str, Any]:
