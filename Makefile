@@ -16,8 +16,9 @@ check: $(READY)  ## Lint, types, import directions, tests
 	$(BIN)/lint-imports
 	$(BIN)/python -m pytest
 
-bench: $(READY)  ## Ratios against ONNX Runtime; results also as JSON
+bench: $(READY)  ## Latency against ONNX Runtime; accuracy over five seeds (half an hour)
 	$(BIN)/python benchmarks/agent.py --json benchmarks/agent.json
+	$(BIN)/python benchmarks/accuracy.py --json benchmarks/accuracy.json
 
 protos: $(READY)  ## Python stubs from the wire contract
 	$(BIN)/python -m grpc_tools.protoc -I protos --python_out=edge_agent/protos --pyi_out=edge_agent/protos \
@@ -26,19 +27,19 @@ protos: $(READY)  ## Python stubs from the wire contract
 		edge_agent/protos/edge_agent_pb2_grpc.py
 
 constraints:  ## Lock the dependencies again (hashes, no addresses)
-	$(BIN)/pip-compile -q --upgrade --generate-hashes --strip-extras --allow-unsafe --no-header --no-emit-index-url \
-		--no-emit-trusted-host --no-emit-find-links --extra agent --extra packager --extra train --extra dev \
-		-o constraints.txt pyproject.toml
+	$(BIN)/python scripts/lock.py
 
 clean:
 	rm -rf .venv demo-output .mypy_cache .ruff_cache .pytest_cache
 
-$(READY): constraints.txt pyproject.toml
+$(READY): constraints.txt constraints-cuda.txt pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Linewatch needs Python 3.11 or newer; found " + sys.version.split()[0] + ". Name one: make PYTHON=python3.11 ...")'
 	@# Debian and Ubuntu split venv from Python: fetch it where we may, say so where we may not.
 	$(PYTHON) -m venv .venv || { rm -rf .venv; \
 		[ $$(id -u) = 0 ] || { echo "venv is missing; run: sudo apt-get install python3-venv"; exit 1; }; \
 		apt-get update -qq && apt-get install -y -qq python3-venv && $(PYTHON) -m venv .venv; }
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r constraints.txt
+	@# The registry's torch for x86-64 needs CUDA's libraries, a CPU build does not: whichever pip finds decides.
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r constraints.txt || \
+		$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r constraints.txt -r constraints-cuda.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	touch $@

@@ -60,8 +60,8 @@ def interpret(outputs: ModelOutputs, manifest: Manifest) -> Detection:
     label_map = None
     areas: tuple[LabelArea, ...] = ()
     if outputs.label_logits is not None:
-        label_map = _strongest(outputs.label_logits)
-        shares = [float(np.count_nonzero(label_map == i) / label_map.size) for i in range(len(manifest.labels) + 1)]
+        label_map = strongest_label(outputs.label_logits)
+        shares = _label_shares(label_map, manifest.labels)
         areas = tuple(
             LabelArea(label.name, label.hex_color, share)
             for i, (label, share) in enumerate(zip([BACKGROUND, *manifest.labels], shares, strict=True))
@@ -69,6 +69,16 @@ def interpret(outputs: ModelOutputs, manifest: Manifest) -> Detection:
         )
     anomalous = score > manifest.decision.threshold
     return Detection(anomalous, max(p, 1 - p), score, manifest.decision.threshold, areas, label_map, outputs.anomaly_map)
+
+
+def _label_shares(label_map: npt.NDArray[np.uint8], labels: list[Label]) -> list[float]:
+    """Share of the background and of each label; labels below their minimum area are wiped from the map."""
+    counts = [int(np.count_nonzero(label_map == i + 1)) for i in range(len(labels))]
+    for i, label in enumerate(labels):
+        if 0 < counts[i] < label.minimum_area * label_map.size:
+            label_map[label_map == i + 1] = 0
+            counts[i] = 0
+    return [(label_map.size - sum(counts)) / label_map.size, *(count / label_map.size for count in counts)]
 
 
 def detect(picture: Rgb, runtime: Runtime, manifest: Manifest) -> Detection:
@@ -123,7 +133,7 @@ def draw_mask(label_map: npt.NDArray[np.uint8], labels: list[Label], height: int
     return distinct[index].reshape(height, width, 3)
 
 
-def _strongest(logits: npt.NDArray[np.float32]) -> npt.NDArray[np.uint8]:
+def strongest_label(logits: npt.NDArray[np.float32]) -> npt.NDArray[np.uint8]:
     """Argmax over the first axis; numpy's own is several times slower over a short, far-strided axis."""
     best, label_map = logits[0], np.zeros(logits.shape[1:], np.uint8)
     for k in range(1, len(logits)):

@@ -64,10 +64,11 @@ class PictureSize(_Struct, frozen=True):
 
 
 class Label(_Struct, frozen=True):
-    """An anomaly type and its colour in masks."""
+    """An anomaly type, its colour in masks, and the share of the picture (0 to 1) below which it is not counted."""
 
     name: Annotated[str, msgspec.Meta(min_length=1, max_length=255)]
     hex_color: HexColor
+    minimum_area: Annotated[float, msgspec.Meta(ge=0, lt=1)] = 0.0
 
 
 class Decision(_Struct, frozen=True):

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from anomaly_model.errors import PictureError
 from anomaly_model.limits import LIMITS, Limits
@@ -26,6 +26,13 @@ def check_size(width: int, height: int, limits: Limits = LIMITS) -> None:
         raise PictureError(f"the picture is {width}x{height} pixels; each side must be {low} to {high}")
 
 
+def _upright(image: Image.Image) -> Image.Image:
+    """As people see it: turned by its EXIF orientation, RGB; 16-bit grey by its upper byte, transparency ignored."""
+    if image.mode.startswith("I"):  # Pillow would clip 16 bits to 255: all but the darkest pixels white
+        image = Image.fromarray((np.asarray(image).astype(np.int64).clip(0, 65535) >> 8).astype(np.uint8))
+    return ImageOps.exif_transpose(image).convert("RGB")
+
+
 def decode_picture(data: bytes, name: str = "picture", limits: Limits = LIMITS) -> Rgb:
     """Decode a PNG or JPEG file's bytes to RGB.
 
@@ -37,7 +44,7 @@ def decode_picture(data: bytes, name: str = "picture", limits: Limits = LIMITS) 
     try:
         with Image.open(BytesIO(data), formats=("PNG", "JPEG")) as image:
             check_size(image.width, image.height, limits)
-            return np.asarray(image.convert("RGB"))
+            return np.asarray(_upright(image))
     except PictureError as error:
         raise PictureError(f"{name}: {error}") from None
     except UnidentifiedImageError:

@@ -37,7 +37,8 @@ def make_model(folder: Path) -> Path:
     """A real model: trained on drawn parts and packaged."""
     from packager.package import find_target, package
     from training.dataset import read_dataset
-    from training.train import TrainingOptions, train
+    from training.options import TrainingOptions
+    from training.train import train
 
     write_set(folder / "parts", PartSet(30, 30, 0, 0))
     bundle = train(read_dataset(folder / "parts" / "train"), folder / "bundle", TrainingOptions(name="bench"))

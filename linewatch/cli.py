@@ -1,9 +1,11 @@
 """The `linewatch` command: thin parsing over the library.
 
 Exit codes: 0 done; 1 refused or failed, the message says why; 2 wrong usage; 3 the agent does not answer;
-4 with `detect --fail-on-anomaly`: an anomaly was found.
+4 with `detect --fail-on-anomaly`: an anomaly was found; 130 stopped by SIGINT or SIGTERM.
 """
 
+import errno
+import signal
 import sys
 from collections.abc import Callable
 from functools import wraps
@@ -21,6 +23,14 @@ FOLDER = click.Path(path_type=Path)
 EXISTING = click.Path(exists=True, path_type=Path)
 
 
+EXTRAS = {
+    **dict.fromkeys(("sklearn", "scipy", "jinja2", "onnx", "torch", "safetensors"), "train"),
+    **dict.fromkeys(("grpc", "structlog", "tvm_ffi"), "agent"),
+    "tvm": "packager",
+}
+"""Which extra brings a module that is missing."""
+
+
 def _examples(*lines: str) -> str:
     return "\b\nExamples:\n" + "\n".join(f"  {line}" for line in lines)
 
@@ -35,9 +45,22 @@ def _guarded(command: Callable[..., None]) -> Callable[..., None]:
         except LinewatchError as error:
             click.echo(f"linewatch: {error}", err=True)
             sys.exit(3 if getattr(error, "code", "") == "UNAVAILABLE" else 1)
+        except KeyboardInterrupt:
+            click.echo(
+                "linewatch: stopped. Nothing half-written is left; train goes on where it was when called again", err=True
+            )
+            sys.exit(130)
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+                raise
+            place = f" while writing {error.filename}" if error.filename else ""
+            click.echo(
+                f"linewatch: no space left{place} ({error.strerror}). Free some and try again; nothing half-written is left",
+                err=True,
+            )
+            sys.exit(1)
         except ModuleNotFoundError as error:
-            extra = {"sklearn": "train", "scipy": "train", "jinja2": "train", "onnx": "train", "tvm": "packager",
-                     "grpc": "agent", "structlog": "agent", "tvm_ffi": "agent"}.get((error.name or "").split(".")[0])  # fmt: skip
+            extra = EXTRAS.get((error.name or "").split(".")[0])
             if extra is None:
                 raise
             click.echo(
@@ -54,8 +77,12 @@ def _print_json(value: object) -> None:
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 side_option = click.option(
-    "--side", default=256, show_default=True, type=click.IntRange(64, 1024),
-    help="Shorter side of the model's input in pixels; larger sees finer defects and is slower.",
+    "--side", type=click.IntRange(64, 1024),
+    help="Shorter side of the model's input in pixels; larger sees finer defects and is slower. [default: from the masks]",
+)  # fmt: skip
+effort_option = click.option(
+    "--effort", default="standard", show_default=True, type=click.Choice(["quick", "standard", "thorough"]),
+    help="quick leaves the U-Net out; thorough trains it three times as long.",
 )  # fmt: skip
 seed_option = click.option("--seed", default=0, show_default=True, type=click.IntRange(0), help="Same seed, same result.")
 socket_option = click.option("--socket", "address", default=None, help="Address of the agent, unix:///PATH.")
@@ -75,16 +102,19 @@ def main() -> None:
     "--output", type=FOLDER, default=Path("demo-output"), show_default=True, help="Folder for everything it makes."
 )
 @side_option
+@effort_option
 @seed_option
 @json_option
 @_guarded
-def demo(data: Path | None, output: Path, side: int, seed: int, as_json: bool) -> None:
+def demo(data: Path | None, output: Path, side: int | None, effort: str, seed: int, as_json: bool) -> None:
     """Run the whole path and end with a table and a report."""
     from linewatch.demo import run_demo
     from linewatch.tables import print_demo
+    from training.options import EFFORTS, TrainingOptions
 
+    options = TrainingOptions(side=side, seed=seed, unet_steps=EFFORTS[effort])
     with StageProgress(quiet=as_json) as progress:
-        result = run_demo(output, data, side, seed, progress)
+        result = run_demo(output, data, options, progress)
     if as_json:
         _print_json(result.summary)
     else:
@@ -113,39 +143,127 @@ def demo_data(folder: Path, train_count: int, test_count: int, seed: int, as_jso
 
 
 @main.command(epilog=_examples(
-    "linewatch train pictures -o bundle", "linewatch train train.manifest --root /data -o bundle --test test.manifest"))  # fmt: skip
+    "linewatch train pictures -o bundle",
+    "linewatch train train.manifest --root /data -o bundle --test test.manifest",
+    "linewatch train good-parts -o bundle --false-alarms 0.005",
+    "linewatch train pictures -o bundle --backbone timm:resnet18 --backbone-weights resnet18.safetensors --budget-ms 80"))  # fmt: skip
 @click.argument("data", type=EXISTING)
 @click.option("-o", "--output", type=FOLDER, required=True, help="Folder of the bundle.")
+@click.option("--results", type=FOLDER, help="Folder of report.html and the evaluation files. [default: OUTPUT-results]")
 @click.option("--test", "test_data", type=EXISTING, help="Held-out pictures to evaluate on.")
+@click.option(
+    "--test-share", default=0.2, show_default=True, type=click.FloatRange(0, 0.5), help="Without --test: share held out."
+)
 @click.option("--root", type=EXISTING, help="Where a manifest's pictures lie; s3://BUCKET/KEY is looked for below it.")
+@click.option("--groups", type=EXISTING, help="CSV of picture,group: pictures of one part are never divided.")
 @click.option("--name", default="model", show_default=True, help="The model's name.")
 @click.option("--model-version", default="1", show_default=True, help="The model's version, a number.")
+@click.option(
+    "--budget-ms",
+    default=25.0,
+    show_default=True,
+    type=click.FloatRange(1),
+    help="Most that the graph may take on one core here.",
+)
+@click.option(
+    "--false-alarms",
+    default=0.01,
+    show_default=True,
+    type=click.FloatRange(1e-6, 0.5),
+    help="With normal pictures only: share of them.",
+)
+@click.option("--backbone", help="Pretrained net, timm:NAME or torchvision:NAME. [default: none]")
+@click.option("--backbone-weights", type=FOLDER, help="Its weights, .safetensors or .pth, where there is no internet.")
+@click.option("--backbone-licence", help="Licence of the weights, recorded in the bundle.")
 @side_option
+@effort_option
 @seed_option
 @json_option
 @_guarded
 def train(
-    data: Path, output: Path, test_data: Path | None, root: Path | None, name: str, model_version: str, side: int, seed: int,
-    as_json: bool,
+    data: Path, output: Path, results: Path | None, test_data: Path | None, test_share: float, root: Path | None,
+    groups: Path | None, name: str, model_version: str, budget_ms: float, false_alarms: float, backbone: str | None,
+    backbone_weights: Path | None, backbone_licence: str | None, side: int | None, effort: str, seed: int, as_json: bool,
 ) -> None:  # fmt: skip
     """Train a model on labelled pictures and write a bundle.
 
-    DATA is a folder with normal/, anomaly/ and optional masks/, or a manifest of JSON Lines.
+    DATA is a folder with normal/, optional anomaly/ and masks/, or a manifest of JSON Lines. A run that was stopped goes on
+    where it was when the same command is given again.
     """
-    from training.dataset import read_dataset
-    from training.train import TrainingOptions
+    from anomaly_model.runtime_onnx import OnnxRuntime
+    from training.backbone import load_backbone
+    from training.dataset import read_dataset, read_groups
+    from training.options import EFFORTS, TrainingOptions
+    from training.report import write_report
+    from training.results import write_results
     from training.train import train as run_training
 
+    if backbone_weights and not backbone:
+        raise click.UsageError("--backbone-weights needs --backbone, such as --backbone timm:resnet18")
+    results = results or output.with_name(f"{output.name}-results")
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     with StageProgress(quiet=as_json) as progress:
         test = read_dataset(test_data, root) if test_data else None
-        options = TrainingOptions(name, model_version, side, seed)
-        bundle = run_training(read_dataset(data, root), output, options, test, progress)
+        learn = read_dataset(data, root)
+        if groups:
+            learn = read_groups(groups, learn)
+        net = load_backbone(backbone, backbone_weights, backbone_licence) if backbone else None
+        options = TrainingOptions(name, model_version, side, seed, budget_ms, test_share, false_alarms, EFFORTS[effort], net)
+        trained = run_training(learn, output, options, test, progress)
+        manifest = trained.bundle.manifest
+        runtime = OnnxRuntime(trained.bundle.read("model.onnx"))
+        if trained.evaluation is not None:
+            write_results(results, runtime, manifest, trained.evaluation, trained.pictures, progress)
+        write_report(results / "report.html", runtime, trained, learn.source, progress)
     if as_json:
-        _print_json({"bundle": str(output), "training": bundle.manifest.training, "evaluation": bundle.manifest.evaluation})
+        _print_json({
+            "bundle": str(output), "results": str(results), "training": manifest.training, "evaluation": manifest.evaluation,
+        })  # fmt: skip
         return
     from linewatch.tables import print_training
 
-    print_training(bundle, output)
+    print_training(trained, output, results)
+
+
+@main.command(epilog=_examples(
+    "linewatch recalibrate bundle this-weeks-pictures -o bundle-new",
+    "linewatch recalibrate bundle good-parts -o bundle-new --false-alarms 0.002"))  # fmt: skip
+@click.argument("bundle", type=EXISTING)
+@click.argument("data", type=EXISTING)
+@click.option("-o", "--output", type=FOLDER, required=True, help="Folder of the new bundle.")
+@click.option("--root", type=EXISTING, help="Where a manifest's pictures lie.")
+@click.option(
+    "--false-alarms",
+    default=0.01,
+    show_default=True,
+    type=click.FloatRange(1e-6, 0.5),
+    help="With normal pictures only: share of them.",
+)
+@json_option
+@_guarded
+def recalibrate(bundle: Path, data: Path, output: Path, root: Path | None, false_alarms: float, as_json: bool) -> None:
+    """Choose a new threshold from pictures of the line, without training.
+
+    With both classes by the best F1, with normal pictures only by the false-alarm rate. Package the new bundle afterwards.
+    """
+    from training.dataset import read_dataset
+    from training.recalibrate import recalibrate as run_recalibration
+
+    with StageProgress(quiet=as_json) as progress:
+        done = run_recalibration(bundle, read_dataset(data, root), output, false_alarms, progress)
+    decision = done.bundle.manifest.decision
+    if as_json:
+        _print_json({
+            "bundle": str(output), "threshold_before": done.before.threshold, "threshold": decision.threshold,
+            "slope": decision.slope, "evaluation": done.bundle.manifest.evaluation,
+        })  # fmt: skip
+        return
+    from linewatch.tables import print_metrics
+
+    click.echo(
+        f"threshold {done.before.threshold:.4f} -> {decision.threshold:.4f}; bundle: {output}; next: linewatch package {output} -o component"
+    )
+    print_metrics("on these pictures (they chose the threshold)", done.bundle.manifest.evaluation)
 
 
 @main.command(epilog=_examples("linewatch package bundle --target x86_64-cpu -o component"))

@@ -1,5 +1,6 @@
 """The whole path in one go: pictures, training, packaging, the agent on a socket, every held-out picture over gRPC."""
 
+import dataclasses
 import os
 import re
 import signal
@@ -24,7 +25,8 @@ from linewatch.splits import find_splits
 from packager.package import Package, find_target, package
 from training.dataset import Dataset
 from training.metrics import ImageMetrics, image_metrics
-from training.train import TrainingOptions, train
+from training.options import TrainingOptions
+from training.train import train
 
 Progress = Callable[[str, int, int], None]
 
@@ -68,7 +70,7 @@ class DemoResult:
     test: Dataset
 
 
-def run_demo(output: Path, data: Path | None, side: int, seed: int, progress: Progress) -> DemoResult:
+def run_demo(output: Path, data: Path | None, options: TrainingOptions, progress: Progress) -> DemoResult:
     """Run the whole path and write bundle, package, summary.json and report.html below `output`.
 
     Raises:
@@ -78,12 +80,12 @@ def run_demo(output: Path, data: Path | None, side: int, seed: int, progress: Pr
 
     if data is None:
         data, name = output / "data", "demo"
-        write_set(data, PartSet(seed=seed), progress)
+        write_set(data, PartSet(seed=options.seed), progress)
     else:
         name = re.sub(r"[^A-Za-z0-9_.-]+", "-", data.resolve().name).strip("-._") or "demo"
     learn, test = find_splits(data)
     started = time.monotonic()
-    bundle = train(learn, output / "bundle", TrainingOptions(name=name, side=side, seed=seed), test, progress)
+    bundle = train(learn, output / "bundle", dataclasses.replace(options, name=name), test, progress).bundle
     train_seconds = time.monotonic() - started
     packed = package(bundle, find_target("x86_64-cpu"), output / "package", progress=progress)
     rows = list(_ask_agent(output / "package", name, test, progress))

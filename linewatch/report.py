@@ -1,25 +1,19 @@
 """The demo's report: one HTML file that needs nothing else. Errors first, then by score."""
 
-from base64 import b64encode
 from dataclasses import dataclass
-from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-import numpy.typing as npt
 from jinja2 import Environment, PackageLoader, StrictUndefined
-from PIL import Image
 
 from anomaly_model.bundle import replace_file
-from anomaly_model.detection import Detection, detect, draw_mask
-from anomaly_model.picture import Rgb, read_picture
+from anomaly_model.detection import detect, draw_mask
+from anomaly_model.picture import read_picture
 from anomaly_model.runtime_onnx import OnnxRuntime
+from training.report.overlay import data_url, heat
 
 if TYPE_CHECKING:
     from linewatch.demo import DemoResult, Progress, Row
-
-_WIDTH = 288
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,10 +45,8 @@ def write_report(path: Path, result: "DemoResult", progress: "Progress") -> None
         detection = detect(picture, runtime, bundle.manifest)
         mask = None
         if detection.label_map is not None:
-            mask = _data_url(draw_mask(detection.label_map, bundle.manifest.labels, *picture.shape[:2]), "PNG")
-        cards.append(
-            _Card(row, _verdict(row), _data_url(picture, "JPEG"), _data_url(heat(picture, detection), "JPEG"), mask)
-        )
+            mask = data_url(draw_mask(detection.label_map, bundle.manifest.labels, *picture.shape[:2]), "PNG")
+        cards.append(_Card(row, _verdict(row), data_url(picture, "JPEG"), data_url(heat(picture, detection), "JPEG"), mask))
     progress("writing the report", len(rows), len(rows))
     environment = Environment(
         loader=PackageLoader("linewatch", "templates"), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
@@ -74,27 +66,6 @@ def _verdict(row: "Row") -> str:
     if row.answer == row.is_anomaly:
         return "right"
     return "false alarm" if row.answer else "missed"
-
-
-def heat(picture: Rgb, detection: Detection) -> Rgb:
-    """The picture in grey with its anomaly map over it, yellow to red where the map is over 0.1 (H x W x 3)."""
-    height, width = picture.shape[:2]
-    small = Image.fromarray(detection.anomaly_map.astype(np.float32))
-    strength = np.asarray(small.resize((width, height), Image.Resampling.BILINEAR)).clip(0, 1)[..., None]
-    grey = np.repeat(picture.mean(axis=2, keepdims=True), 3, axis=2) * 0.8
-    color = np.concatenate([np.full_like(strength, 255.0), 220 * (1 - strength), np.zeros_like(strength)], axis=2)
-    share = 0.75 * np.clip((strength - 0.1) / 0.4, 0, 1)
-    blended: npt.NDArray[np.floating] = grey * (1 - share) + color * share
-    return blended.clip(0, 255).astype(np.uint8)
-
-
-def _data_url(picture: Rgb, kind: str) -> str:
-    image = Image.fromarray(picture)
-    size = (_WIDTH, max(1, round(image.height * _WIDTH / image.width)))
-    image = image.resize(size, Image.Resampling.NEAREST if kind == "PNG" else Image.Resampling.LANCZOS)
-    buffer = BytesIO()
-    image.save(buffer, kind, **({"quality": 82} if kind == "JPEG" else {"optimize": True}))
-    return f"data:image/{kind.lower()};base64,{b64encode(buffer.getvalue()).decode()}"
 
 
 def _strip(rows: list["Row"], threshold: float) -> tuple[list[_Dot], float]:

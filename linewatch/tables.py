@@ -1,16 +1,15 @@
 """What commands print for people."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.table import Table
 
-from anomaly_model.bundle import Bundle
-
 if TYPE_CHECKING:
     from linewatch.demo import DemoResult
     from packager.package import Package
+    from training.train import Trained
 
 
 def _console() -> Console:
@@ -41,25 +40,45 @@ def print_demo(result: "DemoResult", output: Path) -> None:
     console.print(f"report: {output / 'report.html'}   component: {output / 'package'}")
 
 
-def print_training(bundle: Bundle, output: Path) -> None:
+def print_training(trained: "Trained", output: Path, results: Path) -> None:
     """What training found."""
     console = _console()
-    training, evaluation = bundle.manifest.training, bundle.manifest.evaluation
-    table = Table("branch", "ROC AUC alone", "weight", title="chosen by out-of-fold scores")
-    for name, weight in training["branch_weights"].items():
-        table.add_row(name, f"{training['branch_roc_auc'][name]:.3f}", f"{weight:.3f}" if weight else "dropped")
-    console.print(table)
+    training, evaluation = trained.bundle.manifest.training, trained.bundle.manifest.evaluation
+    if trained.choice is not None:
+        table = Table("candidate", "ROC AUC", "log loss", "ms on one core", title="by out-of-fold scores")
+        for c in trained.choice.candidates:
+            style = "bold green" if c == trained.choice.chosen else None
+            table.add_row(c.name, f"{c.roc_auc:.3f}", f"{c.log_loss:.3f}", f"{c.milliseconds:.1f}", style=style)
+        console.print(table)
+    console.print(f"chosen: {training['why']}")
+    if "segmentation" in training:
+        found = training["segmentation"]
+        ious = ", ".join(f"{name} {iou:.3f}" for name, iou in found["average_iou"][found["chosen"]].items())
+        console.print(f"masks by {found['chosen']}; out of fold, Average IoU of {ious}")
+    if training["suspected_labels"]:
+        names = ", ".join(s["picture"] for s in training["suspected_labels"][:5])
+        console.print(f"labels to look at again: {names}", style="yellow")
     for title, metrics in (("out of fold", training["out_of_fold"]), ("test", evaluation)):
-        if metrics:
-            console.print(
-                f"{title}: F1 {metrics['f1']:.3f} (calling all anomalous: {metrics['f1_all_anomalous']:.3f}), precision "
-                f"{metrics['precision']:.3f}, recall {metrics['recall']:.3f}, ROC AUC {metrics['roc_auc']:.3f}, "
-                f"{metrics['pictures']} pictures"
-            )
+        if metrics and training["anomaly"]:
+            print_metrics(title, metrics)
     for name, iou in evaluation.get("average_iou", {}).items():
-        console.print(f"test: Average IoU of {name} {iou:.3f}")
+        console.print(f'test: Average IoU of {name} {iou:.3f}, F1 of "shows it" {evaluation["label_f1"][name]:.3f}')
+    for warning in evaluation.get("warnings", []):
+        console.print(f"warning: {warning}", style="yellow")
     console.print(
-        f"{training['pictures']} pictures, {training['seconds']} s; bundle: {output}; next: linewatch package {output} -o component"
+        f"{training['pictures']} pictures, {training['seconds']} s, {training['latency_ms']} ms a picture on one core; "
+        f"bundle: {output}; report: {results / 'report.html'}; next: linewatch package {output} -o component"
+    )
+
+
+def print_metrics(title: str, metrics: dict[str, Any]) -> None:
+    """One line of image metrics."""
+    interval = metrics.get("intervals_95", {}).get("f1")
+    between = f" ({interval[0]:.2f} to {interval[1]:.2f})" if interval else ""
+    _console().print(
+        f"{title}: F1 {metrics['f1']:.3f}{between} (calling all anomalous: {metrics['f1_all_anomalous']:.3f}), precision "
+        f"{metrics['precision']:.3f}, recall {metrics['recall']:.3f}, ROC AUC {metrics['roc_auc']:.3f}, "
+        f"{metrics['pictures']} pictures"
     )
 
 

@@ -66,7 +66,7 @@ def _lower(plan: Plan, isa: Isa) -> Any:
 def _key(step: Step) -> tuple[object, ...]:
     """What two steps must share to use the same kernel: shapes and static parameters, not weights."""
     shapes = [(t.channels, t.shape) for t in [*step.inputs, step.output]]
-    return (*shapes, tuple(sorted(step.attributes.items())), step.residual, step.epilogue)
+    return (*shapes, tuple(sorted(step.attributes.items())), step.residual, step.epilogue, step.weight is None)
 
 
 def _kernel(isa: Isa, step: Step) -> tuple[Callable[[], object], list[Any]]:
@@ -97,7 +97,7 @@ def _kernel(isa: Isa, step: Step) -> tuple[Callable[[], object], list[Any]]:
         case "concat":
             return lambda: elementwise.concat(isa, step), []
         case "elementwise":
-            return lambda: elementwise.elementwise(isa, step), []
+            return lambda: elementwise.elementwise(isa, step), [] if step.weight is None else [step.weight]
         case "resize":
             source, target = step.inputs[0], step.output
             tables = [*elementwise.resize_table(source.height, target.height),

@@ -62,7 +62,7 @@ class Step:
         inputs: tensors read; a fused residual comes last.
         output: tensor written.
         attributes: static parameters.
-        weight, bias: of convolutions: O x I x K x K and O.
+        weight, bias: of convolutions: O x I x K x K and O. Of elementwise steps: a constant second operand, as stored.
         residual: whether the last input is added before the epilogue.
         epilogue: applied to each value before it is stored.
     """
@@ -96,6 +96,7 @@ class Plan:
 
 
 FUSABLE = {"conv", "elementwise"}
+_ARITHMETIC = {"Add": "add", "Sub": "sub", "Mul": "mul"}
 _UNARY = {"Relu": "relu", "Abs": "abs", "Sqrt": "sqrt", "Sigmoid": "sigmoid"}
 
 
@@ -271,7 +272,9 @@ class _Planner:
         left, right = node.input
         if left in self.constants or right in self.constants:
             constant = self.constants[left] if left in self.constants else self.constants[right]
-            self._require(constant.size == 1, node, f"constant of shape {constant.shape}; covered are single values")
+            if constant.size != 1:
+                self._with_constant_map(node, constant, right if left in self.constants else left)
+                return
             value, other = float(constant.reshape(-1)[0]), right if left in self.constants else left
             self._require(node.op_type != "Sub" or right in self.constants, node, "constant - x")
             unary = {"Mul": Unary("affine", value, 0.0), "Add": Unary("affine", 1.0, value),
@@ -295,8 +298,18 @@ class _Planner:
                     step.residual, step.output = True, self._tensor(node.output[0])
                     return
         output = self._tensor(node.output[0], like=a)
-        op = {"Add": "add", "Sub": "sub", "Mul": "mul"}[node.op_type]
-        self.steps.append(Step("elementwise", [a, b], output, {"op": op}))
+        self.steps.append(Step("elementwise", [a, b], output, {"op": _ARITHMETIC[node.op_type]}))
+
+    def _with_constant_map(self, node: onnx.NodeProto, constant: npt.NDArray[np.generic], other: str) -> None:
+        """A constant with a value of its own for each channel and place, stored as the tensor that it meets is."""
+        source = self.values[other]
+        expected = (1, source.channels, source.height, source.width)
+        self._require(constant.shape == expected, node, f"constant of shape {constant.shape} beside {expected}")
+        self._require(node.op_type != "Sub" or node.input[1] in self.constants, node, "constant - x")
+        stored = np.zeros(source.shape, np.float32)
+        stored[..., : source.channels] = constant.transpose(0, 2, 3, 1)
+        output = self._tensor(node.output[0], like=source)
+        self.steps.append(Step("elementwise", [source], output, {"op": _ARITHMETIC[node.op_type]}, stored))
 
     def _made_before(self, tensor: Tensor, step: Step) -> bool:
         for earlier in self.steps:

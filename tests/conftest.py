@@ -15,7 +15,8 @@ from linewatch.demo import running_agent
 from linewatch.drawn_parts import PartSet, write_set
 from packager.package import Package, find_target, package
 from training.dataset import read_dataset
-from training.train import TrainingOptions, train
+from training.options import TrainingOptions
+from training.train import train
 
 COOKIES = Path(__file__).parents[1] / ".." / "shared" / "data" / "cookies"
 
@@ -57,8 +58,8 @@ def parts(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def bundle(parts: Path, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     """A segmentation model trained on it."""
     folder = tmp_path_factory.mktemp("train") / "bundle"
-    options = TrainingOptions(name="parts", model_version="3", side=128)
-    return train(read_dataset(parts / "train"), folder, options, read_dataset(parts / "test"))
+    options = TrainingOptions(name="parts", model_version="3", side=128, unet_steps=0)
+    return train(read_dataset(parts / "train"), folder, options, read_dataset(parts / "test")).bundle
 
 
 @pytest.fixture(scope="session")

@@ -5,6 +5,8 @@ A folder holds `normal/` and `anomaly/`, and where defects are drawn `masks/` wi
 is not black, and the only label is `anomaly`.
 """
 
+import csv
+import dataclasses
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -37,6 +39,8 @@ class Sample:
         mask: where its mask lies; None without one.
         colors: colour in the mask ("#RRGGBB", upper case) to label name; empty: any visible, non-black pixel is
             the only label.
+        group: pictures of the same part share it and are never divided between training and test.
+        line: the manifest's line, as it was read; None for folders.
     """
 
     name: str
@@ -44,6 +48,8 @@ class Sample:
     is_anomaly: bool | None
     mask: Path | None = None
     colors: dict[str, str] = field(default_factory=dict)
+    group: str | None = None
+    line: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +95,30 @@ def read_dataset(path: Path, root: Path | None = None) -> Dataset:
     if path.is_file():
         return _read_manifest(path, [root] if root else [path.parent, path.parent.parent])
     raise DatasetError(f"{path} does not exist. Expected a folder with normal/ and anomaly/, or a manifest file")
+
+
+def read_groups(path: Path, dataset: Dataset) -> Dataset:
+    """Give a dataset's pictures the groups of a CSV file with the columns picture and group.
+
+    A picture is named as the dataset names it, or by its file name where that is the only one of its kind.
+
+    Raises:
+        DatasetError: the file has other columns, or names none of the pictures.
+    """
+    with path.open(newline="", encoding="utf-8-sig") as stream:
+        rows = csv.DictReader(stream)
+        if not {"picture", "group"} <= set(rows.fieldnames or ()):
+            raise DatasetError(f"{path} has the columns {rows.fieldnames}; expected picture and group")
+        groups = {str(row["picture"]): str(row["group"]) for row in rows}
+    samples = []
+    left = set(groups)
+    for sample in dataset.samples:
+        name = sample.name if sample.name in groups else Path(sample.name).name
+        left.discard(name)
+        samples.append(dataclasses.replace(sample, group=groups.get(name)))
+    if len(left) == len(groups):
+        raise DatasetError(f"{path} names none of the pictures of {dataset.source}, such as {sorted(left)[:1]}")
+    return dataclasses.replace(dataset, samples=tuple(samples))
 
 
 def list_pictures(folder: Path) -> list[Path]:
@@ -212,7 +242,7 @@ def _parse_line(line: dict[str, Any], where: str, roots: Sequence[Path]) -> tupl
     if is_anomaly is not True:
         # Normal lines of published sets carry small dummy masks: not read, not checked.
         mask, colors = None, {}
-    return Sample(source, _locate(source, where, roots), is_anomaly, mask, colors), colors
+    return Sample(source, _locate(source, where, roots), is_anomaly, mask, colors, line=line), colors
 
 
 def _parse_color_map(value: object, where: str) -> dict[str, str]:

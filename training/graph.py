@@ -1,4 +1,4 @@
-"""A thin, typed way to write an ONNX graph by hand, and the filter bank written with it.
+"""A thin, typed way to write an ONNX graph by hand.
 
 Why by hand: the trained parts are a few small matrices, so an exporter would add a framework without adding anything.
 The same graph that is shipped computes the training features, so training and serving cannot disagree.
@@ -50,10 +50,10 @@ class GraphWriter:
         pad = kernel // 2 if stride == 1 else 0
         return self.node(kind, x, kernel_shape=[kernel] * 2, strides=[stride] * 2, pads=[pad] * 4)
 
-    def upsample(self, x: str, factor: int) -> str:
+    def upsample(self, x: str, factor: int, name: str | None = None) -> str:
         """Bilinear, half-pixel centres."""
         scales = self.constant(np.array([1, 1, factor, factor], np.float32))
-        return self.node("Resize", x, "", scales, mode="linear", coordinate_transformation_mode="half_pixel")
+        return self.node("Resize", x, "", scales, name=name, mode="linear", coordinate_transformation_mode="half_pixel")
 
     def concat(self, *values: str) -> str:
         """Along channels."""
@@ -82,79 +82,3 @@ class GraphWriter:
         onnx.checker.check_model(model, full_check=True)
         data: bytes = model.SerializeToString()
         return data
-
-
-# Opponent colours: luminance, red against green, blue against yellow. Rows sum to 1, 0, 0.
-OPPONENT = np.array([[0.299, 0.587, 0.114], [0.5, -0.5, 0.0], [-0.25, -0.25, 0.5]], np.float32)
-KERNEL = 7
-ORIENTATIONS = 4
-GRID = 4
-"""Features have one cell for GRID x GRID input pixels."""
-COARSE = 2
-"""The nearest-neighbour branch works on cells of GRID * COARSE pixels."""
-MULTIPLE = 16
-"""Input sides must be multiples of this, so that every pooling step divides evenly."""
-
-
-def filters() -> F32:
-    """The bank's 16 filters over (luminance, red-green, blue-yellow), 16 x 3 x 7 x 7.
-
-    Gabor pairs (even: lines, odd: edges; Daugman 1985) at 4 orientations, wavelength 5 pixels; differences of Gaussians
-    (Marr and Hildreth 1980) of two widths on luminance and one on each colour; four local derivatives of colour.
-    Each filter has zero mean, so flat areas answer 0, and absolute sum 2.
-    """
-    r = KERNEL // 2
-    y, x = np.mgrid[-r : r + 1, -r : r + 1].astype(np.float64)
-    bank = np.zeros((16, 3, KERNEL, KERNEL))
-
-    def gaussian(sigma: float) -> npt.NDArray[np.float64]:
-        g = np.exp(-(x * x + y * y) / (2 * sigma * sigma))
-        return np.asarray(g / g.sum())
-
-    for i in range(ORIENTATIONS):
-        angle = np.pi * i / ORIENTATIONS
-        along = x * np.cos(angle) + y * np.sin(angle)
-        window = gaussian(1.8)
-        bank[2 * i, 0] = window * np.cos(2 * np.pi * along / 5)
-        bank[2 * i + 1, 0] = window * np.sin(2 * np.pi * along / 5)
-    bank[8, 0] = gaussian(0.7) - gaussian(1.4)
-    bank[9, 0] = gaussian(1.2) - gaussian(2.4)
-    bank[10, 1] = gaussian(0.9) - gaussian(1.8)
-    bank[11, 2] = gaussian(0.9) - gaussian(1.8)
-    for i, channel in enumerate((1, 2)):
-        bank[12 + 2 * i, channel] = gaussian(1.5) * x
-        bank[13 + 2 * i, channel] = gaussian(1.5) * y
-    bank -= bank.mean(axis=(2, 3), keepdims=True) * (np.abs(bank).sum(axis=(2, 3), keepdims=True) > 0)
-    bank *= 2 / np.abs(bank).sum(axis=(1, 2, 3), keepdims=True)
-    return bank.astype(np.float32)
-
-
-def write_bank(g: GraphWriter) -> str:
-    """Write the filter bank; returns the features' name: 1 x 83 x H/4 x W/4.
-
-    Filter energies (|response|) of the picture at four scales (1, 1/2, 1/4, 1/8), averaged per cell, and at the finest
-    scale also the largest per cell, so that lines thinner than a cell are not averaged away; then the mean colour.
-    """
-    cast = g.node("Cast", "picture", to=TensorProto.FLOAT)
-    planar = g.node("Transpose", cast, perm=[0, 3, 1, 2])
-    # Picture values become about -1 to 1, so that zero padding is mid-grey rather than black.
-    color = g.conv(planar, (OPPONENT / 127.5)[:, :, None, None], np.array([-1, 0, 0], np.float32))
-    bank = filters()
-    features = []
-    for level in range(4):
-        energy = g.node("Abs", g.conv(color, bank))
-        if level < 2:
-            cell = GRID >> level
-            features.append(g.pool("AveragePool", energy, cell, cell))
-            if level == 0:
-                features.append(g.pool("MaxPool", energy, cell, cell))
-        elif level == 2:
-            features.append(energy)
-            features.append(color)
-        else:
-            features.append(g.upsample(energy, 2))
-        color = g.pool("AveragePool", color, 2, 2)
-    return g.concat(*features)
-
-
-FEATURES = 16 * 5 + 3

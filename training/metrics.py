@@ -1,11 +1,15 @@
 """Image and pixel metrics; anomaly is the positive class. Pure functions; a zero denominator gives 0."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 
 import numpy as np
 import numpy.typing as npt
 
 Bools = npt.NDArray[np.bool_]
+F64 = npt.NDArray[np.float64]
+
+BOOTSTRAPS = 1000
+BINS = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,6 +24,7 @@ class ImageMetrics:
     recall: float
     f1: float
     roc_auc: float
+    average_precision: float
     f1_all_anomalous: float
     """F1 of calling every picture anomalous: what the F1 must be read beside."""
 
@@ -34,11 +39,44 @@ def _ratio(a: float, b: float) -> float:
 
 def roc_auc(scores: npt.NDArray[np.floating], truth: Bools) -> float:
     """Area under the ROC curve: the share of (anomaly, normal) pairs in the right order, ties counted half."""
-    positive, negative = scores[truth], scores[~truth]
-    if not len(positive) or not len(negative):
+    positive, negative = int(truth.sum()), int((~truth).sum())
+    if not positive or not negative:
         return 0.0
-    wins = (positive[:, None] > negative).sum() + 0.5 * (positive[:, None] == negative).sum()
-    return float(wins / (len(positive) * len(negative)))
+    # By rank sums (Mann and Whitney 1947), ties at their mean rank: n log n where the pairs would be millions.
+    _, place, counts = np.unique(scores, return_inverse=True, return_counts=True)
+    ranks = (np.cumsum(counts) - (counts - 1) / 2)[place]
+    return float((ranks[truth].sum() - positive * (positive + 1) / 2) / (positive * negative))
+
+
+@dataclass(frozen=True, slots=True)
+class Curves:
+    """Points at every threshold from the strictest on: false alarm rate, recall, precision; each n values, 0 to 1."""
+
+    false_alarm_rate: F64
+    recall: F64
+    precision: F64
+
+
+def curves(scores: npt.NDArray[np.floating], truth: Bools) -> Curves:
+    """ROC and precision-recall curves."""
+    order = np.argsort(-scores, kind="stable")
+    sorted_scores, hits = scores[order], np.cumsum(truth[order])
+    last = np.append(np.flatnonzero(np.diff(sorted_scores)), len(scores) - 1)
+    tp, flagged = hits[last].astype(float), last + 1.0
+    fp = flagged - tp
+    return Curves(
+        np.append(0.0, fp / max(1, (~truth).sum())),
+        np.append(0.0, tp / max(1, truth.sum())),
+        np.append(1.0, tp / flagged),
+    )
+
+
+def average_precision(scores: npt.NDArray[np.floating], truth: Bools) -> float:
+    """Sum over thresholds of precision times the gain in recall."""
+    if not truth.any():
+        return 0.0
+    c = curves(scores, truth)
+    return float((np.diff(c.recall) * c.precision[1:]).sum())
 
 
 def image_metrics(scores: npt.NDArray[np.floating], truth: Bools, threshold: float) -> ImageMetrics:
@@ -48,11 +86,92 @@ def image_metrics(scores: npt.NDArray[np.floating], truth: Bools, threshold: flo
     fn, count = int((~flagged & truth).sum()), len(truth)
     return ImageMetrics(
         count, tp, fp, fn, _ratio(tp, tp + fp), _ratio(tp, tp + fn), _ratio(2 * tp, 2 * tp + fp + fn),
-        roc_auc(scores, truth), _ratio(2 * truth.sum(), count + truth.sum()),
+        roc_auc(scores, truth), average_precision(scores, truth), _ratio(2 * truth.sum(), count + truth.sum()),
     )  # fmt: skip
 
 
-def average_iou(pairs: list[tuple[Bools, Bools]]) -> float:
-    """Mean over pictures of intersection / union of (truth, found), where either has any pixel; 0 when none has."""
-    values = [_ratio((t & f).sum(), (t | f).sum()) for t, f in pairs if t.any() or f.any()]
-    return float(np.mean(values)) if values else 0.0
+def f1_score(found: Bools, truth: Bools) -> float:
+    """F1 of yes or no answers."""
+    tp = int((found & truth).sum())
+    return _ratio(2 * tp, int(found.sum() + truth.sum()))
+
+
+def bootstrap(scores: npt.NDArray[np.floating], truth: Bools, threshold: float, seed: int = 0) -> dict[str, list[float]]:
+    """95 % confidence intervals of F1 and ROC AUC: percentiles over pictures drawn again, each class by itself (Efron 1979)."""
+    rng = np.random.default_rng(seed)
+    positive, negative = np.flatnonzero(truth), np.flatnonzero(~truth)
+    f1, area = [], []
+    for _ in range(BOOTSTRAPS):
+        drawn = np.concatenate([rng.choice(p, len(p)) for p in (positive, negative) if len(p)])
+        f1.append(f1_score(scores[drawn] > threshold, truth[drawn]))
+        area.append(roc_auc(scores[drawn], truth[drawn]))
+    return {
+        name: [round(float(np.quantile(v, q)), 4) for q in (0.025, 0.975)] for name, v in (("f1", f1), ("roc_auc", area))
+    }
+
+
+@dataclass(frozen=True, slots=True)
+class Calibration:
+    """How far stated confidence can be believed.
+
+    Attributes:
+        ece: expected calibration error (Naeini et al. 2015): mean over answers of |confidence - share that is right|, in
+            ten bins of equal width over 0.5 to 1.
+        brier: mean squared error of the probability of an anomaly (Brier 1950).
+        bins: for each bin that has answers: mean confidence, share that is right, number.
+    """
+
+    ece: float
+    brier: float
+    bins: list[tuple[float, float, int]] = field(default_factory=list)
+
+
+def calibration(probability: F64, truth: Bools) -> Calibration:
+    """Of N probabilities that a picture is anomalous; the answer is probability > 0.5."""
+    confidence = np.maximum(probability, 1 - probability)
+    right = (probability > 0.5) == truth
+    place = np.minimum(((confidence - 0.5) * 2 * BINS).astype(int), BINS - 1)
+    bins = [
+        (float(confidence[place == b].mean()), float(right[place == b].mean()), int((place == b).sum()))
+        for b in range(BINS)
+        if (place == b).any()
+    ]
+    ece = sum(abs(c - r) * n for c, r, n in bins) / max(1, len(truth))
+    return Calibration(float(ece), float(((probability - truth) ** 2).mean()), bins)
+
+
+@dataclass(slots=True)
+class PixelCounts:
+    """Pixels of one label, added up picture by picture."""
+
+    both: int = 0
+    found: int = 0
+    truth: int = 0
+    overlaps: list[float] = field(default_factory=list)
+
+    def add(self, truth: Bools, found: Bools) -> None:
+        """Count one picture."""
+        both, t, f = int((truth & found).sum()), int(truth.sum()), int(found.sum())
+        self.both, self.truth, self.found = self.both + both, self.truth + t, self.found + f
+        if t or f:
+            self.overlaps.append(both / (t + f - both))
+
+    @property
+    def precision(self) -> float:
+        """Share of found pixels that are right."""
+        return _ratio(self.both, self.found)
+
+    @property
+    def recall(self) -> float:
+        """Share of true pixels that were found."""
+        return _ratio(self.both, self.truth)
+
+    @property
+    def f1(self) -> float:
+        """Of pixels."""
+        return _ratio(2 * self.both, self.found + self.truth)
+
+    @property
+    def average_iou(self) -> float:
+        """Mean over the pictures that show the label or are said to, of intersection / union."""
+        return float(np.mean(self.overlaps)) if self.overlaps else 0.0

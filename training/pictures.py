@@ -1,43 +1,107 @@
-"""Decoded training pictures at the model's input size, and the checks on them."""
+"""Decoded training pictures at the model's input size, kept on disk and read one at a time, and the checks on them.
 
-from collections.abc import Callable
+16,000 pictures at 256 x 336 are 4 GB: too much to hold, and little to read. Reads go through pread, so that memory does
+not grow with the file as it would with a mapping.
+"""
+
+import dataclasses
+import os
+import shutil
+from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
 from anomaly_model.errors import DatasetError, PictureError
-from anomaly_model.manifest import InputSpec, PictureSize
+from anomaly_model.manifest import InputSpec, Label, PictureSize
 from anomaly_model.picture import Rgb, read_picture, to_model_input
-from training.dataset import Dataset, read_mask
-from training.graph import GRID, MULTIPLE
+from training.bank import MULTIPLE
+from training.dataset import Dataset, Sample, read_mask
+from training.workspace import Progress, Workspace
 
-Progress = Callable[[str, int, int], None]
-"""Called with what is being done, how many steps are done, and how many there are."""
+LabelMap = npt.NDArray[np.uint8]
+"""H x W: 0 background, i + 1 the i-th label."""
+
+DEFAULT_SIDE = 256
+LARGEST_SIDE = 512
+WANTED_WIDTH = 2.0
+"""Pixels that a thin defect should be wide at the model's input; thinner ones drown in their surroundings."""
+_THUMBNAIL = 16
+_MASKS_MEASURED = 200
 
 
 @dataclass(frozen=True, slots=True)
-class LoadedSet:
-    """A dataset in memory.
+class PictureStore:
+    """Pictures at the model's input size.
 
     Attributes:
-        inputs: N x H x W x 3 uint8, the model's input size.
+        folder: where the files lie.
+        rows: N, each picture's place in the files.
         is_anomaly: N bool.
-        coverage: N x labels x H/4 x W/4 float32, the share of each cell that each label covers (0 to 1).
         has_mask: N bool; an anomaly without a mask teaches the classifier but not the segmentation.
         names: N picture names.
+        label_of: N, the most common label of each picture's mask (0 when it has none), for balanced folds.
+        thumbnails: N x 16 x 16 x 3 float32, 0 to 255, for finding near-duplicates.
+        labels: anomaly types.
         picture: size of the pictures before they were resized.
         spec: the model's input.
     """
 
-    inputs: Rgb
+    folder: Path
+    rows: npt.NDArray[np.int64]
     is_anomaly: npt.NDArray[np.bool_]
-    coverage: npt.NDArray[np.float32]
     has_mask: npt.NDArray[np.bool_]
     names: list[str]
+    label_of: npt.NDArray[np.int64]
+    thumbnails: npt.NDArray[np.float32]
+    labels: tuple[Label, ...]
     picture: PictureSize
     spec: InputSpec
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def _read(self, file: str, index: int, shape: tuple[int, ...]) -> npt.NDArray[np.uint8]:
+        size = int(np.prod(shape))
+        descriptor = os.open(self.folder / file, os.O_RDONLY)
+        try:
+            data = os.pread(descriptor, size, int(self.rows[index]) * size)
+        finally:
+            os.close(descriptor)
+        return np.frombuffer(data, np.uint8).reshape(shape)
+
+    def subset(self, index: npt.NDArray[np.int64]) -> "PictureStore":
+        """Some of the pictures, numbered anew."""
+        return dataclasses.replace(
+            self, rows=self.rows[index], is_anomaly=self.is_anomaly[index], has_mask=self.has_mask[index],
+            names=[self.names[i] for i in index], label_of=self.label_of[index], thumbnails=self.thumbnails[index],
+        )  # fmt: skip
+
+    def input(self, index: int) -> Rgb:
+        """One picture as the graph takes it: 1 x H x W x 3 uint8."""
+        return self._read("pictures", index, (1, self.spec.height, self.spec.width, 3))
+
+    def label_map(self, index: int) -> LabelMap:
+        """One picture's mask at the model's input size; all background without one."""
+        if not self.labels:
+            return np.zeros((self.spec.height, self.spec.width), np.uint8)
+        return self._read("masks", index, (self.spec.height, self.spec.width))
+
+    def coverage(self, index: int, grid: int) -> npt.NDArray[np.float32]:
+        """Labels x H/grid x W/grid: the share of each cell that each label covers, 0 to 1."""
+        mask = self.label_map(index)
+        h, w = mask.shape[0] // grid, mask.shape[1] // grid
+        cells = mask[: h * grid, : w * grid].reshape(h, grid, w, grid)
+        layers = [(cells == k + 1).mean(axis=(1, 3), dtype=np.float32) for k in range(len(self.labels))]
+        return np.stack(layers) if layers else np.zeros((0, h, w), np.float32)
+
+    def teaches_pixels(self) -> npt.NDArray[np.bool_]:
+        """N bool: pictures of which every pixel's label is known."""
+        return np.asarray(~self.is_anomaly | self.has_mask)
 
 
 def choose_input(picture: PictureSize, side: int) -> InputSpec:
@@ -47,61 +111,177 @@ def choose_input(picture: PictureSize, side: int) -> InputSpec:
     return InputSpec(height=height, width=width)
 
 
-def load_set(dataset: Dataset, side: int, progress: Progress, spec: InputSpec | None = None) -> LoadedSet:
-    """Decode every picture and mask; all problems are reported together.
+def thumbnail(model_input: Rgb) -> npt.NDArray[np.float32]:
+    """16 x 16 x 3, 0 to 255, of an H x W x 3 picture at the model's input size."""
+    small = Image.fromarray(model_input).resize((_THUMBNAIL, _THUMBNAIL), Image.Resampling.BOX)
+    return np.asarray(small, np.float32)
+
+
+def defect_width(mask: LabelMap) -> float | None:
+    """How wide a mask's defects are in pixels: 2 area / boundary length; None for an empty mask.
+
+    For a long strip that is its width, for a disc its radius. The boundary is counted in pixel edges, which is 4 / pi
+    times the length of a boundary that runs in all directions.
+    """
+    inside = np.pad(mask > 0, 1)
+    area = int(inside.sum())
+    edges = int((inside[1:] != inside[:-1]).sum() + (inside[:, 1:] != inside[:, :-1]).sum())
+    return 2 * area / (edges * np.pi / 4) if area else None
+
+
+def _open_problem(error: OSError, folder: Path) -> DatasetError:
+    return DatasetError(f"pictures cannot be kept in {folder}: {error.strerror}. Free space there, or name another output")
+
+
+def choose_side(dataset: Dataset) -> tuple[int, float | None]:
+    """The shorter side of the model's input for this data, and the width of its thin defects in pixels of the pictures.
+
+    256, unless that would leave the thinnest tenth of the masks under two pixels wide: then as much larger as it takes,
+    up to 512.
+    """
+    masked = [s for s in dataset.samples if s.mask is not None]
+    step = max(1, len(masked) // _MASKS_MEASURED)
+    widths: list[float] = []
+    shorter = 0
+    for sample in masked[::step]:
+        try:
+            size = picture_size(sample)
+            mask = read_mask(sample, dataset.labels, size.height, size.width)
+        except (DatasetError, PictureError):
+            continue  # reported with all other problems when the pictures are read
+        shorter = min(size.height, size.width)
+        width = defect_width(mask)
+        if width is not None:
+            widths.append(width)
+    if not widths:
+        return DEFAULT_SIDE, None
+    thin = float(np.quantile(widths, 0.1))
+    wanted = MULTIPLE * int(np.ceil(WANTED_WIDTH / thin * shorter / MULTIPLE))
+    return int(np.clip(wanted, DEFAULT_SIDE, LARGEST_SIDE)), thin
+
+
+def picture_size(sample: Sample) -> PictureSize:
+    """Size of a sample's picture.
 
     Raises:
-        DatasetError: unreadable pictures, pictures of several sizes, or wrong masks; the first few are named.
+        PictureError: it cannot be read.
     """
-    inputs: list[Rgb] = []
-    coverage: list[npt.NDArray[np.float32]] = []
+    height, width = read_picture(sample.path).shape[:2]
+    return PictureSize(height=height, width=width)
+
+
+class _Meta(msgspec.Struct, frozen=True):
+    picture: PictureSize
+    spec: InputSpec
+
+
+def load_pictures(dataset: Dataset, side: int, workspace: Workspace, progress: Progress) -> PictureStore:
+    """Decode every picture and mask once; all problems are reported together.
+
+    Raises:
+        DatasetError: unreadable pictures, pictures of several sizes, wrong masks, pictures that are all equal, or no
+            space; the first few are named.
+    """
+    done = workspace.load("pictures")
+    meta_path = workspace.folder / "pictures.json"
+    if done is None:
+        try:
+            done, meta = _decode(dataset, side, workspace.folder, progress)
+            meta_path.write_bytes(msgspec.json.encode(meta))
+            workspace.save("pictures", done)
+        except OSError as error:
+            raise _open_problem(error, workspace.folder) from error
+    meta = msgspec.json.decode(meta_path.read_bytes(), type=_Meta)
+    return PictureStore(
+        workspace.folder,
+        np.arange(len(dataset.samples)),
+        np.array([bool(s.is_anomaly) for s in dataset.samples]),
+        np.array([s.mask is not None for s in dataset.samples]),
+        [s.name for s in dataset.samples],
+        done["label_of"].astype(np.int64),
+        done["thumbnails"].astype(np.float32),
+        dataset.labels,
+        meta.picture,
+        meta.spec,
+    )
+
+
+def _decode(
+    dataset: Dataset, side: int, folder: Path, progress: Progress
+) -> tuple[dict[str, npt.NDArray[np.generic]], _Meta]:
     sizes: dict[tuple[int, int], str] = {}
     problems: list[str] = []
-    for i, sample in enumerate(dataset.samples):
-        progress("reading pictures", i, len(dataset.samples))
-        try:
-            picture = read_picture(sample.path)
-        except PictureError as error:
-            problems.append(str(error))
-            continue
-        height, width = picture.shape[:2]
-        sizes.setdefault((width, height), sample.name)
-        if len(sizes) > 1 or problems:
-            continue
-        spec = spec or choose_input(PictureSize(height=height, width=width), side)
-        inputs.append(to_model_input(picture, spec)[0])
-        try:
-            labels = read_mask(sample, dataset.labels, height, width)
-        except DatasetError as error:
-            problems.append(str(error))
-            continue
-        coverage.append(_cell_coverage(labels, len(dataset.labels), spec))
-    progress("reading pictures", len(dataset.samples), len(dataset.samples))
+    thumbnails: list[npt.NDArray[np.float32]] = []
+    label_of: list[int] = []
+    spec: InputSpec | None = None
+    count = len(dataset.samples)
+    with (folder / "pictures").open("wb") as pictures, (folder / "masks").open("wb") as masks:
+        for i, sample in enumerate(dataset.samples):
+            progress("reading pictures", i, count)
+            try:
+                picture = read_picture(sample.path)
+            except PictureError as error:
+                problems.append(str(error))
+                continue
+            height, width = picture.shape[:2]
+            sizes.setdefault((width, height), sample.name)
+            if len(sizes) > 1:
+                continue
+            if spec is None:
+                spec = choose_input(PictureSize(height=height, width=width), side)
+                _check_space(folder, count * spec.height * spec.width * (3 + bool(dataset.labels)))
+            try:
+                mask = read_mask(sample, dataset.labels, height, width)
+            except DatasetError as error:
+                problems.append(str(error))
+                continue
+            shrunk = to_model_input(picture, spec)[0]
+            thumbnails.append(thumbnail(shrunk))
+            label_of.append(int(np.bincount(mask[mask > 0]).argmax()) if mask.any() else 0)
+            pictures.write(shrunk.tobytes())
+            if dataset.labels:
+                masks.write(_shrink_mask(mask, len(dataset.labels), spec).tobytes())
+    progress("reading pictures", count, count)
     if len(sizes) > 1:
         listed = ", ".join(f"{w}x{h} ({name})" for (w, h), name in list(sizes.items())[:4])
         problems.append(f"pictures have {len(sizes)} different sizes: {listed}; all must be of one size")
+    _refuse(dataset, problems)
+    if spec is None:
+        raise DatasetError(f"{dataset.source} has no labelled pictures")
+    if count > 1 and all((t == thumbnails[0]).all() for t in thumbnails[1:]):
+        raise DatasetError(f"all {count} pictures of {dataset.source} look the same; nothing can be learnt from them")
+    width, height = next(iter(sizes))
+    arrays = {"thumbnails": np.stack(thumbnails), "label_of": np.array(label_of)}
+    return arrays, _Meta(PictureSize(height=height, width=width), spec)
+
+
+def _refuse(dataset: Dataset, problems: Iterable[str]) -> None:
+    problems = list(problems)
     if problems:
         shown = "\n  ".join(problems[:5])
         more = f"\n  and {len(problems) - 5} more" if len(problems) > 5 else ""
         raise DatasetError(f"{dataset.source} cannot be used:\n  {shown}{more}")
-    if spec is None:
-        raise DatasetError(f"{dataset.source} has no labelled pictures")
-    (width, height) = next(iter(sizes))
-    return LoadedSet(
-        np.stack(inputs),
-        np.array([bool(s.is_anomaly) for s in dataset.samples]),
-        np.stack(coverage),
-        np.array([s.mask is not None for s in dataset.samples]),
-        [s.name for s in dataset.samples],
-        PictureSize(height=height, width=width),
-        spec,
-    )
 
 
-def _cell_coverage(labels: npt.NDArray[np.uint8], count: int, spec: InputSpec) -> npt.NDArray[np.float32]:
-    cells = (spec.width // GRID, spec.height // GRID)
-    layers = [
-        np.asarray(Image.fromarray((labels == i + 1).astype(np.float32)).resize(cells, Image.Resampling.BOX))
-        for i in range(count)
-    ]
-    return np.stack(layers) if layers else np.zeros((0, cells[1], cells[0]), np.float32)
+def _check_space(folder: Path, needed: int) -> None:
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        raise DatasetError(
+            f"{folder} has {free / 1e9:.1f} GB free; the decoded pictures need {needed / 1e9:.1f} GB while training runs. "
+            "Free space there, or name another output"
+        )
+
+
+def _shrink_mask(mask: LabelMap, labels: int, spec: InputSpec) -> LabelMap:
+    """To the model's input: each pixel gets the label that covers most of it, if that is at least 40 %.
+
+    Less than half, so that lines which a pixel only straddles do not fall apart.
+    """
+    size = (spec.width, spec.height)
+    if mask.shape == (spec.height, spec.width):
+        return mask
+    layers = np.stack([
+        np.asarray(Image.fromarray((mask == k + 1).astype(np.float32)).resize(size, Image.Resampling.BOX))
+        for k in range(labels)
+    ])  # fmt: skip
+    return np.where(layers.max(axis=0) >= 0.4, layers.argmax(axis=0) + 1, 0).astype(np.uint8)

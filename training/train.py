@@ -1,76 +1,66 @@
-"""The trainer: fits the branches, weighs them by out-of-fold scores, and writes the bundle.
+"""The trainer: from a dataset to a bundle and its evaluation.
 
-    read -> cells of every picture -> 5 folds: fit, run the fold's graph on what was held out
-         -> stack, threshold, slope from the out-of-fold scores -> fit on everything -> graph -> bundle
+    read -> part held out, near-duplicates kept together -> fit (training.fitting) -> one graph -> bundle, evaluation
 
 Every score comes from running an ONNX graph, the same kind that is shipped.
 """
 
+import dataclasses
 import time
 from dataclasses import dataclass
 from importlib.metadata import version
-from io import BytesIO
 from pathlib import Path
 
 import msgspec
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
 
 from anomaly_model.bundle import Bundle, write_bundle
-from anomaly_model.detection import detect
-from anomaly_model.errors import DatasetError
-from anomaly_model.manifest import (
-    GOLDEN_NAME,
-    MODEL_NAME,
-    Decision,
-    Json,
-    Manifest,
-    ModelIdentity,
-    ScoreRange,
-)
-from anomaly_model.picture import read_picture
+from anomaly_model.errors import DatasetError, LinewatchError
+from anomaly_model.manifest import MODEL_NAME, Json, Manifest, ModelIdentity, ScoreRange
+from anomaly_model.picture import read_picture, to_model_input
 from anomaly_model.runtime_onnx import OnnxRuntime
-from training.branches import NearestNeighbours, PooledStatistics, Segmentation
-from training.cells import Cells, collect_cells, hard_negatives
-from training.dataset import Dataset, read_mask
-from training.graph import F32, GraphWriter, write_bank
-from training.metrics import average_iou, image_metrics
-from training.pictures import LoadedSet, Progress, load_set
-from training.stack import Stack, choose_threshold, fit_slope, fit_stack, stacked_out_of_fold
+from training.choice import Choice
+from training.cross_validation import strata
+from training.dataset import Dataset
+from training.evaluation import Evaluation, evaluate
+from training.export import golden_files, write_model
+from training.families import Fitted
+from training.fitting import Result, Task, affordable_side, fit
+from training.folds import divide, leaks, merge_groups, near_duplicates
+from training.latency import measure_ms
+from training.metrics import image_metrics
+from training.options import TrainingOptions
+from training.pictures import DEFAULT_SIDE, PictureStore, choose_side, load_pictures, picture_size, thumbnail
+from training.workspace import Progress, Workspace, fingerprint, no_progress
 
-FOLDS = 5
+Ints = npt.NDArray[np.int64]
+
 MINIMUM_PER_CLASS = 5
 """Fewer cannot be split in folds. Sensible results need more; the evaluation says how good they are."""
-GOLDEN_PER_CLASS = 3
+SUSPICIOUS = 0.9
+"""Out-of-fold confidence in the other class from which a label is suspected to be wrong."""
+MOST_LISTED = 20
+"""Near-duplicates and suspected labels that are named."""
 
 
 @dataclass(frozen=True, slots=True)
-class TrainingOptions:
-    """What a user may choose.
+class Trained:
+    """What training made.
 
     Attributes:
-        name: the model's name.
-        model_version: its version, a number as text.
-        side: shorter side of the model's input in pixels; larger sees finer defects and is slower.
-        seed: same seed, same data, same machine: same model.
+        bundle: the model.
+        evaluation: on the test set or the held-out part; None when there was neither.
+        choice: None with normal pictures only.
+        fitted: every family that was fitted on all training pictures, chosen or not.
+        pictures: number of pictures that it was trained on.
     """
 
-    name: str = "model"
-    model_version: str = "1"
-    side: int = 256
-    seed: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class _Branches:
-    neighbours: NearestNeighbours
-    pooled: PooledStatistics
-    segmentation: Segmentation | None
-
-
-def _no_progress(_what: str, _done: int, _total: int) -> None:
-    pass
+    bundle: Bundle
+    evaluation: Evaluation | None
+    choice: Choice | None
+    fitted: dict[str, Fitted]
+    pictures: int
 
 
 def train(
@@ -78,49 +68,133 @@ def train(
     output: Path,
     options: TrainingOptions,
     test: Dataset | None = None,
-    progress: Progress = _no_progress,
-) -> Bundle:
+    progress: Progress = no_progress,
+) -> Trained:
     """Train on a dataset and write the bundle to the folder `output`.
+
+    Finished steps are kept in `output` + `.unfinished` until the bundle is written: the same call goes on from there.
 
     Raises:
         DatasetError: the data cannot be used; nothing is written.
     """
     started = time.monotonic()
-    if min(dataset.normals, dataset.anomalies) < MINIMUM_PER_CLASS:
+    _check_counts(dataset)
+    workspace = Workspace.open(
+        output.with_name(f"{output.name}.unfinished"),
+        fingerprint(version("linewatch"), _facts(dataset), _choices(options), test is None),
+    )
+    try:
+        task, dataset, test = _prepare(dataset, test, options, workspace, progress)
+    except LinewatchError:
+        workspace.remove()
+        raise
+    result = fit(task)
+    model = write_model(result.recipe, task.store)
+    runtime = OnnxRuntime(model)
+    manifest = _manifest(dataset, test, task, result, model)
+    evaluation = evaluate(runtime, manifest, test, progress) if test is not None else None
+    manifest = msgspec.structs.replace(
+        manifest,
+        training={**manifest.training, "seconds": round(time.monotonic() - started, 2)},
+        evaluation=evaluation.as_json() if evaluation else {},
+    )
+    bundle = write_bundle(output, manifest, {MODEL_NAME: model, **golden_files(runtime, task.store)})
+    workspace.remove()
+    return Trained(bundle, evaluation, result.choice, result.fitted, len(task.store))
+
+
+def _check_counts(dataset: Dataset) -> None:
+    normals, anomalies = dataset.normals, dataset.anomalies
+    if normals < MINIMUM_PER_CLASS or 0 < anomalies < MINIMUM_PER_CLASS:
         raise DatasetError(
-            f"{dataset.source} has {dataset.normals} normal and {dataset.anomalies} anomalous pictures; training needs at "
-            f"least {MINIMUM_PER_CLASS} of each class (20 normal and 10 anomalous are a sensible start)"
+            f"{dataset.source} has {normals} normal and {anomalies} anomalous pictures; training needs at least "
+            f"{MINIMUM_PER_CLASS} of each class, or normal pictures only (20 normal and 10 anomalous are a sensible start)"
         )
-    data = load_set(dataset, options.side, progress)
-    rng = np.random.default_rng(options.seed)
-    cells = collect_cells(data, rng, progress)
-    folds = _stratified_folds(data.is_anomaly, rng)
-    scores, names = _out_of_fold_scores(data, cells, folds, options.seed, progress)
-    stack = fit_stack(scores, data.is_anomaly)
-    honest = stacked_out_of_fold(scores, data.is_anomaly, folds)
-    threshold = choose_threshold(honest, data.is_anomaly)
-    decision = Decision(threshold=threshold, slope=fit_slope(honest, data.is_anomaly, threshold))
-    progress("fitting the final model", 0, 1)
-    branches = _fit(data, cells, np.ones(len(data.names), bool), options.seed)
-    model = _final_graph(branches, stack, names, data)
-    progress("fitting the final model", 1, 1)
+
+
+def _facts(dataset: Dataset) -> list[object]:
+    """What a run depends on: names, classes, and the files as they are now."""
+
+    def file(path: Path | None) -> object:
+        if path is None or not path.is_file():
+            return str(path)
+        status = path.stat()
+        return [str(path), status.st_size, status.st_mtime_ns]
+
+    return [[s.name, s.is_anomaly, s.group, s.colors, file(s.path), file(s.mask)] for s in dataset.samples]
+
+
+def _choices(options: TrainingOptions) -> Json:
+    backbone = options.backbone
+    plain = dataclasses.replace(options, backbone=None)
+    return {**dataclasses.asdict(plain), "backbone": backbone and [backbone.name, backbone.sha256]}
+
+
+def _prepare(
+    dataset: Dataset, test: Dataset | None, options: TrainingOptions, workspace: Workspace, progress: Progress
+) -> tuple[Task, Dataset, Dataset | None]:
+    """Read the pictures and set a part aside; returns what is to be fitted, its dataset, and the test set."""
+    wanted, width = choose_side(dataset)
+    side = options.side or wanted
+    if options.side is None and wanted > DEFAULT_SIDE:
+        side = affordable_side(picture_size(dataset.samples[0]), wanted, len(dataset.labels), options)
+    store = load_pictures(dataset, side, workspace, progress)
+    groups = _groups(dataset, store)
+    if test is None and options.test_share > 0:
+        kept, out = _hold_out(dataset, store, groups, options)
+        store, groups = store.subset(kept), np.unique(groups[kept], return_inverse=True)[1].astype(np.int64)
+        test = dataclasses.replace(dataset, samples=tuple(dataset.samples[i] for i in out))
+        dataset = dataclasses.replace(dataset, samples=tuple(dataset.samples[i] for i in kept))
+    at_input = None if width is None else width * store.spec.height / store.picture.height
+    return Task(store, groups, at_input, options, workspace, progress), dataset, test
+
+
+def _groups(dataset: Dataset, store: PictureStore) -> Ints:
+    """Near-duplicates, and the groups that the user named."""
+    groups = near_duplicates(store.thumbnails)
+    named = {name: i for i, name in enumerate(sorted({s.group for s in dataset.samples if s.group is not None}))}
+    if not named:
+        return groups
+    alone = len(named) + np.arange(len(store))
+    given = np.array([alone[i] if s.group is None else named[s.group] for i, s in enumerate(dataset.samples)])
+    return merge_groups(groups, np.unique(given, return_inverse=True)[1].astype(np.int64))
+
+
+def _hold_out(dataset: Dataset, store: PictureStore, groups: Ints, options: TrainingOptions) -> tuple[Ints, Ints]:
+    """Indices to train on and to evaluate on: every kind of picture gets its share, near-duplicates stay together."""
+    part = divide(strata(store), groups, max(2, round(1 / options.test_share)), options.seed)
+    kept, out = np.flatnonzero(part != 0), np.flatnonzero(part == 0)
+    left = store.is_anomaly[kept]
+    normals, anomalies = int((~left).sum()), int(left.sum())
+    if normals < MINIMUM_PER_CLASS or (dataset.anomalies and anomalies < MINIMUM_PER_CLASS):
+        raise DatasetError(
+            f"holding out {len(out)} of {len(store)} pictures of {dataset.source} leaves {normals} normal and {anomalies} "
+            f"anomalous ones; {MINIMUM_PER_CLASS} of each are needed. Add pictures, name a test set, or hold out none "
+            "(--test-share 0)"
+        )
+    return kept, out
+
+
+def _manifest(dataset: Dataset, test: Dataset | None, task: Task, result: Result, model: bytes) -> Manifest:
+    store, options, scores = task.store, task.options, result.out_of_fold
     training: Json = {
-        "pictures": len(data.names),
+        "pictures": len(store),
         "normal": dataset.normals,
         "anomaly": dataset.anomalies,
         "unlabelled": dataset.unlabelled,
-        "with_mask": int(data.has_mask.sum()),
+        "with_mask": int(store.has_mask.sum()),
         "seed": options.seed,
-        "folds": FOLDS,
-        "branch_weights": {n: round(float(w), 6) for n, w in zip(names, stack.weights, strict=True)},
-        "branch_roc_auc": {
-            n: round(image_metrics(scores[:, i], data.is_anomaly, 0).roc_auc, 4) for i, n in enumerate(names)
-        },
-        "out_of_fold": image_metrics(honest, data.is_anomaly, threshold).as_json(),
+        "side": min(store.spec.height, store.spec.width),
+        "side_why": _side_reason(task),
+        **result.findings,
+        "backbone": options.backbone.record() if options.backbone else None,
+        "latency_ms": round(measure_ms(model, store.input(0)), 2),
+        "out_of_fold": image_metrics(scores, store.is_anomaly, result.decision.threshold).as_json(),
+        "near_duplicates": _duplicates(task),
+        "test_duplicates": _leaks(task, test) if test is not None and test.source != dataset.source else [],
+        "suspected_labels": _suspects(store, result),
     }
-    runtime = OnnxRuntime(model)
-    golden_index = _golden(data.is_anomaly)
-    manifest = Manifest(
+    return Manifest(
         format=1,
         model=ModelIdentity(
             # The form that the cloud service gave its models, with a region and account that say "none".
@@ -128,149 +202,48 @@ def train(
             name=options.name,
             version=options.model_version,
         ),
-        input=data.spec,
-        picture=data.picture,
-        labels=list(dataset.labels),
-        decision=decision,
-        score_range=ScoreRange(low=float(honest.min()), high=float(honest.max())),
-        training={**training, "seconds": round(time.monotonic() - started, 2)},
+        input=store.spec,
+        picture=store.picture,
+        labels=result.labels,
+        decision=result.decision,
+        score_range=ScoreRange(low=float(scores.min()), high=float(scores.max())),
+        training=training,
         evaluation={},
-        tools={p: version(p) for p in ("linewatch", "numpy", "onnx", "onnxruntime", "scikit-learn")},
+        tools={p: version(p) for p in ("linewatch", "numpy", "onnx", "onnxruntime", "scikit-learn", "torch")},
         files={},
     )
-    if test is not None:
-        manifest = msgspec.structs.replace(manifest, evaluation=evaluate(runtime, manifest, test, progress))
-    files = {MODEL_NAME: model, **_golden_files(runtime, data, golden_index)}
-    return write_bundle(output, manifest, files)
 
 
-def _stratified_folds(truth: npt.NDArray[np.bool_], rng: np.random.Generator) -> npt.NDArray[np.int64]:
-    folds = np.zeros(len(truth), np.int64)
-    for value in (False, True):
-        members = rng.permutation(np.flatnonzero(truth == value))
-        folds[members] = np.arange(len(members)) % FOLDS
-    return folds
+def _side_reason(task: Task) -> str:
+    if task.options.side:
+        return "as asked for"
+    if task.defect_width is None:
+        return f"{DEFAULT_SIDE}, as there are no masks to measure"
+    return f"thin defects are {task.defect_width:.1f} pixels wide there"
 
 
-def _fit(data: LoadedSet, cells: Cells, chosen: npt.NDArray[np.bool_], seed: int) -> _Branches:
-    """Fit all branches on the chosen pictures."""
-    rng = np.random.default_rng([seed, 1])
-    neighbours = NearestNeighbours.fit(cells.coarse[chosen[cells.coarse_owner]], rng)
-    pooled = PooledStatistics.fit(cells.pooled[chosen], data.is_anomaly[chosen])
-    fine = chosen[cells.fine_owner]
-    labels = data.coverage.shape[1]
-    # A label that no chosen picture shows cannot be learnt, and scikit-learn would drop its class silently.
-    if not labels or len(np.unique(cells.fine_class[fine])) != labels + 1:
-        return _Branches(neighbours, pooled, None)
-    features, classes = cells.fine[fine], cells.fine_class[fine]
-    first = Segmentation.fit(features, classes, labels, seed, epochs=8)
-    negatives = hard_negatives(data, first, chosen)
-    features = np.concatenate([features, negatives])
-    classes = np.concatenate([classes, np.zeros(len(negatives), np.int64)])
-    return _Branches(neighbours, pooled, Segmentation.fit(features, classes, labels, seed, epochs=24))
+def _duplicates(task: Task) -> list[list[str]]:
+    groups = np.flatnonzero(np.bincount(task.groups) > 1)[:MOST_LISTED]
+    return [[task.store.names[i] for i in np.flatnonzero(task.groups == g)][:MOST_LISTED] for g in groups]
 
 
-def _write_branches(g: GraphWriter, branches: _Branches) -> tuple[dict[str, str], str, str | None, str | None]:
-    """Write bank and branches; returns scores, distance map, labels' logits and the strongest logit."""
-    features = write_bank(g)
-    distance, scores = branches.neighbours.write(g, features)
-    scores |= branches.pooled.write(g, features)
-    if branches.segmentation is None:
-        return scores, distance, None, None
-    labels, strongest, extra = branches.segmentation.write(g, features)
-    return scores | extra, distance, labels, strongest
+def _leaks(task: Task, test: Dataset) -> list[list[str]]:
+    """Test pictures that are nearly the same as training pictures."""
+    spec, names = task.store.spec, task.store.names
+    seen = np.stack([thumbnail(to_model_input(read_picture(s.path), spec)[0]) for s in test.samples])
+    return [[test.samples[i].name, names[j]] for i, j in leaks(task.store.thumbnails, seen)[:MOST_LISTED]]
 
 
-def _out_of_fold_scores(
-    data: LoadedSet, cells: Cells, folds: npt.NDArray[np.int64], seed: int, progress: Progress
-) -> tuple[npt.NDArray[np.float64], list[str]]:
-    """N x branch scores, each from a graph that never saw the picture."""
-    rows: list[dict[str, float]] = [{} for _ in data.names]
-    for fold in range(FOLDS):
-        progress("cross-validating", fold, FOLDS)
-        g = GraphWriter(data.spec.height, data.spec.width)
-        scores, *_ = _write_branches(g, _fit(data, cells, folds != fold, seed))
-        runtime = OnnxRuntime(g.build(list(scores.values())), threads=2)
-        for i in np.flatnonzero(folds == fold):
-            values = runtime.run_arrays(data.inputs[i : i + 1])
-            rows[i] = dict(zip(scores, (float(v.reshape(-1)[0]) for v in values), strict=True))
-    progress("cross-validating", FOLDS, FOLDS)
-    names = [name for name in rows[0] if all(name in row for row in rows)]
-    return np.array([[row[name] for name in names] for row in rows]), names
-
-
-def _final_graph(branches: _Branches, stack: Stack, names: list[str], data: LoadedSet) -> bytes:
-    """The graph that is shipped: score, map, and for segmentation labels."""
-    g = GraphWriter(data.spec.height, data.spec.width)
-    scores, distance, labels, strongest = _write_branches(g, branches)
-    # A branch that does not help is not written, and costs nothing on the line.
-    used = [(scores[name], weight) for name, weight in zip(names, stack.weights, strict=True) if weight > 0]
-    weights = np.array([weight for _, weight in used], np.float32).reshape(1, -1, 1, 1)
-    combined = g.conv(g.concat(*(score for score, _ in used)), weights, np.array([stack.bias], np.float32))
-    score = g.node("Flatten", combined, axis=0, name="score")
-    if labels is None or strongest is None:
-        low, high = _normal_distances(branches.neighbours, data)
-        # 0.5 at the largest distance that training normals show, so that normal parts stay dark.
-        steepness = 6 / max(high - low, 1e-6)
-        heat = g.upsample(g.scale(distance, steepness, -steepness * high), 2)
-        return g.build([score, g.node("Sigmoid", heat, name="map")])
-    heat = g.node("Sigmoid", strongest, name="map")
-    fine = g.node(
-        "Resize", labels, "", g.constant(np.array([1, 1, 2, 2], np.float32)), name="labels", mode="linear",
-        coordinate_transformation_mode="half_pixel",
-    )  # fmt: skip
-    return g.build([score, heat, fine])
-
-
-def _normal_distances(neighbours: NearestNeighbours, data: LoadedSet) -> tuple[float, float]:
-    """Median and 99.9th percentile of the distance over cells of normal training pictures."""
-    g = GraphWriter(data.spec.height, data.spec.width)
-    distance, _ = neighbours.write(g, write_bank(g))
-    runtime = OnnxRuntime(g.build([distance]), threads=2)
-    normals = np.flatnonzero(~data.is_anomaly)[:60]
-    values: F32 = np.concatenate([runtime.run_arrays(data.inputs[i : i + 1])[0].ravel() for i in normals])
-    return float(np.median(values)), float(np.quantile(values, 0.999))
-
-
-def _golden(truth: npt.NDArray[np.bool_]) -> list[int]:
-    return [int(i) for value in (False, True) for i in np.flatnonzero(truth == value)[:GOLDEN_PER_CLASS]]
-
-
-def _golden_files(runtime: OnnxRuntime, data: LoadedSet, index: list[int]) -> dict[str, bytes]:
-    """Golden pictures at the model's input size, and the raw outputs that every runtime must repeat."""
-    files: dict[str, bytes] = {}
-    expected: dict[str, F32] = {}
-    for n, i in enumerate(index):
-        buffer = BytesIO()
-        Image.fromarray(data.inputs[i]).save(buffer, "PNG")
-        files[f"golden/{n}.png"] = buffer.getvalue()
-        for output, value in zip(("score", "map", "labels"), runtime.run_arrays(data.inputs[i : i + 1]), strict=False):
-            expected[f"{n}.{output}"] = value
-    archive = BytesIO()
-    np.savez_compressed(archive, **expected)  # type: ignore[arg-type]
-    return {**files, GOLDEN_NAME: archive.getvalue()}
-
-
-def evaluate(runtime: OnnxRuntime, manifest: Manifest, test: Dataset, progress: Progress = _no_progress) -> Json:
-    """Metrics over a labelled dataset, from the exported graph, at the bundle's threshold."""
-    scores, truth = [], []
-    pairs: dict[str, list[tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]]] = {lb.name: [] for lb in manifest.labels}
-    for i, sample in enumerate(test.samples):
-        progress("evaluating", i, len(test.samples))
-        picture = read_picture(sample.path)
-        detection = detect(picture, runtime, manifest)
-        scores.append(detection.score)
-        truth.append(bool(sample.is_anomaly))
-        if test.labels and detection.label_map is not None and (sample.mask is not None or not sample.is_anomaly):
-            mask = read_mask(sample, manifest.labels, *picture.shape[:2])
-            found = _enlarge(detection.label_map, *picture.shape[:2])
-            for k, label in enumerate(manifest.labels):
-                pairs[label.name].append((mask == k + 1, found == k + 1))
-    progress("evaluating", len(test.samples), len(test.samples))
-    metrics = image_metrics(np.array(scores), np.array(truth), manifest.decision.threshold).as_json()
-    return {**metrics, "average_iou": {name: round(average_iou(p), 4) for name, p in pairs.items() if p}}
-
-
-def _enlarge(label_map: npt.NDArray[np.uint8], height: int, width: int) -> npt.NDArray[np.uint8]:
-    h, w = label_map.shape
-    return np.asarray(label_map[(np.arange(height) * h // height)[:, None], np.arange(width) * w // width])
+def _suspects(store: PictureStore, result: Result) -> list[Json]:
+    """Pictures that the others contradict with confidence: look at these labels first."""
+    truth = store.is_anomaly
+    if not truth.any():  # with normal pictures only the scale of p is a convention, not evidence
+        return []
+    z = result.decision.slope * (result.out_of_fold - result.decision.threshold)
+    p = 1 / (1 + np.exp(-np.clip(z, -500, 500)))
+    against = np.where(truth, 1 - p, p)
+    return [
+        {"picture": store.names[i], "label": "anomaly" if truth[i] else "normal", "against": round(float(against[i]), 4)}
+        for i in np.argsort(-against)[:MOST_LISTED]
+        if against[i] > SUSPICIOUS
+    ]

@@ -49,9 +49,11 @@ def picture(isa: Isa, step: Step) -> object:
 
 
 def elementwise(isa: Isa, step: Step) -> object:
-    """One or two inputs of the same shape. Parameters: inputs, output."""
+    """One or two operands of the same shape, the second one perhaps constant. Parameters: inputs, constant, output."""
     kernel = Kernel(isa)
     inputs = [kernel.array(t.shape) for t in step.inputs]
+    if step.weight is not None:
+        inputs.append(kernel.array(step.weight.shape))
     y = kernel.array(step.output.shape)
 
     def compute(index: Expr, lanes: int) -> Stmt:

@@ -21,7 +21,7 @@ def linewatch(*arguments: object, code: int = 0) -> subprocess.CompletedProcess[
     return done
 
 
-@pytest.mark.parametrize("command", ["demo", "demo-data", "train", "package", "agent", "detect", "doctor"])
+@pytest.mark.parametrize("command", ["demo", "demo-data", "train", "recalibrate", "package", "agent", "detect", "doctor"])
 def test_help_has_examples(command: str) -> None:
     text = linewatch(command, "--help").stdout
     assert "Examples:" in text
@@ -29,7 +29,7 @@ def test_help_has_examples(command: str) -> None:
 
 
 def test_demo_on_a_small_set(parts: Path, tmp_path: Path) -> None:
-    done = linewatch("demo", "--data", parts, "--output", tmp_path, "--side", "128")
+    done = linewatch("demo", "--data", parts, "--output", tmp_path, "--side", "128", "--effort", "quick")
     summary = json.loads((tmp_path / "summary.json").read_text())
     assert set(summary) == {"f1", "precision", "recall", "p50_ms", "p99_ms", "tvm_over_onnxruntime", "train_seconds",
                             "package_seconds", "pictures"}  # fmt: skip
@@ -45,10 +45,27 @@ def test_demo_on_a_small_set(parts: Path, tmp_path: Path) -> None:
 
 def test_train_package_detect(parts: Path, tmp_path: Path, agent_address: str) -> None:
     trained = linewatch(
-        "train", parts / "train" / "data.manifest", "-o", tmp_path / "b", "--side", "64", "--name", "m", "--json"
+        "train",
+        parts / "train" / "data.manifest",
+        "-o",
+        tmp_path / "b",
+        "--side",
+        "64",
+        "--effort",
+        "quick",
+        "--name",
+        "m",
+        "--test",
+        parts / "test",
+        "--json",
     )
     assert json.loads(trained.stdout)["training"]["pictures"] == 36
     assert trained.stderr == ""
+    made = sorted(p.name for p in (tmp_path / "b-results").iterdir())
+    assert made == ["EvaluationManifest-m-1.json", "EvaluationResult-m-1.json", "masks", "report.html"]
+    again = json.loads(linewatch("recalibrate", tmp_path / "b", parts / "test", "-o", tmp_path / "r", "--json").stdout)
+    assert again["evaluation"]["pictures"] == 16
+    assert again["threshold_before"] != again["threshold"]
     packed = json.loads(linewatch("package", tmp_path / "b", "-o", tmp_path / "c", "--json").stdout)
     assert packed["component"] == "model-m"
     assert Path(packed["artifact"]).is_file()
@@ -69,9 +86,13 @@ def test_train_package_detect(parts: Path, tmp_path: Path, agent_address: str) -
 
 
 def test_errors_are_messages_with_exit_codes(tmp_path: Path, copied_bundle: Path) -> None:
-    for i in range(6):
+    for i in range(4):
         save(tmp_path / "one" / "normal" / f"{i}.png")
-    assert "6 normal and 0 anomalous" in linewatch("train", tmp_path / "one", "-o", tmp_path / "b", code=1).stderr
+    assert "4 normal and 0 anomalous" in linewatch("train", tmp_path / "one", "-o", tmp_path / "b", code=1).stderr
+    without = linewatch("train", tmp_path / "one", "-o", tmp_path / "b", "--backbone", "timm:resnet18", "--backbone-weights",
+                        tmp_path / "none.safetensors", code=1)  # fmt: skip
+    assert "none.safetensors do not exist. On a machine with internet" in without.stderr
+    linewatch("train", tmp_path / "one", "-o", tmp_path / "b", "--backbone-weights", "w.pth", code=2)
     model = copied_bundle / "model.onnx"
     model.write_bytes(model.read_bytes()[:-1] + b"!")
     assert "changed or damaged" in linewatch("package", copied_bundle, "-o", tmp_path / "c", code=1).stderr
@@ -81,6 +102,18 @@ def test_errors_are_messages_with_exit_codes(tmp_path: Path, copied_bundle: Path
     assert "Traceback" not in asked.stderr
     linewatch("detect", code=2)
     assert "Unix socket" in linewatch("agent", "--socket", "0.0.0.0:50051", code=1).stderr
+
+
+def test_groups_keep_the_pictures_of_a_part_together(parts: Path, tmp_path: Path) -> None:
+    rows = [f"{p.name},{i // 3}" for i, p in enumerate(sorted((parts / "train" / "normal").iterdir()))]
+    (tmp_path / "groups.csv").write_text("picture,group\n" + "\n".join(rows) + "\n")
+    arguments = ("train", parts / "train", "-o", tmp_path / "b", "--side", "64", "--effort", "quick", "--json")
+    done = json.loads(linewatch(*arguments, "--groups", tmp_path / "groups.csv").stdout)
+    assert len(done["training"]["near_duplicates"]) >= 4
+    assert all(len(group) == 3 for group in done["training"]["near_duplicates"])
+    (tmp_path / "groups.csv").write_text("file,part\na,1\n")
+    wrong = linewatch(*arguments, "--groups", tmp_path / "groups.csv", code=1)
+    assert "expected picture and group" in wrong.stderr
 
 
 def test_doctor(packaged: Package, copied_bundle: Path) -> None:
@@ -99,6 +132,6 @@ def test_demo_data(tmp_path: Path) -> None:
 
 
 def test_real_pictures(cookies: Path, tmp_path: Path) -> None:
-    summary = json.loads(linewatch("demo", "--data", cookies, "--output", tmp_path, "--json").stdout)
+    summary = json.loads(linewatch("demo", "--data", cookies, "--output", tmp_path, "--effort", "quick", "--json").stdout)
     assert summary["pictures"] == 22
     assert summary["f1"] >= 0.95

@@ -2,6 +2,8 @@
 
 import errno
 import os
+import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -166,17 +168,58 @@ def test_a_file_in_the_sockets_place_is_left_alone(models: Path, tmp_path: Path)
     assert precious.read_text() == "keep me"
 
 
-def test_a_trainer_killed_in_the_middle_leaves_the_old_bundle(bundle: Bundle, parts: Path, tmp_path: Path) -> None:
-    import shutil
+def trainer(data: Path, output: Path, *extra: str) -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-m", "linewatch.cli", "train", str(data), "-o", str(output), "--side", "64", *extra]
+    return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
 
-    old = tmp_path / "bundle"
-    shutil.copytree(bundle.folder, old)
-    command = [sys.executable, "-m", "linewatch.cli", "train", str(parts / "train"), "-o", str(old), "--side", "64"]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE)
+
+def wait_for(process: subprocess.Popen[bytes], text: bytes) -> None:
     assert process.stderr is not None
     for line in process.stderr:
-        if b"cross-validating" in line:
-            break
+        if text in line:
+            return
+    raise AssertionError(f"the trainer ended without saying {text!r}")
+
+
+def test_a_trainer_killed_in_the_middle_leaves_the_old_bundle_and_goes_on(
+    bundle: Bundle, parts: Path, tmp_path: Path
+) -> None:
+    old = tmp_path / "bundle"
+    shutil.copytree(bundle.folder, old)
+    process = trainer(parts / "train", old, "--effort", "quick")
+    wait_for(process, b"measuring candidates")
     process.kill()
     process.communicate(timeout=30)
     assert open_bundle(old).manifest == bundle.manifest
+    kept = {p.name for p in (tmp_path / "bundle.unfinished").iterdir()}
+    assert {"fold-bank-0.npz", "fold-bank-5.npz", "pictures.npz"} <= kept
+    again = trainer(parts / "train", old, "--effort", "quick")
+    _, said = again.communicate(timeout=120)
+    assert again.returncode == 0, said
+    assert b"reading pictures" not in said, "what was finished is not done again"
+    assert b"computing features" not in said
+    assert not (tmp_path / "bundle.unfinished").exists()
+    straight = trainer(parts / "train", tmp_path / "straight", "--effort", "quick")
+    straight.communicate(timeout=120)
+    assert open_bundle(old).manifest.files["model.onnx"] == open_bundle(tmp_path / "straight").manifest.files["model.onnx"]
+
+
+def test_a_trainer_that_is_told_to_stop_says_how_to_go_on(parts: Path, tmp_path: Path) -> None:
+    process = trainer(parts / "train", tmp_path / "b", "--effort", "quick")
+    wait_for(process, b"cross-validating")
+    process.send_signal(signal.SIGTERM)
+    _, said = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert b"goes on where it was" in said
+    assert b"Traceback" not in said
+    assert not (tmp_path / "b").exists()
+
+
+def test_no_space_while_exporting(parts: Path, tmp_path: Path) -> None:
+    process = trainer(parts / "train", tmp_path / "b", "--effort", "quick")
+    resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (100_000, 100_000))
+    _, said = process.communicate(timeout=120)
+    assert process.returncode == 1
+    assert b"Free space" in said or b"no space left" in said
+    assert b"Traceback" not in said
+    assert not (tmp_path / "b").exists()

@@ -94,9 +94,22 @@ def test_every_dependency_has_its_licence_listed() -> None:
     assert names == listed
 
 
-def test_the_lock_has_hashes_and_no_addresses() -> None:
-    lock = text("constraints.txt")
+@pytest.mark.parametrize(("name", "least"), [("constraints.txt", 40), ("constraints-cuda.txt", 10)])
+def test_the_lock_has_hashes_and_no_addresses(name: str, least: int) -> None:
+    lock = text(name)
     assert "://" not in lock
     assert "--index-url" not in lock
-    entries = re.findall(r"^[a-zA-Z0-9_.\-]+==\S+ \\\n    --hash=sha256:", lock, re.MULTILINE)
-    assert len(entries) == len(re.findall(r"^[a-zA-Z0-9_.\-]+(\[.*\])?==", lock, re.MULTILINE)) > 40
+    entries = re.findall(r"^[a-zA-Z0-9_.\-]+==\S+.* \\\n    --hash=sha256:", lock, re.MULTILINE)
+    assert len(entries) == len(re.findall(r"^[a-zA-Z0-9_.\-]+(\[.*\])?==", lock, re.MULTILINE)) > least
+
+
+def test_torch_is_locked_as_any_build_of_one_version() -> None:
+    assert re.search(r"^torch==2\.13\.0 \\$", text("constraints.txt"), re.MULTILINE)
+    assert not re.search(r"^(nvidia|cuda|triton)", text("constraints.txt"), re.MULTILINE)
+
+
+def test_every_option_of_train_is_documented() -> None:
+    page = text("docs/reference/commands.md")
+    for parameter in main.commands["train"].params:  # type: ignore[attr-defined]
+        if isinstance(parameter, click.Option):
+            assert f"`{max(parameter.opts, key=len)}`" in page

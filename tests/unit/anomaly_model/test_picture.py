@@ -101,3 +101,35 @@ def test_resize_is_the_area_mean() -> None:
 
 def test_right_size_is_untouched(picture: np.ndarray) -> None:
     assert (to_model_input(picture, InputSpec(height=240, width=320))[0] == picture).all()
+
+
+def encoded(image: Image.Image, kind: str, **extra: object) -> bytes:
+    buffer = BytesIO()
+    image.save(buffer, kind, **extra)  # type: ignore[arg-type]
+    return buffer.getvalue()
+
+
+def test_sixteen_bits_become_their_upper_eight() -> None:
+    deep = np.arange(64 * 64, dtype=np.uint16).reshape(64, 64) * 16
+    found = decode_picture(encoded(Image.fromarray(deep), "PNG"))
+    np.testing.assert_array_equal(found, np.repeat((deep >> 8).astype(np.uint8)[..., None], 3, axis=2))
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_pictures_stand_as_people_see_them(orientation: int, picture: np.ndarray) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    found = decode_picture(encoded(Image.fromarray(picture), "PNG", exif=exif))
+    turned = {1: picture, 2: picture[:, ::-1], 3: picture[::-1, ::-1], 4: picture[::-1], 5: picture.transpose(1, 0, 2),
+              6: picture[::-1].transpose(1, 0, 2), 7: picture[::-1, ::-1].transpose(1, 0, 2),
+              8: picture.transpose(1, 0, 2)[::-1]}  # fmt: skip
+    np.testing.assert_array_equal(found, turned[orientation])
+
+
+def test_transparency_is_ignored_and_cmyk_is_converted(picture: np.ndarray) -> None:
+    clear = np.dstack([picture, np.zeros(picture.shape[:2], np.uint8)])
+    np.testing.assert_array_equal(decode_picture(encoded(Image.fromarray(clear), "PNG")), picture)
+    inks = Image.new("CMYK", (64, 64), (255, 0, 0, 0))
+    cyan = decode_picture(encoded(inks, "JPEG"))[32, 32].astype(int)
+    assert cyan[0] < 40
+    assert min(cyan[1], cyan[2]) > 200

@@ -89,7 +89,17 @@ def twice_used(n: Net) -> str:
     return n.op("Mul", n.op("Relu", x), n.op("Sub", x, n.op("Abs", x)))
 
 
+def beside_constant_map(op: str, channels: int) -> Build:
+    def build(n: Net) -> str:
+        x = n.conv(n.x, 3, channels, 1)
+        return n.op("Sigmoid", n.op(op, x, n.const(RNG.normal(size=(1, channels, n.height, n.width)).astype(np.float32))))
+
+    return build
+
+
 CASES: dict[str, Build] = {
+    "subtract a constant map": beside_constant_map("Sub", 20),
+    "multiply by a constant map": beside_constant_map("Mul", 37),
     "conv 1x1": lambda n: n.conv(n.conv(n.x, 3, 40, 1), 40, 24, 1),
     "conv 1x1 wide": lambda n: n.conv(n.conv(n.x, 3, 7, 1), 7, 130, 1),
     "conv 3x3": lambda n: n.conv(n.conv(n.x, 3, 17, 1), 17, 33, 3, 1, 1),
@@ -140,6 +150,7 @@ def test_equals_onnxruntime(case: str, isa: Isa) -> None:
         (lambda n: n.op("Softmax", n.x), "operator Softmax .* has no schedule"),
         (lambda n: n.op("AveragePool", n.x, kernel_shape=[2, 3]), "not all equal"),
         (lambda n: n.op("Add", n.x, n.const(np.zeros((1, 3, 1, 1), np.float32))), "constant of shape"),
+        (lambda n: n.op("Sub", n.const(np.zeros((1, 3, 16, 16), np.float32)), n.x), "constant - x"),
         (lambda n: n.op("Resize", n.x, "", n.const(np.float32([1, 1, 2, 2])), mode="nearest"), "nearest"),
     ],
 )
@@ -165,3 +176,24 @@ def test_tiles_fit_the_registers() -> None:
                 assert vectors % tile.blocks == 0
                 assert tile.pixels * tile.blocks + tile.blocks + 1 <= isa.registers
                 assert tile.pixels <= width
+
+
+@pytest.mark.parametrize("isa", [AVX512, AVX2], ids=lambda isa: isa.name)
+def test_a_u_net_equals_onnxruntime(isa: Isa) -> None:
+    from training.bank import write_color
+    from training.graph import GraphWriter
+    from training.unet import UNet, export
+
+    if not cpu_flags().issuperset(isa.flags):
+        pytest.skip(f"this CPU has no {isa.name}; its code is compiled in other tests")
+    g = GraphWriter(64, 80)
+    written = export(UNet(4)).write(g, write_color(g))
+    assert written.labels
+    model = g.build([*written.scores.values(), g.upsample(written.labels, 2)])
+    picture = RNG.integers(0, 256, (1, 64, 80, 3), np.uint8)
+    target = tvm.target.Target({"kind": "llvm", "mcpu": isa.mcpu})
+    machine = relax.VirtualMachine(tvm.compile(_lower(make_plan(model, isa.lanes), isa), target=target), tvm.cpu())
+    for found, right in zip(
+        machine["main"](tvm.runtime.tensor(picture)), OnnxRuntime(model).run_arrays(picture), strict=True
+    ):
+        np.testing.assert_allclose(found.numpy(), right, rtol=2e-4, atol=2e-5 * max(1.0, float(np.abs(right).max())))

@@ -10,7 +10,8 @@ from PIL import Image
 from anomaly_model.errors import DatasetError
 from anomaly_model.manifest import Label
 from training.dataset import Sample, _parse_line, read_dataset, read_mask
-from training.pictures import load_set
+from training.pictures import load_pictures
+from training.workspace import Workspace
 
 RED, GREEN = Label(name="scratch", hex_color="#D62728"), Label(name="dent", hex_color="#23A436")
 
@@ -212,7 +213,7 @@ def test_unreadable_and_mixed_sizes_are_reported_together(tmp_path: Path) -> Non
     (tmp_path / "normal" / "c.png").write_bytes(b"not a picture")
     save(tmp_path / "anomaly" / "d.png")
     with pytest.raises(DatasetError) as caught:
-        load_set(read_dataset(tmp_path), 64, silent)
+        load_pictures(read_dataset(tmp_path), 64, Workspace(tmp_path), silent)
     assert "c.png is not a PNG or JPEG picture" in str(caught.value)
     assert "2 different sizes: 64x64 (normal/a.png), 80x64 (normal/b.png)" in str(caught.value)
 

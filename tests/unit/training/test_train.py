@@ -1,27 +1,62 @@
 import dataclasses
+import json
+from datetime import UTC, datetime
+from html.parser import HTMLParser
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import onnx
 import pytest
+from PIL import Image
 
 from anomaly_model.bundle import Bundle, open_bundle
 from anomaly_model.detection import detect
 from anomaly_model.errors import DatasetError
+from anomaly_model.manifest import Label, PictureSize
 from anomaly_model.picture import read_picture
 from anomaly_model.runtime_onnx import OnnxRuntime
 from packager.measure import golden_inputs
+from tests.unit.training.test_backbone import SmallNet
 from tests.unit.training.test_dataset import save
+from training import fitting
+from training.backbone import load_backbone
+from training.cross_validation import OutOfFold
 from training.dataset import Dataset, read_dataset
-from training.train import TrainingOptions, train
+from training.evaluation import evaluate
+from training.options import TrainingOptions
+from training.recalibrate import recalibrate
+from training.report import write_report
+from training.results import evaluation_line, evaluation_result, write_results
+from training.train import Trained, train
+
+QUICK = TrainingOptions(side=64, unet_steps=0)
 
 
-def test_one_class_only_is_refused(tmp_path: Path) -> None:
+@pytest.fixture(scope="session")
+def judged(parts: Path, tmp_path_factory: pytest.TempPathFactory) -> Trained:
+    """A model with a U-Net among its candidates, evaluated on a part held out by us."""
+    folder = tmp_path_factory.mktemp("judged")
+    return train(read_dataset(parts / "train"), folder / "bundle", TrainingOptions(name="judged", side=96, unet_steps=6))
+
+
+def test_too_few_of_a_class_are_refused(tmp_path: Path) -> None:
     for i in range(12):
-        save(tmp_path / "data" / "normal" / f"{i}.png")
-    with pytest.raises(DatasetError, match="12 normal and 0 anomalous"):
-        train(read_dataset(tmp_path / "data"), tmp_path / "bundle", TrainingOptions())
-    assert not (tmp_path / "bundle").exists()
+        save(tmp_path / "data" / "normal" / f"{i}.png", value=i)
+    for i in range(2):
+        save(tmp_path / "data" / "anomaly" / f"{i}.png", value=100 + i)
+    with pytest.raises(DatasetError, match="12 normal and 2 anomalous"):
+        train(read_dataset(tmp_path / "data"), tmp_path / "bundle", QUICK)
+    assert [p.name for p in tmp_path.iterdir()] == ["data"]
+
+
+def test_bad_data_leaves_nothing_behind(tmp_path: Path) -> None:
+    for i in range(12):
+        save(tmp_path / "data" / "normal" / f"{i}.png", value=i)
+    (tmp_path / "data" / "normal" / "x.jpg").write_bytes(b"\xff\xd8\xff broken")
+    with pytest.raises(DatasetError, match=r"x\.jpg"):
+        train(read_dataset(tmp_path / "data"), tmp_path / "bundle", QUICK)
+    assert [p.name for p in tmp_path.iterdir()] == ["data"]
 
 
 def test_bundle_is_verified_segmentation_with_static_shapes(bundle: Bundle) -> None:
@@ -40,6 +75,21 @@ def test_it_finds_defects_it_has_not_seen(bundle: Bundle) -> None:
     assert evaluation["pictures"] == 16
     assert evaluation["roc_auc"] >= 0.9
     assert set(evaluation["average_iou"]) == {"scratch", "dent", "missing hole"}
+    assert any("too few to tell" in w for w in evaluation["warnings"])
+
+
+def test_the_choice_is_written_down(judged: Trained) -> None:
+    training = judged.bundle.manifest.training
+    names = [c["name"] for c in training["candidates"]]
+    assert {"U-Net peak", "cell peak", "position peak", "pooled statistics", "everything"} <= set(names)
+    assert all(0 < c["milliseconds"] < 500 for c in training["candidates"])
+    assert training["why"].startswith(judged.choice.chosen.name)  # type: ignore[union-attr]
+    assert set(training["segmentation"]["average_iou"]) == {"bank", "U-Net"}
+    assert training["segmentation"]["chosen"] == "bank", "six steps teach a U-Net nothing"
+    # 80 / 20, every kind in both parts.
+    assert judged.pictures + judged.bundle.manifest.evaluation["pictures"] == 36
+    assert 7 <= judged.bundle.manifest.evaluation["pictures"] <= 9
+    assert not judged.bundle.folder.with_name("bundle.unfinished").exists()
 
 
 def test_golden_outputs_repeat(bundle: Bundle) -> None:
@@ -52,18 +102,216 @@ def test_golden_outputs_repeat(bundle: Bundle) -> None:
 
 
 @pytest.mark.e2e
-def test_same_seed_same_model(parts: Path, bundle: Bundle, tmp_path: Path) -> None:
-    again = train(read_dataset(parts / "train"), tmp_path / "b", TrainingOptions(name="parts", model_version="3", side=128))
-    assert again.manifest.files["model.onnx"] == bundle.manifest.files["model.onnx"]
-    assert again.manifest.decision == bundle.manifest.decision
+def test_same_seed_same_model(parts: Path, judged: Trained, tmp_path: Path) -> None:
+    again = train(
+        read_dataset(parts / "train"), tmp_path / "b", TrainingOptions(name="judged", side=96, unet_steps=6)
+    ).bundle
+    assert again.manifest.files["model.onnx"] == judged.bundle.manifest.files["model.onnx"]
+    assert again.manifest.decision == judged.bundle.manifest.decision
 
 
 @pytest.mark.e2e
 def test_without_masks_it_is_a_classification_model(parts: Path, tmp_path: Path) -> None:
     full = read_dataset(parts / "train")
     plain = Dataset(tuple(dataclasses.replace(s, mask=None) for s in full.samples), (), 0, "plain")
-    made = train(plain, tmp_path / "b", TrainingOptions(side=64))
-    detection = detect(read_picture(full.samples[0].path), OnnxRuntime(made.read("model.onnx")), made.manifest)
+    trained = train(plain, tmp_path / "b", TrainingOptions(side=64, unet_steps=4))
+    made = trained.bundle
+    runtime = OnnxRuntime(made.read("model.onnx"))
+    detection = detect(read_picture(full.samples[0].path), runtime, made.manifest)
     assert detection.label_map is None
     assert not made.manifest.is_segmentation
     assert 0 <= detection.anomaly_map.min() <= detection.anomaly_map.max() <= 1
+    assert trained.evaluation
+    document = evaluation_result(made.manifest, trained.evaluation, trained.pictures, datetime.now(UTC))
+    assert "PixelAnomalyClassMetrics" not in document["AggregatedEvaluationResults"]["Metrics"]
+
+
+@pytest.mark.e2e
+def test_normal_pictures_only(parts: Path, tmp_path: Path) -> None:
+    full = read_dataset(parts / "train")
+    normal = dataclasses.replace(full, samples=tuple(s for s in full.samples if not s.is_anomaly), labels=())
+    trained = train(normal, tmp_path / "b", dataclasses.replace(QUICK, false_alarms=0.02), read_dataset(parts / "test"))
+    training = trained.bundle.manifest.training
+    assert training["regime"] == "normal pictures only"
+    assert training["folds"] == 18
+    assert "2.0%" in training["why"]
+    assert trained.bundle.manifest.evaluation["false_positives"] <= 2
+    write_report(tmp_path / "report.html", OnnxRuntime(trained.bundle.read("model.onnx")), trained, "here")
+
+
+@pytest.mark.e2e
+def test_a_backbone_joins_the_candidates_and_is_recorded(parts: Path, tmp_path: Path) -> None:
+    import torch
+    from safetensors.torch import save_file
+
+    torch.manual_seed(0)
+    save_file(SmallNet(bottleneck=False).state_dict(), tmp_path / "net.safetensors")
+    backbone = load_backbone("timm:small", tmp_path / "net.safetensors", "none: random")
+    trained = train(read_dataset(parts / "train"), tmp_path / "b", dataclasses.replace(QUICK, backbone=backbone))
+    training = trained.bundle.manifest.training
+    assert training["backbone"] == {"name": "timm:small", "sha256": backbone.sha256, "licence": "none: random"}
+    assert "timm:small discriminator peak" in {c["name"] for c in training["candidates"]}
+
+
+def test_near_duplicates_and_leaks_are_reported(parts: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "data"
+    for kind in ("normal", "anomaly"):
+        (folder / kind).mkdir(parents=True)
+        for path in (parts / "train" / kind).iterdir():
+            (folder / kind / path.name).write_bytes(path.read_bytes())
+    (folder / "normal" / "again.png").write_bytes((folder / "normal" / "normal-003.png").read_bytes())
+    test = tmp_path / "test"
+    for kind in ("normal", "anomaly"):
+        (test / kind).mkdir(parents=True)
+    (test / "normal" / "t.png").write_bytes((folder / "normal" / "normal-005.png").read_bytes())
+    (test / "anomaly" / "u.png").write_bytes((parts / "test" / "anomaly" / "anomaly-001.png").read_bytes())
+    training = train(read_dataset(folder), tmp_path / "b", QUICK, read_dataset(test)).bundle.manifest.training
+    assert ["normal/again.png", "normal/normal-003.png"] in training["near_duplicates"]
+    assert training["test_duplicates"] == [["normal/t.png", "normal/normal-005.png"]]
+
+
+def test_results_have_the_services_keys(judged: Trained, tmp_path: Path) -> None:
+    runtime = OnnxRuntime(judged.bundle.read("model.onnx"))
+    assert judged.evaluation
+    manifest = judged.bundle.manifest
+    result, listing = write_results(tmp_path, runtime, manifest, judged.evaluation, judged.pictures)
+    assert (result.name, listing.name) == ("EvaluationResult-judged-1.json", "EvaluationManifest-judged-1.json")
+    document = json.loads(result.read_text())
+    assert list(document) == ["Version", "EvaluationDetails", "AggregatedEvaluationResults"]
+    assert set(document["EvaluationDetails"]) == {
+        "ModelArn",
+        "EvaluationEndTimestamp",
+        "NumberOfTrainingImages",
+        "NumberOfTestingImages",
+    }
+    metrics = document["AggregatedEvaluationResults"]["Metrics"]
+    assert set(metrics) == {"ROCAUC", "AveragePrecision", "Precision", "Recall", "F1Score", "PixelAnomalyClassMetrics"}
+    assert {frozenset(m) for m in metrics["PixelAnomalyClassMetrics"]} == {
+        frozenset(["Precision", "Recall", "F1Score", "AIOU", "ClassName"])
+    }
+    lines = [json.loads(line) for line in listing.read_text().splitlines()]
+    assert len(lines) == manifest.evaluation["pictures"]
+    first = lines[0]
+    assert set(first["anomaly-label-detected-metadata"]) == {
+        "class-name", "confidence", "type", "human-annotated", "creation-date", "job-name", "model-arn", "project-name", "model-version",
+    }  # fmt: skip
+    assert first["anomaly-label-detected"] in (0, 1)
+    with Image.open(tmp_path / first["anomaly-mask-ref-detected"]) as mask:
+        assert mask.size == (320, 240)
+
+
+def test_a_manifests_own_line_is_kept(parts: Path, judged: Trained) -> None:
+    dataset = read_dataset(parts / "test" / "data.manifest")
+    runtime = OnnxRuntime(judged.bundle.read("model.onnx"))
+    few = dataclasses.replace(dataset, samples=dataset.samples[:2])
+    found = evaluate(runtime, judged.bundle.manifest, few)
+    line = evaluation_line(judged.bundle.manifest, found.judged[0], datetime.now(UTC), None)
+    assert dataset.samples[0].line
+    assert dataset.samples[0].line.items() <= line.items()
+
+
+class _Tags(HTMLParser):
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.addresses: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.open.append(tag)
+        self.addresses += [v or "" for k, v in attrs if k in ("src", "href")]
+
+
+def test_the_report_stands_alone(judged: Trained, tmp_path: Path) -> None:
+    runtime = OnnxRuntime(judged.bundle.read("model.onnx"))
+    write_report(tmp_path / "deep" / "report.html", runtime, judged, "<script>alert(1)</script>")
+    html = (tmp_path / "deep" / "report.html").read_text()
+    tags = _Tags()
+    tags.feed(html)
+    assert tags.open.count("article") == judged.bundle.manifest.evaluation["pictures"]
+    assert tags.open.count("svg") == 4
+    assert "script" not in tags.open
+    assert all(a.startswith("data:image/") for a in tags.addresses)
+    assert "Can the confidence be believed?" in html
+    bare = dataclasses.replace(judged, evaluation=None)
+    write_report(tmp_path / "bare.html", runtime, bare, "here")
+    assert "how good this model is was not measured" in (tmp_path / "bare.html").read_text()
+
+
+def test_recalibration_moves_the_threshold_and_nothing_else(parts: Path, judged: Trained, tmp_path: Path) -> None:
+    data = read_dataset(parts / "test")
+    done = recalibrate(judged.bundle.folder, data, tmp_path / "new")
+    assert done.bundle.manifest.files["model.onnx"] == judged.bundle.manifest.files["model.onnx"]
+    assert done.before == judged.bundle.manifest.decision
+    assert (
+        done.evaluation.metrics.f1
+        >= evaluate(OnnxRuntime(done.bundle.read("model.onnx")), judged.bundle.manifest, data).metrics.f1
+    )
+    assert open_bundle(tmp_path / "new").manifest.training["recalibrated"]["pictures"] == 16
+    normals = dataclasses.replace(data, samples=tuple(s for s in data.samples if not s.is_anomaly))
+    quiet = recalibrate(judged.bundle.folder, normals, tmp_path / "quiet", 0.001)
+    loud = recalibrate(judged.bundle.folder, normals, tmp_path / "loud", 0.2)
+    assert quiet.bundle.manifest.decision.threshold > loud.bundle.manifest.decision.threshold
+    assert quiet.evaluation.metrics.false_positives == 0
+    few = dataclasses.replace(data, samples=data.samples[:2])
+    with pytest.raises(DatasetError, match="at least 5"):
+        recalibrate(judged.bundle.folder, few, tmp_path / "no")
+
+
+def test_labels_below_their_minimum_area_are_not_reported(judged: Trained, parts: Path) -> None:
+    runtime = OnnxRuntime(judged.bundle.read("model.onnx"))
+    manifest = judged.bundle.manifest
+    picture = read_picture(next((parts / "test" / "anomaly").iterdir()))
+    free = msgspec.structs.replace(
+        manifest, labels=[msgspec.structs.replace(lb, minimum_area=0.0) for lb in manifest.labels]
+    )
+    strict = msgspec.structs.replace(
+        manifest, labels=[msgspec.structs.replace(lb, minimum_area=0.99) for lb in manifest.labels]
+    )
+    assert len(detect(picture, runtime, free).areas) > 1
+    found = detect(picture, runtime, strict)
+    assert [a.name for a in found.areas] == ["background"]
+    assert found.areas[0].area == 1.0
+    assert found.label_map is not None
+    assert not found.label_map.any()
+
+
+@pytest.mark.e2e
+def test_a_label_that_one_picture_shows(parts: Path, tmp_path: Path) -> None:
+    full = read_dataset(parts / "train")
+    normals = [s for s in full.samples if not s.is_anomaly]
+    dents = [s for s in full.samples if s.is_anomaly and "-001" not in s.name]
+    with Image.open(dents[0].mask) as image:  # type: ignore[arg-type]
+        rare = np.asarray(image.convert("RGB")).copy()
+    rare[(rare != 255).any(axis=2)] = (1, 2, 3)
+    Image.fromarray(rare).save(tmp_path / "rare.png")
+    colors = {**dents[0].colors, "#010203": "rare"}
+    samples = [dataclasses.replace(s, colors=colors) for s in dents]
+    samples[0] = dataclasses.replace(samples[0], mask=tmp_path / "rare.png")
+    labels = (*full.labels, Label(name="rare", hex_color="#010203"))
+    dataset = Dataset((*normals, *samples), labels, 0, "one of a kind")
+    options = TrainingOptions(side=64, unet_steps=3, test_share=0)
+    trained = train(dataset, tmp_path / "b", options)
+    assert [label.name for label in trained.bundle.manifest.labels][-1] == "rare"
+    assert trained.bundle.manifest.training["segmentation"]["average_iou"]["bank"]["rare"] == 0
+    assert trained.evaluation is None
+
+
+def test_a_side_that_costs_too_much_is_lowered(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fitting, "_unet_ms", lambda spec, _labels: spec.height / 16)
+    size = PictureSize(height=2000, width=2000)
+    assert fitting.affordable_side(size, 512, 1, TrainingOptions(budget_ms=25)) == 384
+    assert fitting.affordable_side(size, 512, 1, TrainingOptions(budget_ms=99)) == 512
+    assert fitting.affordable_side(size, 512, 1, TrainingOptions(budget_ms=1)) == 256
+
+
+def test_masks_come_from_the_best_family_within_the_budget() -> None:
+    def family(name: str, iou: float) -> OutOfFold:
+        n = 6
+        return OutOfFold(name, {f"{name} peak": np.zeros(n)}, np.full((n, 1), 0.1), np.ones((n, 1)), np.full((n, 1), iou))
+
+    found = {"good": family("good", 0.8), "fast": family("fast", 0.4)}
+    times = {"good": 40.0, "fast": 9.0}
+    assert fitting._choose_segmenter(found, times.__getitem__, 50) == "good"
+    assert fitting._choose_segmenter(found, times.__getitem__, 25) == "fast"
+    assert fitting._choose_segmenter(found, times.__getitem__, 5) == "fast"
+    assert fitting._choose_segmenter({}, times.__getitem__, 5) is None

@@ -1,0 +1,211 @@
+"""How good the trainer's choice is: several seeds, grouped splits, every single candidate beside it on the same test pictures.
+
+    python benchmarks/accuracy.py                                  # drawn parts
+    python benchmarks/accuracy.py --data DIR train.manifest --json accuracy.json
+
+DIR: normal/, anomaly/, optional masks/ and groups.csv (columns picture, group); or train/ and test/ with these, which are
+put together and split anew. All scores come from ONNX graphs.
+"""
+
+import argparse
+import dataclasses
+import os
+import platform
+import statistics
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import msgspec
+import numpy as np
+
+from anomaly_model.picture import read_picture, to_model_input
+from anomaly_model.runtime_onnx import OnnxRuntime
+from linewatch.drawn_parts import PartSet, write_set
+from linewatch.progress import StageProgress
+from linewatch.splits import find_splits
+from training.bank import write_color
+from training.cross_validation import strata
+from training.dataset import Dataset, read_dataset, read_groups
+from training.folds import divide, merge_groups, near_duplicates
+from training.graph import GraphWriter
+from training.metrics import roc_auc
+from training.options import TrainingOptions
+from training.pictures import load_pictures
+from training.train import Trained, train
+from training.unet_training import STEPS, UNetFamily
+from training.workspace import Workspace
+
+TEST_SHARE = 0.3
+
+
+class Fold(msgspec.Struct, frozen=True):
+    """One seed on one set."""
+
+    set: str
+    seed: int
+    chosen: str
+    roc_auc: float
+    f1: float
+    f1_all_anomalous: float
+    ece: float
+    average_iou: dict[str, float]
+    label_f1: dict[str, float]
+    out_of_fold_iou: dict[str, float]
+    singles: dict[str, float]
+    train_seconds: float
+    latency_ms: float
+    train_pictures: int
+    test_pictures: int
+
+
+def read_any(path: Path) -> Dataset:
+    """All labelled pictures below a path as one dataset."""
+    if path.is_file() or (path / "normal").is_dir() or (path / "anomaly").is_dir():
+        dataset = read_dataset(path)
+    else:
+        parts = find_splits(path)
+        samples = tuple(
+            dataclasses.replace(s, name=str(s.path.relative_to(path)) if s.path.is_relative_to(path) else s.name)
+            for part in parts
+            for s in part.samples
+        )
+        dataset = Dataset(samples, parts[0].labels or parts[1].labels, sum(p.unlabelled for p in parts), str(path))
+    groups = (path if path.is_dir() else path.parent) / "groups.csv"
+    return read_groups(groups, dataset) if groups.is_file() else dataset
+
+
+def split(dataset: Dataset, seed: int) -> tuple[Dataset, Dataset]:
+    """Training and test part; groups and near-duplicates stay together."""
+    with tempfile.TemporaryDirectory() as folder:
+        store = load_pictures(dataset, 64, Workspace(Path(folder)), lambda *_: None)
+    groups = near_duplicates(store.thumbnails)
+    names = sorted({s.group for s in dataset.samples if s.group is not None})
+    given = [len(names) + i if s.group is None else names.index(s.group) for i, s in enumerate(dataset.samples)]
+    groups = merge_groups(groups, np.unique(given, return_inverse=True)[1])
+    part = divide(strata(store), groups, 10, 1000 + seed)
+    test = part < round(10 * TEST_SHARE)
+    chosen = [
+        tuple(s for s, held_out in zip(dataset.samples, test, strict=True) if held_out == side) for side in (False, True)
+    ]
+    return dataclasses.replace(dataset, samples=chosen[0]), dataclasses.replace(dataset, samples=chosen[1])
+
+
+def singles(
+    trained: Trained, learn: Dataset, test: Dataset, options: TrainingOptions, progress: StageProgress
+) -> dict[str, float]:
+    """ROC AUC on the test pictures of every score by itself, each fitted on all training pictures."""
+    spec = trained.bundle.manifest.input
+    fitted = dict(trained.fitted)
+    if options.unet_steps and "U-Net" not in fitted:
+        with tempfile.TemporaryDirectory() as folder:
+            workspace = Workspace(Path(folder))
+            store = load_pictures(learn, trained.bundle.manifest.training["side"], workspace, progress)
+            family = UNetFamily(store, options.unet_steps, options.seed, workspace, progress)
+            fitted["U-Net"] = family.fit(np.ones(len(store), bool), "beside")
+    g = GraphWriter(spec.height, spec.width)
+    color = write_color(g)
+    outputs = {name: value for f in fitted.values() for name, value in f.write(g, color).scores.items()}
+    runtime = OnnxRuntime(g.build(list(outputs.values())), threads=2)
+    rows = [
+        [float(v.reshape(-1)[0]) for v in runtime.run_arrays(to_model_input(read_picture(s.path), spec))]
+        for s in test.samples
+    ]
+    truth = np.array([bool(s.is_anomaly) for s in test.samples])
+    return {name: round(roc_auc(column, truth), 4) for name, column in zip(outputs, np.array(rows).T, strict=True)}
+
+
+def run(name: str, dataset: Dataset, seed: int, steps: int, progress: StageProgress) -> Fold:
+    """One seed on one set."""
+    learn, test = split(dataset, seed)
+    options = TrainingOptions(name="benchmark", seed=seed, unet_steps=steps)
+    with tempfile.TemporaryDirectory() as folder:
+        begun = time.monotonic()
+        trained = train(learn, Path(folder) / "bundle", options, test, progress)
+        seconds = time.monotonic() - begun
+        alone = singles(trained, learn, test, options, progress)
+    training, found = trained.bundle.manifest.training, trained.bundle.manifest.evaluation
+    segmentation = training.get("segmentation")
+    chosen = trained.choice.chosen.name if trained.choice else "one-class mean"
+    if segmentation:
+        chosen += f"; masks by {segmentation['chosen']}"
+    return Fold(
+        name, seed, chosen, found["roc_auc"], found["f1"], found["f1_all_anomalous"], found["ece"], found["average_iou"],
+        found["label_f1"], segmentation["average_iou"][segmentation["chosen"]] if segmentation else {}, alone,
+        round(seconds, 1), training["latency_ms"], len(learn.samples), len(test.samples),
+    )  # fmt: skip
+
+
+def _mean_sd(values: list[float]) -> str:
+    return f"{statistics.mean(values):.3f} ± {statistics.stdev(values) if len(values) > 1 else 0:.3f}"
+
+
+def table(folds: list[Fold]) -> str:
+    """Markdown: a row a set, mean and standard deviation over seeds."""
+    sets = list(dict.fromkeys(f.set for f in folds))
+    lines = [
+        "| set (train + test) | chosen | ROC AUC | F1 | all-anomalous F1 | ECE | Average IoU by label | F1 by label | training s | graph ms |",
+        "|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    for name in sets:
+        mine = [f for f in folds if f.set == name]
+
+        def by_label(field: str, mine: list[Fold] = mine) -> str:
+            labels = list(getattr(mine[0], field))
+            return ", ".join(f"{lb} {_mean_sd([getattr(f, field)[lb] for f in mine])}" for lb in labels) or "-"
+
+        chosen = ", ".join(
+            f"{c} ({n}x)"
+            for c, n in sorted(
+                {f.chosen: sum(g.chosen == f.chosen for g in mine) for f in mine}.items(), key=lambda x: -x[1]
+            )
+        )
+        lines.append(
+            f"| {name} ({mine[0].train_pictures} + {mine[0].test_pictures}) | {chosen} | {_mean_sd([f.roc_auc for f in mine])} "
+            f"| {_mean_sd([f.f1 for f in mine])} | {statistics.mean(f.f1_all_anomalous for f in mine):.3f} "
+            f"| {_mean_sd([f.ece for f in mine])} | {by_label('average_iou')} | {by_label('label_f1')} "
+            f"| {statistics.mean(f.train_seconds for f in mine):.0f} | {statistics.mean(f.latency_ms for f in mine):.1f} |"
+        )
+    lines += ["", "ROC AUC of the choice beside every single score (mean over seeds, then over sets):", ""]
+    everywhere = [s for s in folds[0].singles if all(s in f.singles for f in folds)]
+    rows = {"**chosen**": {n: statistics.mean(f.roc_auc for f in folds if f.set == n) for n in sets}}
+    rows |= {s: {n: statistics.mean(f.singles[s] for f in folds if f.set == n) for n in sets} for s in everywhere}
+    lines += ["| score | " + " | ".join(sets) + " | mean |", "|---|" + "---|" * (len(sets) + 1)]
+    means = {s: statistics.mean(r.values()) for s, r in rows.items()}
+    for s in sorted(rows, key=lambda s: -means[s]):
+        lines.append(f"| {s} | " + " | ".join(f"{v:.3f}" for v in rows[s].values()) + f" | {means[s]:.3f} |")
+    best = max(means[s] for s in everywhere)
+    lines.append("")
+    lines.append(f"Regret (best single score's mean - the choice's): {best - means['**chosen**']:+.4f}; the bar is 0.01.")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Parse, run, print, write."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, nargs="+", default=[], help="folders or manifests; default: drawn parts")
+    parser.add_argument("--json", type=Path, help="write everything that was measured")
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--unet-steps", type=int, default=STEPS)
+    arguments = parser.parse_args()
+    folds: list[Fold] = []
+    with tempfile.TemporaryDirectory() as folder, StageProgress() as progress:
+        paths = arguments.data
+        if not paths:
+            paths = [Path(folder) / "drawn parts"]
+            write_set(paths[0], PartSet(seed=0), progress)
+        for path in paths:
+            dataset = read_any(path)
+            name = path.stem if path.is_file() else path.resolve().name
+            for seed in range(arguments.seeds):
+                folds.append(run(name, dataset, seed, arguments.unet_steps, progress))
+                print(msgspec.json.encode(folds[-1]).decode(), file=sys.stderr, flush=True)
+    print(table(folds))
+    if arguments.json:
+        machine = {"machine": platform.machine(), "cores": os.cpu_count()}
+        arguments.json.write_bytes(msgspec.json.format(msgspec.json.encode({**machine, "folds": folds})) + b"\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,59 @@
+"""Lock the dependencies: constraints.txt for everybody, constraints-cuda.txt for machines that take torch's CUDA build.
+
+The registry's build of torch for x86-64 Linux needs CUDA's libraries, a CPU build does not. Both are the same version, so
+one lock serves both: torch with the hashes of either build, and CUDA's libraries in a file of their own.
+
+    python scripts/lock.py
+"""
+
+import hashlib
+import os
+import re
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+EXTRAS = ("agent", "packager", "train", "dev")
+CUDA = re.compile(r"^(nvidia-|cuda-|triton\b)")
+TORCH = "torch==2.13.0"
+
+
+def compile_lock() -> list[str]:
+    """Entries of the registry's resolution, one text each."""
+    with tempfile.TemporaryDirectory() as folder:
+        target = Path(folder) / "lock.txt"
+        command = [sys.executable, "-m", "piptools", "compile", "-q", "--upgrade", "--generate-hashes", "--strip-extras",
+                   "--allow-unsafe", "--no-header", "--no-emit-index-url", "--no-emit-trusted-host", "--no-emit-find-links",
+                   *(f"--extra={extra}" for extra in EXTRAS), "-o", str(target), str(ROOT / "pyproject.toml")]  # fmt: skip
+        # Without this machine's own sources of wheels: the lock must say what everybody finds.
+        subprocess.run(
+            command, check=True, cwd=ROOT, env={**os.environ, "PIP_CONFIG_FILE": os.devnull, "PIP_FIND_LINKS": ""}
+        )
+        text = target.read_text()
+    return [entry for entry in re.split(r"\n(?=[a-z])", text.strip()) if entry]
+
+
+def cpu_hashes() -> list[str]:
+    """SHA-256 of the CPU build of torch, where this machine has one."""
+    with tempfile.TemporaryDirectory() as folder:
+        subprocess.run([sys.executable, "-m", "pip", "download", "-q", "--no-deps", TORCH, "-d", folder], check=True)
+        return [hashlib.sha256(p.read_bytes()).hexdigest() for p in Path(folder).glob("torch-*cpu*.whl")]
+
+
+def main() -> None:
+    """Write both files."""
+    entries = compile_lock()
+    for i, entry in enumerate(entries):
+        if entry.startswith(TORCH):
+            extra = [f"    --hash=sha256:{value}" for value in cpu_hashes() if value not in entry]
+            head, *rest = entry.split("\n")
+            entries[i] = "\n".join([head, *(f"{line} \\" for line in extra), *rest])
+    everybody = [e for e in entries if not CUDA.match(e)]
+    (ROOT / "constraints.txt").write_text("\n".join(everybody) + "\n")
+    (ROOT / "constraints-cuda.txt").write_text("\n".join(e for e in entries if CUDA.match(e)) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,93 @@
+"""From scores to answers: the threshold and the confidence. Pure functions.
+
+Two regimes. With anomalies in the training data the threshold is the one of the best F1 on out-of-fold scores. With
+normal pictures only it is the score that a stated share of normal parts (1 % by default) is expected to exceed.
+"""
+
+import numpy as np
+import numpy.typing as npt
+from scipy import stats
+from scipy.optimize import minimize_scalar
+
+from anomaly_model.manifest import Decision
+from training.stack import balance
+
+F64 = npt.NDArray[np.float64]
+Bools = npt.NDArray[np.bool_]
+
+
+def decide(scores: F64, truth: Bools) -> Decision:
+    """Threshold and slope from scores in which no picture's own label took part."""
+    threshold = choose_threshold(scores, truth)
+    return Decision(threshold=threshold, slope=fit_slope(scores, truth, threshold))
+
+
+def decide_from_normals(scores: F64, false_alarms: float) -> Decision:
+    """Threshold and slope from out-of-fold scores of normal pictures.
+
+    The threshold is the upper bound of a prediction interval: the score that the next normal part exceeds with
+    probability `false_alarms`, if scores are normally distributed with unknown mean and deviation (Hahn 1969),
+    t(n - 1) * s * sqrt(1 + 1/n) above the mean. Scores of parts have a longer tail to the right than that, so it is at least
+    the empirical quantile, when there are enough pictures to have one.
+
+    At the threshold p = 0.5; at the median of normal parts p = false_alarms.
+    """
+    n = len(scores)
+    mean, deviation = float(scores.mean()), float(scores.std(ddof=1)) if n > 1 else 1.0
+    bound = mean + float(stats.t.isf(false_alarms, max(1, n - 1))) * deviation * float(np.sqrt(1 + 1 / n))
+    if n * false_alarms >= 1:
+        bound = max(bound, float(np.quantile(scores, 1 - false_alarms, method="higher")))
+    distance = max(bound - float(np.median(scores)), 1e-9)
+    return Decision(threshold=bound, slope=float(np.log((1 - false_alarms) / false_alarms)) / distance)
+
+
+def choose_threshold(scores: F64, truth: Bools) -> float:
+    """The threshold of the highest F1; among equals, the middle of the widest gap between scores."""
+    order = np.argsort(-scores, kind="stable")
+    ranked, hits = scores[order], np.cumsum(truth[order])
+    ends = np.flatnonzero(np.diff(ranked) < 0)  # after these many + 1 pictures the score falls
+    if not len(ends):
+        return float(scores[0])
+    f1 = 2 * hits[ends] / (ends + 1 + truth.sum())
+    gaps = ranked[ends] - ranked[ends + 1]
+    best = ends[f1 >= f1.max() - 1e-12]
+    place = best[gaps[f1 >= f1.max() - 1e-12].argmax()]
+    return float((ranked[place] + ranked[place + 1]) / 2)
+
+
+def fit_slope(scores: F64, truth: Bools, threshold: float) -> float:
+    """A of p = sigmoid(a (score - threshold)), by maximum likelihood, classes balanced.
+
+    Two soft pseudo-observations a class (after Platt 1999) keep a finite when the classes are perfectly separated.
+    """
+    z = scores - threshold
+    positive, negative = max(1, truth.sum()), max(1, (~truth).sum())
+    target = np.where(truth, (positive + 1) / (positive + 2), 1 / (negative + 2))
+    even = balance(truth)
+
+    def objective(log_slope: float) -> float:
+        s = np.exp(log_slope) * z
+        return float((even * (target * np.logaddexp(0, -s) + (1 - target) * np.logaddexp(0, s))).sum())
+
+    return float(np.exp(minimize_scalar(objective, bounds=(-6, 4), method="bounded").x))
+
+
+def minimum_areas(areas: F64, present: Bools) -> list[float]:
+    """For each label the smallest area (share of the picture) that counts, by the best F1 of "the picture shows it".
+
+    Args:
+        areas: N x labels, the area that was found on each picture out of fold.
+        present: N x labels, whether the mask shows the label.
+    """
+    result = []
+    for k in range(areas.shape[1]):
+        found = areas[:, k]
+        if not present[:, k].any() or not (found > 0).any():
+            result.append(0.0)
+            continue
+        threshold = choose_threshold(found, present[:, k])
+        # Never so large that defects are lost which are merely small: at most half the smallest one that was right.
+        smallest = found[present[:, k] & (found > 0)]
+        limit = float(smallest.min()) / 2 if len(smallest) else threshold
+        result.append(float(max(0.0, min(threshold, limit))))
+    return result

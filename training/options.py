@@ -1,0 +1,36 @@
+"""What a user may choose."""
+
+from dataclasses import dataclass
+
+from training.backbone import Backbone
+from training.unet_training import STEPS
+
+EFFORTS = {"quick": 0, "standard": STEPS, "thorough": 3 * STEPS}
+"""Training steps of the U-Net: none, so that a model is there in half a minute; as measured; and for a night's run."""
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingOptions:
+    """What a user may choose.
+
+    Attributes:
+        name: the model's name.
+        model_version: its version, a number as text.
+        side: shorter side of the model's input in pixels; larger sees finer defects and is slower. None: from the masks.
+        seed: same seed, same data, same machine: same model.
+        budget_ms: the most that the graph may take on one core here, by ONNX Runtime.
+        test_share: share of the pictures that is held out for the evaluation when there is no test set; 0 for none.
+        false_alarms: with normal pictures only, the share of normal parts that may be called anomalous.
+        unet_steps: training steps of the U-Net; 0 leaves it out.
+        backbone: a pretrained net; None: the filter bank needs none.
+    """
+
+    name: str = "model"
+    model_version: str = "1"
+    side: int | None = None
+    seed: int = 0
+    budget_ms: float = 25.0
+    test_share: float = 0.2
+    false_alarms: float = 0.01
+    unet_steps: int = STEPS
+    backbone: Backbone | None = None

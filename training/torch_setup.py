@@ -1,0 +1,24 @@
+"""How torch is used here: on CUDA when it is there, and so that one seed gives one result on the CPU."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+
+def device() -> torch.device:
+    """CUDA's first device, or the CPU."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Run with torch's generator seeded and deterministic algorithms; what the caller had set is put back."""
+    before = torch.are_deterministic_algorithms_enabled()
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        torch.use_deterministic_algorithms(mode=True, warn_only=torch.cuda.is_available())
+        try:
+            yield
+        finally:
+            torch.use_deterministic_algorithms(before)
