@@ -27,7 +27,7 @@ class OutOfFold:
         family: its name.
         scores: score name to N scores.
         areas: N x labels, the share of the picture that each label was found on; NaN without segmentation.
-        present: N x labels, 1 where the mask shows the label, 0 where not; NaN where a picture has no known mask.
+        shown: N x labels, the share of the picture that the mask shows; NaN where a picture has no known mask.
         overlaps: N x labels, intersection / union with the mask; NaN where neither mask nor family shows the label, and
             where a picture has no known mask.
     """
@@ -35,7 +35,7 @@ class OutOfFold:
     family: str
     scores: dict[str, F64]
     areas: F64
-    present: F64
+    shown: F64
     overlaps: F64
 
     @property
@@ -45,13 +45,13 @@ class OutOfFold:
 
     def minimum_areas(self) -> list[float]:
         """For each label the smallest area that counts; see `decision.minimum_areas`."""
-        known = ~np.isnan(self.present).any(axis=1)
-        return minimum_areas(self.areas[known], self.present[known] == 1)
+        known = ~np.isnan(self.shown).any(axis=1)
+        return minimum_areas(self.areas[known], self.shown[known])
 
     def average_iou(self) -> F64:
         """Average IoU of each label when areas below the minimum do not count; 0 where it never occurs."""
         wiped = self.areas < np.array(self.minimum_areas())
-        overlaps = np.where(wiped, np.where(self.present == 1, 0.0, np.nan), self.overlaps)
+        overlaps = np.where(wiped, np.where(self.shown > 0, 0.0, np.nan), self.overlaps)
         known = ~np.isnan(overlaps)
         return np.asarray(np.where(known, overlaps, 0).sum(axis=0) / np.maximum(1, known.sum(axis=0)))
 
@@ -63,7 +63,7 @@ def cross_validate(
     folds = divide(strata(store), groups, family.folds, seed)
     count, labels = len(store), len(store.labels)
     scores: dict[str, F64] = {}
-    areas, present, overlaps = (np.full((count, labels), np.nan) for _ in range(3))
+    areas, shown, overlaps = (np.full((count, labels), np.nan) for _ in range(3))
     for fold in range(family.folds):
         progress(f"cross-validating {family.name}", fold, family.folds)
         held_out = np.flatnonzero(folds == fold)
@@ -79,11 +79,11 @@ def cross_validate(
             if name.startswith("score "):
                 column = scores.setdefault(name.removeprefix("score "), np.full(count, np.nan))
                 column[held_out] = values
-        areas[held_out], present[held_out], overlaps[held_out] = kept["areas"], kept["present"], kept["overlaps"]
+        areas[held_out], shown[held_out], overlaps[held_out] = kept["areas"], kept["shown"], kept["overlaps"]
     progress(f"cross-validating {family.name}", family.folds, family.folds)
     # A branch that some fold could not be fitted for (too few pictures of a class) has nothing to say as a whole.
     complete = {name: values for name, values in scores.items() if not np.isnan(values).any()}
-    return OutOfFold(family.name, complete, areas, present, overlaps)
+    return OutOfFold(family.name, complete, areas, shown, overlaps)
 
 
 def strata(store: PictureStore) -> Ints:
@@ -101,7 +101,7 @@ def _score(family: Family, store: PictureStore, chosen: npt.NDArray[np.bool_], h
     runtime = OnnxRuntime(g.build(outputs), threads=2)
     labels = len(store.labels)
     columns: dict[str, F64] = {f"score {name}": np.zeros(len(held_out)) for name in written.scores}
-    areas, present, overlaps = (np.full((len(held_out), labels), np.nan) for _ in range(3))
+    areas, shown, overlaps = (np.full((len(held_out), labels), np.nan) for _ in range(3))
     known = store.teaches_pixels()
     for row, index in enumerate(held_out):
         values = runtime.run_arrays(store.input(int(index)))
@@ -112,9 +112,9 @@ def _score(family: Family, store: PictureStore, chosen: npt.NDArray[np.bool_], h
             areas[row] = [(found == k + 1).mean() for k in range(labels)]
             if known[index]:
                 truth = store.label_map(int(index))
-                present[row] = [(truth == k + 1).any() for k in range(labels)]
+                shown[row] = [(truth == k + 1).mean() for k in range(labels)]
                 overlaps[row] = _overlaps(truth, found, labels)
-    return {**columns, "areas": areas, "present": present, "overlaps": overlaps}
+    return {**columns, "areas": areas, "shown": shown, "overlaps": overlaps}
 
 
 def _overlaps(truth: LabelMap, found: LabelMap, labels: int) -> list[float]:

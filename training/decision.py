@@ -10,6 +10,7 @@ from scipy import stats
 from scipy.optimize import minimize_scalar
 
 from anomaly_model.manifest import Decision
+from training.metrics import f1_score
 from training.stack import balance
 
 F64 = npt.NDArray[np.float64]
@@ -72,22 +73,26 @@ def fit_slope(scores: F64, truth: Bools, threshold: float) -> float:
     return float(np.exp(minimize_scalar(objective, bounds=(-6, 4), method="bounded").x))
 
 
-def minimum_areas(areas: F64, present: Bools) -> list[float]:
-    """For each label the smallest area (share of the picture) that counts, by the best F1 of "the picture shows it".
+def minimum_areas(found: F64, shown: F64) -> list[float]:
+    """For each label the smallest area that counts, by the best F1 of "the picture shows it".
+
+    Specks of a label on pictures that do not show it would otherwise be reported. Never more than half the smallest area
+    that a mask shows: a defect that is merely small must still be found.
 
     Args:
-        areas: N x labels, the area that was found on each picture out of fold.
-        present: N x labels, whether the mask shows the label.
+        found: N x labels, the share of the picture on which the label was found out of fold.
+        shown: N x labels, the share that the mask shows.
     """
     result = []
-    for k in range(areas.shape[1]):
-        found = areas[:, k]
-        if not present[:, k].any() or not (found > 0).any():
+    for k in range(found.shape[1]):
+        areas, present = found[:, k], shown[:, k] > 0
+        if not present.any():
             result.append(0.0)
             continue
-        threshold = choose_threshold(found, present[:, k])
-        # Never so large that defects are lost which are merely small: at most half the smallest one that was right.
-        smallest = found[present[:, k] & (found > 0)]
-        limit = float(smallest.min()) / 2 if len(smallest) else threshold
-        result.append(float(max(0.0, min(threshold, limit))))
+        limit = float(shown[present, k].min()) / 2
+        edges = np.unique(np.concatenate([[0.0, limit], areas[areas <= limit]]))
+        candidates = (edges[1:] + edges[:-1]) / 2 if len(edges) > 1 else edges
+        f1 = np.array([f1_score(areas > c, present) for c in candidates])
+        best = candidates[f1 >= f1.max() - 1e-12]
+        result.append(float((best.min() + best.max()) / 2))
     return result

@@ -68,9 +68,21 @@ def test_equal_scores_of_normals_do_not_divide_by_zero() -> None:
 
 def test_small_spurious_areas_do_not_count_but_small_defects_do() -> None:
     found = np.array([[0.001], [0.002], [0.02], [0.03], [0.0]])
-    present = np.array([[False], [False], [True], [True], [False]])
-    [least] = minimum_areas(found, present)
+    shown = np.array([[0.0], [0.0], [0.025], [0.02], [0.0]])
+    [least] = minimum_areas(found, shown)
     assert 0.002 < least <= 0.01
-    assert minimum_areas(found, np.zeros((5, 1), bool)) == [0.0]
-    # A true defect as small as the spurious ones: it must still be found.
-    assert minimum_areas(np.array([[0.002], [0.001], [0.03]]), np.array([[False], [True], [True]]))[0] <= 0.0005
+    assert minimum_areas(found, np.zeros((5, 1))) == [0.0]
+
+
+def test_a_defect_that_was_found_in_part_does_not_let_specks_through() -> None:
+    found = np.array([[0.0005], [0.002], [0.002], [0.002], [0.02], [0.0]])
+    shown = np.array([[0.02], [0.0], [0.0], [0.0], [0.02], [0.0]])
+    assert 0.002 < minimum_areas(found, shown)[0] <= 0.01
+
+
+@given(st.lists(st.tuples(st.floats(0, 0.5), st.floats(0, 0.5)), min_size=1, max_size=30))
+def test_the_least_area_is_below_every_defect(pairs: list[tuple[float, float]]) -> None:
+    found, shown = np.array([[f] for f, _ in pairs]), np.array([[s] for _, s in pairs])
+    [least] = minimum_areas(found, shown)
+    present = shown[shown > 0]
+    assert 0 <= least <= (present.min() / 2 if len(present) else 0)
