@@ -1,3 +1,4 @@
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -118,3 +119,23 @@ def test_no_space(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("training.pictures.shutil.disk_usage", lambda _: type("Usage", (), {"free": 10})())
     with pytest.raises(DatasetError, match=r"0.0 GB free; the decoded pictures need"):
         load(folder)
+
+
+def test_memory_does_not_grow_with_the_number_of_pictures(tmp_path: Path) -> None:
+    def peak(count: int) -> int:
+        folder = tmp_path / str(count)
+        for i in range(count):
+            picture(folder / "data" / ("normal" if i % 2 else "anomaly") / f"{i}.png", (256, 192))
+        dataset = read_dataset(folder / "data")
+        (folder / "work").mkdir()
+        tracemalloc.start()
+        store = load_pictures(dataset, 192, Workspace(folder / "work"), no_progress)
+        for i in range(count):
+            store.input(i)
+        used = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        return used
+
+    few, many = peak(8), peak(60)
+    # 52 more pictures are 7.7 MB; their thumbnails and names are 0.2.
+    assert many - few < 1_000_000
