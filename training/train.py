@@ -79,6 +79,8 @@ def train(
     """
     started = time.monotonic()
     _check_counts(dataset)
+    if test is not None:
+        _check_test(dataset, test)
     workspace = Workspace.open(
         output.with_name(f"{output.name}.unfinished"),
         fingerprint(version("linewatch"), _facts(dataset), _choices(options), test is None),
@@ -109,6 +111,18 @@ def _check_counts(dataset: Dataset) -> None:
         raise DatasetError(
             f"{dataset.source} has {normals} normal and {anomalies} anomalous pictures; training needs at least "
             f"{MINIMUM_PER_CLASS} of each class, or normal pictures only (20 normal and 10 anomalous are a sensible start)"
+        )
+
+
+def _check_test(dataset: Dataset, test: Dataset) -> None:
+    """What would otherwise come to light when training is done."""
+    if not test.samples:
+        raise DatasetError(f"{test.source} has no labelled pictures to evaluate on")
+    unknown = {label.name for label in test.labels} - {label.name for label in dataset.labels}
+    if dataset.labels and unknown:
+        raise DatasetError(
+            f"the test set {test.source} has masks of {sorted(unknown)}, which {dataset.source} does not know; its labels are "
+            f"{sorted(label.name for label in dataset.labels)}"
         )
 
 

@@ -59,6 +59,16 @@ def test_bad_data_leaves_nothing_behind(tmp_path: Path) -> None:
     assert [p.name for p in tmp_path.iterdir()] == ["data"]
 
 
+def test_a_test_set_that_cannot_be_judged_is_refused_before_training(parts: Path, tmp_path: Path) -> None:
+    learn = read_dataset(parts / "train")
+    strange = dataclasses.replace(learn, labels=(Label(name="crack", hex_color="#010203"),), source="elsewhere")
+    with pytest.raises(DatasetError, match=r"elsewhere has masks of \['crack'\]"):
+        train(learn, tmp_path / "b", QUICK, strange)
+    with pytest.raises(DatasetError, match="no labelled pictures to evaluate on"):
+        train(learn, tmp_path / "b", QUICK, dataclasses.replace(learn, samples=()))
+    assert not list(tmp_path.iterdir())
+
+
 def test_bundle_is_verified_segmentation_with_static_shapes(bundle: Bundle) -> None:
     opened = open_bundle(bundle.folder)
     assert opened.manifest.is_segmentation
