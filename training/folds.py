@@ -1,44 +1,56 @@
 """Dividing pictures: near-duplicates stay together, every part gets its share of every kind. Pure functions."""
 
+from collections.abc import Iterator
+
 import numpy as np
 import numpy.typing as npt
 
 Ints = npt.NDArray[np.int64]
+F64 = npt.NDArray[np.float64]
 
 LARGEST_DIFFERENCE = 2.0
 """Grey levels (root mean square over thumbnails) beyond which two pictures are never near-duplicates."""
 DIFFERENCE_SHARE = 0.1
 """...and the share of a typical difference between two pictures of the set. Aligned parts all look alike; only pictures
 that are far more alike than these are taken for the same part seen twice."""
+_BLOCK = 1024
 
 
 def near_duplicates(thumbnails: npt.NDArray[np.float32]) -> Ints:
-    """Group numbers 0 to G - 1 for N thumbnails (N x h x w x 3, 0 to 255); near-duplicates share one."""
+    """Group numbers 0 to G - 1 for N thumbnails (N x h x w x 3, 0 to 255); near-duplicates share one.
+
+    Memory is N x N bits, and time does not depend on how many duplicates there are: a camera that was left running may have
+    taken thousands of one part.
+    """
     count = len(thumbnails)
-    flat = thumbnails.reshape(count, -1).astype(np.float32)
-    parent = np.arange(count)
-
-    def root(i: int) -> int:
-        while parent[i] != i:
-            parent[i] = parent[parent[i]]
-            i = int(parent[i])
-        return i
-
-    for i, j in _near_pairs(flat, flat, _limit(flat)):
-        if i < j:
-            parent[root(i)] = root(j)
-    roots = np.array([root(i) for i in range(count)])
-    return np.unique(roots, return_inverse=True)[1].astype(np.int64)
+    flat = _flat(thumbnails)
+    rows = [(start, np.packbits(near, axis=1)) for start, near in _near(flat, flat, _limit(flat))]
+    groups = np.arange(count)
+    while True:
+        smallest = groups.copy()
+        for start, bits in rows:
+            near = np.unpackbits(bits, axis=1, count=count).astype(bool)
+            smallest[start : start + len(near)] = np.where(near, groups, count).min(axis=1)
+        smallest = smallest[smallest]
+        if (smallest == groups).all():
+            return np.unique(groups, return_inverse=True)[1].astype(np.int64)
+        groups = smallest
 
 
 def leaks(train: npt.NDArray[np.float32], test: npt.NDArray[np.float32]) -> list[tuple[int, int]]:
     """Pairs (test index, train index) of near-duplicates, one for each such test picture."""
-    flat = train.reshape(len(train), -1).astype(np.float32)
-    pairs = _near_pairs(test.reshape(len(test), -1).astype(np.float32), flat, _limit(flat))
-    return list(dict(reversed(pairs)).items())[::-1]
+    flat = _flat(train)
+    pairs = []
+    for start, near in _near(_flat(test), flat, _limit(flat)):
+        pairs += [(int(start + i), int(near[i].argmax())) for i in np.flatnonzero(near.any(axis=1))]
+    return pairs
 
 
-def _limit(flat: npt.NDArray[np.float32]) -> float:
+def _flat(thumbnails: npt.NDArray[np.float32]) -> F64:
+    return thumbnails.reshape(len(thumbnails), -1).astype(np.float64)
+
+
+def _limit(flat: F64) -> float:
     """The difference below which two pictures of this set are near-duplicates."""
     count = len(flat)
     a, b = np.random.default_rng(0).integers(0, count, (2, min(20000, count * count)))
@@ -46,20 +58,14 @@ def _limit(flat: npt.NDArray[np.float32]) -> float:
     return min(LARGEST_DIFFERENCE, DIFFERENCE_SHARE * float(np.median(differences))) if len(differences) else 0.0
 
 
-def _near_pairs(left: npt.NDArray[np.float32], right: npt.NDArray[np.float32], limit: float) -> list[tuple[int, int]]:
-    """Index pairs of rows whose root mean square difference is at most `limit`."""
+def _near(left: F64, right: F64, limit: float) -> Iterator[tuple[int, npt.NDArray[np.bool_]]]:
+    """Block by block of `left`'s rows: where it starts, and which rows of `right` differ by at most `limit` (root mean square)."""
     size = left.shape[1]
-    right_squares = np.einsum("ij,ij->i", right.astype(np.float64), right)
-    found = []
-    for start in range(0, len(left), 1024):
-        block = left[start : start + 1024]
-        squares = np.einsum("ij,ij->i", block.astype(np.float64), block)
-        distance = (squares[:, None] + right_squares[None, :] - 2 * (block @ right.T).astype(np.float64)) / size
-        # The expansion cancels badly in 32 bits, so candidates are looked at again exactly.
-        for i, j in np.argwhere(distance <= limit**2 + 0.5):
-            if ((block[i] - right[j]) ** 2).mean() <= limit**2:
-                found.append((int(start + i), int(j)))
-    return found
+    squares = np.einsum("ij,ij->i", right, right)
+    for start in range(0, len(left), _BLOCK):
+        block = left[start : start + _BLOCK]
+        distance = (np.einsum("ij,ij->i", block, block)[:, None] + squares - 2 * block @ right.T) / size
+        yield start, distance <= limit**2 + 1e-6  # the expansion cancels: equal pictures come out a little apart
 
 
 def merge_groups(a: Ints, b: Ints) -> Ints:

@@ -25,6 +25,18 @@ def test_parts_that_all_look_alike_are_not_one_group() -> None:
     assert len(np.unique(near_duplicates(pictures))) == 25
 
 
+def test_a_chain_of_near_duplicates_is_one_group_and_thousands_are_no_trouble() -> None:
+    pictures = thumbnails(2000)
+    first, step = pictures[0] * 0.5, np.full(pictures.shape[1:], 1.5, np.float32)
+    for i in range(40):  # each is near its neighbours only: the ends are 60 grey levels apart
+        pictures[i * 31] = first + i * step
+    pictures[1500:1900] = pictures[1499]
+    groups = near_duplicates(pictures)
+    assert len(np.unique(groups[np.arange(40) * 31])) == 1
+    assert len(np.unique(groups[1499:1900])) == 1
+    assert len(np.unique(groups)) == 2000 - 39 - 400
+
+
 def test_leaks_name_the_pairs() -> None:
     train, test = thumbnails(20), thumbnails(5, seed=1)
     test[2] = train[11]
