@@ -32,14 +32,14 @@ constraints:  ## Lock the dependencies again (hashes, no addresses)
 clean:
 	rm -rf .venv demo-output .mypy_cache .ruff_cache .pytest_cache
 
-$(READY): constraints.txt constraints-cuda.txt pyproject.toml
+$(READY): constraints.txt constraints-cpu.txt constraints-cuda.txt pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Linewatch needs Python 3.11 or newer; found " + sys.version.split()[0] + ". Name one: make PYTHON=python3.11 ...")'
 	@# Debian and Ubuntu split venv from Python: fetch it where we may, say so where we may not.
 	$(PYTHON) -m venv .venv || { rm -rf .venv; \
 		[ $$(id -u) = 0 ] || { echo "venv is missing; run: sudo apt-get install python3-venv"; exit 1; }; \
 		apt-get update -qq && apt-get install -y -qq python3-venv && $(PYTHON) -m venv .venv; }
-	@# The registry's torch for x86-64 needs CUDA's libraries, a CPU build does not: whichever pip finds decides.
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r constraints.txt || \
+	@# torch's CPU build where pip finds one; else the registry's build, with CUDA's libraries.
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r constraints.txt -r constraints-cpu.txt || \
 		$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r constraints.txt -r constraints-cuda.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	touch $@

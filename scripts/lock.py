@@ -1,7 +1,7 @@
-"""Lock the dependencies: constraints.txt for everybody, constraints-cuda.txt for machines that take torch's CUDA build.
+"""Lock the dependencies: constraints.txt for everybody, and torch in two builds of one version.
 
-The registry's build of torch for x86-64 Linux needs CUDA's libraries, a CPU build does not. Both are the same version, so
-one lock serves both: torch with the hashes of either build, and CUDA's libraries in a file of their own.
+The registry's build of torch for x86-64 Linux needs CUDA's libraries (constraints-cuda.txt), a CPU build does not
+(constraints-cpu.txt). Two files, as pip takes what an index vouches for before a wheel of the same version at hand.
 
     python scripts/lock.py
 """
@@ -43,16 +43,18 @@ def cpu_hashes() -> list[str]:
 
 
 def main() -> None:
-    """Write both files."""
+    """Write the three files."""
     entries = compile_lock()
-    for i, entry in enumerate(entries):
-        if entry.startswith(TORCH):
-            extra = [f"    --hash=sha256:{value}" for value in cpu_hashes() if value not in entry]
-            head, *rest = entry.split("\n")
-            entries[i] = "\n".join([head, *(f"{line} \\" for line in extra), *rest])
-    everybody = [e for e in entries if not CUDA.match(e)]
-    (ROOT / "constraints.txt").write_text("\n".join(everybody) + "\n")
-    (ROOT / "constraints-cuda.txt").write_text("\n".join(e for e in entries if CUDA.match(e)) + "\n")
+    cpu = [f"    --hash=sha256:{value}" for value in cpu_hashes()]
+    if not cpu:
+        raise SystemExit(f"pip finds no CPU build of {TORCH} here; name a folder that has one in PIP_FIND_LINKS")
+    files = {
+        "constraints.txt": [e for e in entries if not CUDA.match(e) and not e.startswith(TORCH)],
+        "constraints-cpu.txt": [" \\\n".join([TORCH, *cpu])],
+        "constraints-cuda.txt": [e for e in entries if CUDA.match(e) or e.startswith(TORCH)],
+    }
+    for name, parts in files.items():
+        (ROOT / name).write_text("\n".join(parts) + "\n")
 
 
 if __name__ == "__main__":

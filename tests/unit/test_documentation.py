@@ -94,7 +94,9 @@ def test_every_dependency_has_its_licence_listed() -> None:
     assert names == listed
 
 
-@pytest.mark.parametrize(("name", "least"), [("constraints.txt", 40), ("constraints-cuda.txt", 10)])
+@pytest.mark.parametrize(
+    ("name", "least"), [("constraints.txt", 40), ("constraints-cpu.txt", 0), ("constraints-cuda.txt", 10)]
+)
 def test_the_lock_has_hashes_and_no_addresses(name: str, least: int) -> None:
     lock = text(name)
     assert "://" not in lock
@@ -103,9 +105,11 @@ def test_the_lock_has_hashes_and_no_addresses(name: str, least: int) -> None:
     assert len(entries) == len(re.findall(r"^[a-zA-Z0-9_.\-]+(\[.*\])?==", lock, re.MULTILINE)) > least
 
 
-def test_torch_is_locked_as_any_build_of_one_version() -> None:
-    assert re.search(r"^torch==2\.13\.0 \\$", text("constraints.txt"), re.MULTILINE)
-    assert not re.search(r"^(nvidia|cuda|triton)", text("constraints.txt"), re.MULTILINE)
+def test_torch_is_locked_as_two_builds_of_one_version() -> None:
+    for name in ("constraints-cpu.txt", "constraints-cuda.txt"):
+        assert re.search(r"^torch==2\.13\.0 \\$", text(name), re.MULTILINE)
+    assert not re.search(r"^(nvidia|cuda|triton|torch)", text("constraints.txt"), re.MULTILINE)
+    assert not re.search(r"^(nvidia|cuda|triton)", text("constraints-cpu.txt"), re.MULTILINE)
 
 
 def test_every_option_of_train_is_documented() -> None:
