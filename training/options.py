@@ -6,7 +6,7 @@ from training.backbone import Backbone
 from training.unet_training import STEPS
 
 EFFORTS = {"quick": 0, "standard": STEPS, "thorough": 3 * STEPS}
-"""Training steps of the U-Net: none, so that a model is there in half a minute; as measured; and for a night's run."""
+"""Training steps of the U-Net: none, so that a model is there within a minute; as measured; and three times that."""
 
 
 @dataclass(frozen=True, slots=True)
