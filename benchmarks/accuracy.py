@@ -145,8 +145,10 @@ def table(folds: list[Fold]) -> str:
     """Markdown: a row a set, mean and standard deviation over seeds."""
     sets = list(dict.fromkeys(f.set for f in folds))
     lines = [
-        "| set (train + test) | chosen | ROC AUC | F1 | all-anomalous F1 | ECE | Average IoU by label | F1 by label "
-        "| training s (median) | graph ms |",
+        (
+            "| set (train + test) | chosen | ROC AUC | F1 | all-anomalous F1 | ECE | Average IoU by label | F1 by label "
+            "| training s (median) | graph ms |"
+        ),
         "|---|---|---|---|---|---|---|---|---|---|",
     ]
     for name in sets:
