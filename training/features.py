@@ -110,7 +110,8 @@ def collect_cells(store: PictureStore, extractor: Extractor, seed: int, progress
         if i in kept_maps:
             maps.append(wide[0])
         flat = wide[0].reshape(wide.shape[1], -1).T
-        coarse.append(flat[:0] if store.is_anomaly[i] else flat[rng.permutation(len(flat))[:coarse_each]])
+        # A copy: even an empty view would keep the whole map in memory, for every picture.
+        coarse.append(flat[:0].copy() if store.is_anomaly[i] else flat[rng.permutation(len(flat))[:coarse_each]])
         index, labels = _choose(store, i, extractor.grid, share, rng)
         fine.append(cell[0].reshape(cell.shape[1], -1).T[index])
         classes.append(labels)
