@@ -14,10 +14,11 @@ import structlog
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
+from anomaly_model.settings import SettingsError
 from edge_agent.agent import Agent
 from edge_agent.protos import edge_agent_pb2, edge_agent_pb2_grpc
 from edge_agent.service import MESSAGE_BYTES, EdgeAgentService
-from edge_agent.settings import Settings, SettingsError
+from edge_agent.settings import Settings
 
 log = structlog.get_logger()
 _SERVICE = edge_agent_pb2.DESCRIPTOR.services_by_name["EdgeAgent"].full_name

@@ -1,22 +1,16 @@
 """The agent's settings: one frozen object, built once from defaults < TOML file < LINEWATCH_* environment < flags."""
 
-import os
-import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import msgspec
 
-from anomaly_model.errors import LinewatchError
+from anomaly_model.settings import load_struct
 
 DEFAULT_SOCKET = "unix:///tmp/aws.iot.lookoutvision.EdgeAgent.sock"
 PREFIX = "LINEWATCH_AGENT_"
 _Positive = Annotated[int, msgspec.Meta(ge=1)]
-
-
-class SettingsError(LinewatchError):
-    """A setting is unknown or has a wrong value."""
 
 
 class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -57,29 +51,4 @@ def load_settings(
     Raises:
         SettingsError: an unknown name (the known ones are listed) or a wrong value, and where it came from.
     """
-    values: dict[str, Any] = {}
-    sources: dict[str, str] = {}
-
-    def take(name: str, value: Any, source: str) -> None:
-        if name not in Settings.__struct_fields__:
-            raise SettingsError(f"unknown setting {name!r} in {source}; known: {', '.join(Settings.__struct_fields__)}")
-        values[name], sources[name] = value, source
-
-    if file is not None:
-        try:
-            table = tomllib.loads(file.read_text())
-        except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-            raise SettingsError(f"settings file {file} cannot be read: {error}") from error
-        for name, value in table.items():
-            take(name, value, str(file))
-    for key, value in sorted((os.environ if environment is None else environment).items()):
-        if key.startswith(PREFIX):
-            take(key.removeprefix(PREFIX).lower(), value, f"environment variable {key}")
-    for name, value in (flags or {}).items():
-        if value is not None:
-            take(name, value, f"--{name.replace('_', '-')}")
-    try:
-        return msgspec.convert(values, Settings, strict=False)
-    except msgspec.ValidationError as error:
-        given = ", ".join(f"{name} from {source}" for name, source in sources.items())
-        raise SettingsError(f"{error}; settings given: {given}") from error
+    return load_struct(Settings, PREFIX, file, environment, flags)

@@ -1,0 +1,1 @@
+"""Who may call: signatures, credentials, policies and the audit log."""

@@ -1,0 +1,261 @@
+"""AWS Signature Version 4: verification of signed headers, presigned URLs and signed chunks. Pure: the clock is an argument.
+
+The rules, in the order in which they are checked:
+
+1. The algorithm is AWS4-HMAC-SHA256, and every part of the signature is there and well formed.
+2. The host header is signed, and so is the date.
+3. The date is within `SKEW_S` of ours; a presigned request is within its own time, at most seven days.
+4. The canonical request is made of what was received, not signed again by a client's library: such libraries leave out
+   headers (user-agent, expect) that other clients sign.
+5. The path is quoted once more for every service but S3.
+6. The body's SHA-256 is that of the signed hash, unless the caller declared the payload unsigned.
+7. Signatures are compared in constant time.
+"""
+
+import hashlib
+import hmac
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from urllib.parse import quote, unquote
+
+from control_plane.errors import ExpiredRequestError, IncompleteSignatureError, InvalidSignatureError, MissingTokenError
+
+ALGORITHM = "AWS4-HMAC-SHA256"
+SKEW_S = 300
+LONGEST_PRESIGNED_S = 7 * 24 * 3600
+UNSIGNED = "UNSIGNED-PAYLOAD"
+EMPTY_SHA256 = hashlib.sha256(b"").hexdigest()
+_SCOPE = re.compile(r"([A-Za-z0-9]{1,128})/(\d{8})/([a-z0-9-]{1,40})/([a-z0-9-]{1,40})/aws4_request")
+_SIGNATURE = re.compile(r"[0-9a-f]{64}")
+
+
+@dataclass(frozen=True, slots=True)
+class Received:
+    """The parts of a request that are signed, as they were received.
+
+    Attributes:
+        method: GET, POST ...
+        path: raw, with its escapes.
+        query: raw, without the question mark.
+        headers: values by lower-case name; several of one name joined by commas.
+    """
+
+    method: str
+    path: str
+    query: str
+    headers: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """What a request says of its signature. Nothing of it is proven yet.
+
+    Attributes:
+        access_key: id of the credential.
+        day: of the credential's scope, YYYYMMDD.
+        region: any is accepted, and names the region of the resources.
+        service: signing name.
+        signed_headers: lower-case names, in order.
+        signature: 64 hexadecimal digits.
+        timestamp: YYYYMMDDTHHMMSSZ.
+        expires: seconds that a presigned request is good for; None for signed headers.
+        session_token: of temporary credentials.
+    """
+
+    access_key: str
+    day: str
+    region: str
+    service: str
+    signed_headers: tuple[str, ...]
+    signature: str
+    timestamp: str
+    expires: int | None
+    session_token: str | None
+
+    @property
+    def scope(self) -> str:
+        """The credential's scope."""
+        return f"{self.day}/{self.region}/{self.service}/aws4_request"
+
+
+def read_claim(request: Received) -> Claim:
+    """Read the signature of a request.
+
+    Raises:
+        MissingTokenError: not signed. IncompleteSignatureError: a part is missing or malformed.
+    """
+    header = request.headers.get("authorization")
+    if header is not None:
+        return _claim_of_header(header, request)
+    pairs = dict(_pairs(request.query))
+    if "X-Amz-Signature" in pairs or "X-Amz-Algorithm" in pairs:
+        return _claim_of_query(pairs, request)
+    raise MissingTokenError(
+        "the request is not signed; configure an access key made by `linewatch credentials create` in your AWS SDK or CLI"
+    )
+
+
+def _claim_of_header(header: str, request: Received) -> Claim:
+    algorithm, _, rest = header.partition(" ")
+    if algorithm != ALGORITHM:
+        raise IncompleteSignatureError(f"the Authorization header begins with {algorithm[:40]!r}; expected {ALGORITHM}")
+    parts = dict(part.strip().partition("=")[::2] for part in rest.split(","))
+    missing = {"Credential", "SignedHeaders", "Signature"} - set(parts)
+    if missing:
+        raise IncompleteSignatureError(f"the Authorization header lacks {', '.join(sorted(missing))}")
+    timestamp = request.headers.get("x-amz-date") or _from_http_date(request.headers.get("date"))
+    if not timestamp:
+        raise IncompleteSignatureError("the request has neither an X-Amz-Date nor a Date header")
+    return _claim(
+        parts["Credential"], parts["SignedHeaders"], parts["Signature"], timestamp, None,
+        request.headers.get("x-amz-security-token"),
+    )  # fmt: skip
+
+
+def _claim_of_query(pairs: Mapping[str, str], request: Received) -> Claim:
+    names = ("X-Amz-Algorithm", "X-Amz-Credential", "X-Amz-Date", "X-Amz-Expires", "X-Amz-SignedHeaders", "X-Amz-Signature")
+    missing = [name for name in names if name not in pairs]
+    if missing:
+        raise IncompleteSignatureError(f"the presigned request lacks {', '.join(missing)}")
+    if pairs["X-Amz-Algorithm"] != ALGORITHM:
+        raise IncompleteSignatureError(f"X-Amz-Algorithm is {pairs['X-Amz-Algorithm'][:40]!r}; expected {ALGORITHM}")
+    text = pairs["X-Amz-Expires"]
+    if not re.fullmatch(r"\d{1,7}", text) or not 1 <= int(text) <= LONGEST_PRESIGNED_S:
+        raise IncompleteSignatureError(f"X-Amz-Expires is {text[:40]!r}; expected 1 to {LONGEST_PRESIGNED_S} seconds")
+    token = pairs.get("X-Amz-Security-Token") or request.headers.get("x-amz-security-token")
+    return _claim(
+        pairs["X-Amz-Credential"], pairs["X-Amz-SignedHeaders"], pairs["X-Amz-Signature"], pairs["X-Amz-Date"], int(text), token
+    )
+
+
+def _claim(
+    credential: str, headers: str, signature: str, timestamp: str, expires: int | None, token: str | None
+) -> Claim:  # fmt: skip
+    scope = _SCOPE.fullmatch(credential)
+    if not scope:
+        raise IncompleteSignatureError(
+            f"the credential {credential[:200]!r} is not of the form KEY/YYYYMMDD/REGION/SERVICE/aws4_request"
+        )
+    if not _SIGNATURE.fullmatch(signature):
+        raise IncompleteSignatureError("the signature is not 64 hexadecimal digits")
+    signed = tuple(headers.lower().split(";"))
+    if "host" not in signed:
+        raise IncompleteSignatureError("the host header is not signed")
+    if not timestamp.startswith(scope[2]):
+        raise InvalidSignatureError(f"the date {timestamp[:40]!r} is not of the day of the credential's scope, {scope[2]}")
+    return Claim(scope[1], scope[2], scope[3], scope[4], signed, signature, timestamp, expires, token)
+
+
+def _from_http_date(text: str | None) -> str | None:
+    if not text:
+        return None
+    if re.fullmatch(r"\d{8}T\d{6}Z", text):
+        return text
+    try:
+        when = datetime.strptime(text, "%a, %d %b %Y %H:%M:%S GMT").replace(tzinfo=UTC)
+    except ValueError:
+        return None
+    return when.strftime("%Y%m%dT%H%M%SZ")
+
+
+def check_time(claim: Claim, now: float) -> None:
+    """Refuse a request that is too old or from the future.
+
+    Args:
+        claim: of the request.
+        now: epoch seconds.
+
+    Raises:
+        InvalidSignatureError: signed too long ago or in the future, on which SDKs correct their clock.
+        ExpiredRequestError: a presigned request after its time.
+    """
+    try:
+        signed = datetime.strptime(claim.timestamp, "%Y%m%dT%H%M%SZ").replace(tzinfo=UTC).timestamp()
+    except ValueError:
+        raise IncompleteSignatureError(
+            f"the date {claim.timestamp[:40]!r} is not of the form YYYYMMDDTHHMMSSZ"
+        ) from None
+    ours = datetime.fromtimestamp(now, UTC).strftime("%Y%m%dT%H%M%SZ")
+    if signed > now + SKEW_S:
+        raise InvalidSignatureError(
+            f"Signature not yet current: {claim.timestamp} is still later than {ours} ({SKEW_S // 60} min later)"
+        )
+    if claim.expires is None and signed < now - SKEW_S:
+        raise InvalidSignatureError(
+            f"Signature expired: {claim.timestamp} is now earlier than {ours} ({SKEW_S // 60} min earlier)"
+        )
+    if claim.expires is not None and now > signed + claim.expires:
+        raise ExpiredRequestError(f"the presigned request was good for {claim.expires} s from {claim.timestamp}")
+
+
+def declared_hash(request: Received, claim: Claim) -> str | None:
+    """The payload's hash as the request declares it, `UNSIGNED-PAYLOAD` or a streaming marker; None: the body is to be hashed."""
+    declared = request.headers.get("x-amz-content-sha256")
+    if declared is None and claim.expires is not None and claim.service == "s3":
+        return UNSIGNED
+    return declared
+
+
+def verify(request: Received, claim: Claim, secret: str, payload_hash: str) -> bytes:
+    """Check the signature; returns the signing key, which signed chunks need.
+
+    Args:
+        request: as it was received.
+        claim: its signature.
+        secret: of the access key.
+        payload_hash: what the canonical request names: the body's SHA-256, or what was declared.
+
+    Raises:
+        InvalidSignatureError: another signature.
+    """
+    key = signing_key(secret, claim)
+    text = "\n".join([ALGORITHM, claim.timestamp, claim.scope, _sha256(_canonical(request, claim, payload_hash))])
+    if not hmac.compare_digest(_hmac_hex(key, text), claim.signature):
+        raise InvalidSignatureError(
+            "The request signature we calculated does not match the signature you provided. Check the secret access key; a "
+            "proxy in between must keep the Host header and the path as they are"
+        )
+    return key
+
+
+def signing_key(secret: str, claim: Claim) -> bytes:
+    """The key of a day, region and service."""
+    key = f"AWS4{secret}".encode()
+    for part in (claim.day, claim.region, claim.service, "aws4_request"):
+        key = hmac.new(key, part.encode(), hashlib.sha256).digest()
+    return key
+
+
+def chunk_signature(key: bytes, claim: Claim, previous: str, data: bytes) -> str:
+    """Signature of a chunk of a STREAMING-AWS4-HMAC-SHA256-PAYLOAD body; `previous` is the seed's or the last chunk's."""
+    text = "\n".join(
+        [f"{ALGORITHM}-PAYLOAD", claim.timestamp, claim.scope, previous, EMPTY_SHA256, hashlib.sha256(data).hexdigest()]
+    )
+    return _hmac_hex(key, text)
+
+
+def _canonical(request: Received, claim: Claim, payload_hash: str) -> str:
+    path = request.path if claim.service == "s3" else quote(request.path, safe="/-_.~")
+    pairs = [(quote(k, safe="-_.~"), quote(v, safe="-_.~")) for k, v in _pairs(request.query) if k != "X-Amz-Signature"]
+    query = "&".join(f"{k}={v}" for k, v in sorted(pairs))
+    headers = "".join(f"{name}:{_trim(request.headers.get(name, ''))}\n" for name in claim.signed_headers)
+    return "\n".join([request.method, path or "/", query, headers, ";".join(claim.signed_headers), payload_hash])
+
+
+def _pairs(query: str) -> Sequence[tuple[str, str]]:
+    parts = (part.partition("=") for part in query.split("&") if part)
+    return [(unquote(k), unquote(v)) for k, _, v in parts]
+
+
+def _trim(value: str) -> str:
+    return " ".join(value.split())
+
+
+def _sha256(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _hmac_hex(key: bytes, text: str) -> str:
+    return hmac.new(key, text.encode(), hashlib.sha256).hexdigest()

@@ -1,0 +1,150 @@
+"""One line of a dataset: a JSON object in the form that SageMaker Ground Truth writes. Pure.
+
+The class comes from `class-name`, never from the label's value: published files hold 0 and 1 both ways round. On output
+the value is 1 for an anomaly and 0 for a normal picture. Keys that are not ours are kept.
+"""
+
+import re
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+import msgspec
+
+from anomaly_model.errors import LinewatchError
+from control_plane.objects import InvalidNameError, split_address
+
+LINE_CHARS = 8192
+"""The service model's bound on an entry."""
+CLASSIFICATION = "groundtruth/image-classification"
+SEGMENTATION = "groundtruth/semantic-segmentation"
+_JAVASCRIPT_DATE = re.compile(r"\w{3} (\w{3} \d{2} \d{4} \d{2}:\d{2}:\d{2}) GMT([+-]\d{4})")
+
+
+class EntryError(LinewatchError):
+    """A line cannot be an entry."""
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """An entry of a dataset.
+
+    Attributes:
+        source_ref: address of the picture, s3://BUCKET/KEY; two entries of a dataset never share it.
+        line: JSON text.
+        anomaly_class: normal, anomaly, or None for an unlabelled picture.
+        has_mask: names a mask.
+        created: epoch seconds of the label's creation-date; None where there is none that can be read.
+    """
+
+    source_ref: str
+    line: str
+    anomaly_class: str | None
+    has_mask: bool
+    created: float | None
+
+    @property
+    def bucket(self) -> str:
+        """Bucket of the picture."""
+        return split_address(self.source_ref)[0]
+
+
+def parse_entry(raw: bytes) -> Entry:
+    """Read a line.
+
+    Raises:
+        EntryError: what is wrong with it.
+    """
+    try:
+        line = msgspec.json.decode(raw, type=dict[str, Any])
+    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
+        raise EntryError(f"is not a JSON object: {error}") from None
+    source = line.get("source-ref")
+    if not isinstance(source, str):
+        raise EntryError("has no source-ref with the picture's address, s3://BUCKET/KEY")
+    try:
+        split_address(source)
+    except InvalidNameError as error:
+        raise EntryError(f"has the source-ref {error}") from None
+    anomaly_class, created = _classify(line)
+    has_mask = _check_masks(line)
+    text = msgspec.json.encode(line).decode()
+    if len(text) > LINE_CHARS:
+        raise EntryError(f"has {len(text)} characters; at most {LINE_CHARS} are allowed")
+    return Entry(source, text, anomaly_class, has_mask, created)
+
+
+def _classify(line: dict[str, Any]) -> tuple[str | None, float | None]:
+    """The picture's class and the label's date; sets the label's value."""
+    found: str | None = None
+    created: float | None = None
+    for key, about in list(line.items()):
+        if not key.endswith("-metadata") or not isinstance(about, dict) or about.get("type") != CLASSIFICATION:
+            continue
+        label = key.removesuffix("-metadata")
+        if line.get(label) is None:
+            raise EntryError(f"has {key} but no {label}: a label has a value, though it is ignored")
+        name = _required(about, key, "class-name").strip().lower()
+        _check_annotated(about, key)
+        created = parse_date(about.get("creation-date")) if created is None else created
+        if name in ("normal", "anomaly"):
+            if found not in (None, name):
+                raise EntryError("has two labels that contradict each other")
+            found = name
+            line[label] = int(name == "anomaly")
+    return found, created
+
+
+def _check_masks(line: dict[str, Any]) -> bool:
+    has_mask = False
+    for key, about in line.items():
+        if not key.endswith("-ref-metadata") or not isinstance(about, dict) or about.get("type") != SEGMENTATION:
+            continue
+        address, colors = line.get(key.removesuffix("-metadata")), about.get("internal-color-map")
+        if not isinstance(address, str):
+            raise EntryError(f"has {key} but no {key.removesuffix('-metadata')} with the mask's address")
+        try:
+            split_address(address)
+        except InvalidNameError as error:
+            raise EntryError(f"has the mask {error}") from None
+        _check_annotated(about, key)
+        if not isinstance(colors, dict) or not colors:
+            raise EntryError(f"has {key} without an internal-color-map")
+        for index, color in colors.items():
+            if not isinstance(color, dict):
+                raise EntryError(f"has {key} whose internal-color-map entry {index!r} is not an object")
+            _required(color, f"{key}, internal-color-map entry {index!r},", "class-name")
+            if not re.fullmatch(r"\s*#[0-9A-Fa-f]{6}\s*", _required(color, f"{key}, entry {index!r},", "hex-color")):
+                raise EntryError(f"has {key} whose entry {index!r} has a hex-color that is not of the form #RRGGBB")
+        has_mask = True
+    return has_mask
+
+
+def _required(about: dict[str, Any], where: str, name: str) -> str:
+    value = about.get(name)
+    if not isinstance(value, str) or not value.strip():
+        raise EntryError(f"has {where} without {name}")
+    return value
+
+
+def _check_annotated(about: dict[str, Any], key: str) -> None:
+    if about.get("human-annotated") not in ("yes", "no"):
+        raise EntryError(f"has {key} whose human-annotated is {about.get('human-annotated')!r}; expected yes or no")
+
+
+def parse_date(value: object) -> float | None:
+    """Epoch seconds of a creation date; None when it cannot be read, which is no error.
+
+    Ground Truth writes ISO 8601 with and without fraction and zone; published masks have JavaScript's
+    `Mon Aug 22 2022 13:52:52 GMT-0700 (Pacific Daylight Time)`.
+    """
+    if not isinstance(value, str):
+        return None
+    try:
+        match = _JAVASCRIPT_DATE.match(value)
+        if match:
+            return datetime.strptime(f"{match[1]} {match[2]}", "%b %d %Y %H:%M:%S %z").timestamp()
+        when = datetime.fromisoformat(value.strip())
+        return (when if when.tzinfo else when.replace(tzinfo=UTC)).timestamp()
+    except (ValueError, OverflowError):
+        return None

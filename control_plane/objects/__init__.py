@@ -1,0 +1,87 @@
+"""Where pictures, manifests and results lie: buckets of objects, in a directory or in S3. A seam of a few methods."""
+
+import re
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import BinaryIO, Protocol
+
+from anomaly_model.errors import LinewatchError
+
+_ADDRESS = re.compile(r"s3://([^/]+)/(.+)", re.DOTALL)
+
+
+class ObjectsError(LinewatchError):
+    """An object or a bucket cannot be used."""
+
+
+class NoSuchBucketError(ObjectsError):
+    """There is no such bucket."""
+
+
+class NoSuchObjectError(ObjectsError):
+    """There is no such object, or no such version of it."""
+
+
+class InvalidNameError(ObjectsError):
+    """The name of a bucket or object cannot be stored."""
+
+
+class UnavailableError(ObjectsError):
+    """The store does not answer, or refuses the server's own credentials. Trying again may help."""
+
+
+class Objects(Protocol):
+    """Buckets of objects."""
+
+    def bucket_exists(self, bucket: str) -> bool:
+        """Whether there is a bucket, and it may be used."""
+        ...
+
+    def open(self, bucket: str, key: str, version: str | None = None) -> AbstractContextManager[BinaryIO]:
+        """Read an object as a stream.
+
+        Raises:
+            NoSuchBucketError, NoSuchObjectError, UnavailableError
+        """
+        ...
+
+    def size(self, bucket: str, key: str, version: str | None = None) -> int:
+        """Bytes of an object; raises as `open` does."""
+        ...
+
+    def fetch(self, bucket: str, key: str, path: Path) -> None:
+        """Bring an object to a file; raises as `open` does."""
+        ...
+
+    def put(self, bucket: str, key: str, path: Path, content_type: str) -> None:
+        """Store a file as an object; either whole or not at all.
+
+        Raises:
+            NoSuchBucketError, InvalidNameError, UnavailableError
+        """
+        ...
+
+
+def split_address(address: str) -> tuple[str, str]:
+    """Bucket and key of s3://BUCKET/KEY.
+
+    Raises:
+        InvalidNameError: another form.
+    """
+    match = _ADDRESS.fullmatch(address)
+    if not match:
+        raise InvalidNameError(f"{address[:200]!r} is not of the form s3://BUCKET/KEY")
+    return match[1], match[2]
+
+
+def read_lines(stream: BinaryIO, longest: int) -> Iterator[tuple[int, bytes]]:
+    """Numbered lines without empty ones and without a byte order mark; a line over `longest` bytes is cut there."""
+    number = 0
+    while raw := stream.readline(longest + 1):
+        number += 1
+        raw = raw.removeprefix(b"\xef\xbb\xbf") if number == 1 else raw
+        if raw.strip():
+            yield number, raw
+        while len(raw) > longest and not raw.endswith(b"\n"):  # the rest of a line that is too long
+            raw = stream.readline(longest + 1)

@@ -1,0 +1,79 @@
+"""Finding what a call names, or answering that it is not there."""
+
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+
+from control_plane.errors import NotFoundError
+from control_plane.identifiers import Scope
+from control_plane.store.schema import datasets, models, packagings, projects
+
+Row = Any
+"""A row of a table; its columns are attributes."""
+
+
+def find_project(connection: Connection, scope: Scope, name: str) -> Row:
+    """A project.
+
+    Raises:
+        NotFoundError
+    """
+    query = sa.select(projects).where(
+        projects.c.account == scope.account, projects.c.region == scope.region, projects.c.name == name
+    )
+    row = connection.execute(query).first()
+    if row is None:
+        raise NotFoundError(f"The project {name} was not found in {scope.region}", name, "PROJECT")
+    return row
+
+
+def find_dataset(connection: Connection, scope: Scope, project: str, kind: str) -> Row:
+    """A project's train or test dataset.
+
+    Raises:
+        NotFoundError
+    """
+    parent = find_project(connection, scope, project)
+    row = dataset_of(connection, parent.id, kind)
+    if row is None:
+        raise NotFoundError(f"The project {project} has no {kind} dataset", f"{project}/{kind}", "DATASET")
+    return row
+
+
+def dataset_of(connection: Connection, project_id: int, kind: str) -> Row | None:
+    """A project's dataset, or None."""
+    query = sa.select(datasets).where(datasets.c.project_id == project_id, datasets.c.kind == kind)
+    return connection.execute(query).first()
+
+
+def find_model(connection: Connection, scope: Scope, project: str, version: str) -> Row:
+    """A model version; `latest` is the highest number.
+
+    Raises:
+        NotFoundError
+    """
+    parent = find_project(connection, scope, project)
+    query = sa.select(models).where(models.c.project_id == parent.id)
+    if version == "latest":
+        query = query.where(models.c.status != "DELETING").order_by(models.c.version.desc()).limit(1)
+    else:
+        query = query.where(models.c.version == int(version))
+    row = connection.execute(query).first() if version == "latest" or int(version) < 2**31 else None
+    if row is None:
+        raise NotFoundError(f"The model {project} version {version} was not found", f"{project}/{version}", "MODEL")
+    return row
+
+
+def find_packaging(connection: Connection, scope: Scope, project: str, name: str) -> Row:
+    """A packaging job.
+
+    Raises:
+        NotFoundError
+    """
+    parent = find_project(connection, scope, project)
+    query = sa.select(packagings).where(packagings.c.project_id == parent.id, packagings.c.name == name)
+    row = connection.execute(query).first()
+    if row is None:
+        raise NotFoundError(f"The model packaging job {name} was not found in {project}", name, "MODEL_PACKAGE_JOB")
+    return row

@@ -1,0 +1,170 @@
+"""Model versions: training, hosting, deleting."""
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+
+from control_plane.errors import ConflictError, QuotaError, ValidationError
+from control_plane.jobs.table import add_job
+from control_plane.operations.datasets import both_datasets
+from control_plane.operations.lookup import Row, find_model, find_project
+from control_plane.operations.tagging import put_tags
+from control_plane.services import Call, Result
+from control_plane.store.database import now
+from control_plane.store.schema import models, projects, tags
+from control_plane.store.transitions import advance
+from control_plane.wire.requests import Params
+
+PAGE = 100
+ACTIVE = ("STARTING_HOSTING", "HOSTED", "SYSTEM_UPDATING", "STOPPING_HOSTING")
+
+
+def create_model(call: Call, connection: Connection, params: Params) -> Result:
+    """CreateModel: a new version, trained in the background."""
+    name, settings, scope = params["ProjectName"], call.services.settings, call.scope
+    project = find_project(connection, scope, name)
+    location = params["OutputConfig"]["S3Location"]
+    both_datasets(connection, project)
+    call.require("s3:PutObject", f"arn:aws:s3:::{location['Bucket']}/{location.get('Prefix', '')}*")
+    if params.get("Tags"):
+        call.require("lookoutvision:TagResource", scope.model(name, project.next_version))
+    _check_quotas(connection, call, project)
+    version = connection.execute(
+        sa.update(projects).where(projects.c.id == project.id).values(next_version=projects.c.next_version + 1)
+        .returning(projects.c.next_version)
+    ).scalar_one() - 1  # fmt: skip
+    row = connection.execute(
+        sa.insert(models)
+        .values(project_id=project.id, version=version, status="TRAINING", created=now(),
+                description=params.get("Description"), kms_key=params.get("KmsKeyId"), output_bucket=location["Bucket"],
+                output_prefix=location.get("Prefix", ""))
+        .returning(models)
+    ).one()  # fmt: skip
+    if params.get("Tags"):
+        put_tags(connection, row.id, params["Tags"], settings.quota_tags, f"{name}/{version}")
+    add_job(connection, "train", row.id, {})
+    return {"ModelMetadata": _metadata(call, name, row)}
+
+
+def _check_quotas(connection: Connection, call: Call, project: Row) -> None:
+    settings = call.services.settings
+    total = connection.execute(sa.select(sa.func.count()).select_from(models).where(models.c.project_id == project.id)).scalar()
+    if (total or 0) >= settings.quota_models:
+        raise QuotaError(
+            f"The project {project.name} has {total} models, the most that quota_models allows; delete some",
+            "quota_models", project.name, "PROJECT",
+        )  # fmt: skip
+    joined = models.join(projects, models.c.project_id == projects.c.id)
+    running = connection.execute(
+        sa.select(sa.func.count()).select_from(joined)
+        .where(projects.c.account == call.scope.account, models.c.status == "TRAINING")
+    ).scalar()  # fmt: skip
+    if (running or 0) >= settings.quota_trainings:
+        raise QuotaError(
+            f"{running} models are being trained, the most that quota_trainings allows; wait for one to finish",
+            "quota_trainings", project.name, "MODEL",
+        )  # fmt: skip
+
+
+def describe_model(call: Call, connection: Connection, params: Params) -> Result:
+    """DescribeModel."""
+    name = params["ProjectName"]
+    row = find_model(connection, call.scope, name, params["ModelVersion"])
+    bucket = row.output_bucket
+
+    def place(key: str | None) -> Result | None:
+        return None if key is None else {"Bucket": bucket, "Key": key}
+
+    return {
+        "ModelDescription": {
+            **_metadata(call, name, row),
+            "OutputConfig": {"S3Location": {"Bucket": bucket, "Prefix": row.output_prefix}},
+            "EvaluationManifest": place(row.evaluation_manifest),
+            "EvaluationResult": place(row.evaluation_result),
+            "EvaluationEndTimestamp": row.evaluated,
+            "KmsKeyId": row.kms_key,
+            "MinInferenceUnits": row.min_units if row.status in ACTIVE else None,
+            "MaxInferenceUnits": row.max_units if row.status in ACTIVE else None,
+        }
+    }
+
+
+def list_models(call: Call, connection: Connection, params: Params) -> Result:
+    """ListModels, newest first."""
+    name, page = params["ProjectName"], params.get("MaxResults", PAGE)
+    project = find_project(connection, call.scope, name)
+    listing = ["models", project.id]
+    last = call.services.tokens.open(listing, params.get("NextToken"))
+    query = sa.select(models).where(models.c.project_id == project.id)
+    if last is not None:
+        query = query.where(models.c.version < last)
+    rows = connection.execute(query.order_by(models.c.version.desc()).limit(page + 1)).all()
+    token = call.services.tokens.seal(listing, rows[page - 1].version) if len(rows) > page else None
+    return {"Models": [_metadata(call, name, row) for row in rows[:page]], "NextToken": token}
+
+
+def delete_model(call: Call, connection: Connection, params: Params) -> Result:
+    """DeleteModel. A training is cancelled by it; a hosted model is to be stopped first."""
+    name, version = params["ProjectName"], params["ModelVersion"]
+    row = find_model(connection, call.scope, name, version)
+    if not advance(connection, "model", row.id, "delete"):
+        advice = "it is on its way out" if row.status == "DELETING" else "stop it with StopModel first"
+        raise ConflictError(f"The model {name} version {version} is {row.status}; {advice}", f"{name}/{version}", "MODEL")
+    add_job(connection, "delete_model", row.id, {})
+    return {"ModelArn": call.scope.model(name, row.version)}
+
+
+def start_model(call: Call, connection: Connection, params: Params) -> Result:
+    """StartModel: hosting begins in the background."""
+    name, version, settings = params["ProjectName"], params["ModelVersion"], call.services.settings
+    low, high = params["MinInferenceUnits"], params.get("MaxInferenceUnits")
+    row = find_model(connection, call.scope, name, version)
+    resource = f"{name}/{row.version}"
+    if high is not None and high < low:
+        raise ValidationError(f"MaxInferenceUnits is {high}, less than MinInferenceUnits, {low}")
+    if max(low, high or 0) > settings.quota_units:
+        raise QuotaError(
+            f"{max(low, high or 0)} inference units were asked for; quota_units allows {settings.quota_units} for one model",
+            "quota_units", resource, "MODEL",
+        )  # fmt: skip
+    hosted = connection.execute(sa.select(sa.func.count()).select_from(models).where(models.c.status.in_(ACTIVE))).scalar() or 0
+    if row.status not in ACTIVE and hosted >= settings.quota_hosted:
+        raise QuotaError(
+            f"{hosted} models are hosted, the most that quota_hosted allows; stop one", "quota_hosted", resource, "MODEL"
+        )
+    if not advance(connection, "model", row.id, "start", min_units=low, max_units=high):
+        raise ConflictError(
+            f"The model {name} version {row.version} is {row.status}; only a trained model that is not hosted can be started",
+            resource, "MODEL",
+        )  # fmt: skip
+    return {"Status": "STARTING_HOSTING"}
+
+
+def stop_model(call: Call, connection: Connection, params: Params) -> Result:
+    """StopModel: running calls are answered, then the processes end."""
+    name = params["ProjectName"]
+    row = find_model(connection, call.scope, name, params["ModelVersion"])
+    if not advance(connection, "model", row.id, "stop"):
+        raise ConflictError(
+            f"The model {name} version {row.version} is {row.status}; only a hosted model can be stopped",
+            f"{name}/{row.version}", "MODEL",
+        )  # fmt: skip
+    return {"Status": "STOPPING_HOSTING"}
+
+
+def model_tags(connection: Connection, model_id: int) -> dict[str, str]:
+    """Tags of a model."""
+    rows = connection.execute(sa.select(tags.c.key, tags.c.value).where(tags.c.model_id == model_id)).all()
+    return {key: value for key, value in rows}
+
+
+def _metadata(call: Call, project: str, row: Row) -> Result:
+    """ModelMetadata. The message is always there: scripts read it without looking."""
+    return {
+        "CreationTimestamp": row.created,
+        "ModelVersion": str(row.version),
+        "ModelArn": call.scope.model(project, row.version),
+        "Description": row.description,
+        "Status": row.status,
+        "StatusMessage": row.message,
+        "Performance": row.performance,
+    }

@@ -1,0 +1,172 @@
+"""Packaging jobs: a model becomes a Greengrass component."""
+
+import ast
+import re
+import uuid
+from typing import Any
+
+import msgspec
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+
+from control_plane.errors import ConflictError, QuotaError, ValidationError
+from control_plane.jobs.table import add_job
+from control_plane.operations.lookup import Row, find_model, find_packaging, find_project
+from control_plane.services import Call, Result
+from control_plane.store.database import now
+from control_plane.store.schema import components, packagings, projects
+from control_plane.wire.requests import Params
+
+PAGE = 100
+METHOD = "Greengrass"
+PACKABLE = ("TRAINED", "STARTING_HOSTING", "HOSTED", "SYSTEM_UPDATING", "STOPPING_HOSTING", "HOSTING_FAILED")
+_OPTIONS = {"gpu-code": r"sm_\d{2,3}", "trt-ver": r"\d+\.\d+\.\d+", "cuda-ver": r"\d+\.\d+", "mcpu": r"[A-Za-z0-9._-]+"}
+_NVIDIA = ("gpu-code", "trt-ver", "cuda-ver")
+
+
+def start_model_packaging_job(call: Call, connection: Connection, params: Params) -> Result:
+    """StartModelPackagingJob: compiled and packed in the background."""
+    project_name, settings, scope = params["ProjectName"], call.services.settings, call.scope
+    project = find_project(connection, scope, project_name)
+    model = find_model(connection, scope, project_name, params["ModelVersion"])
+    wanted = params["Configuration"]["Greengrass"]
+    check_target(wanted)
+    if model.status not in PACKABLE:
+        raise ConflictError(
+            f"The model {project_name} version {model.version} is {model.status}; only a trained model can be packaged",
+            f"{project_name}/{model.version}", "MODEL",
+        )  # fmt: skip
+    place = wanted["S3OutputLocation"]
+    call.require("s3:PutObject", f"arn:aws:s3:::{place['Bucket']}/{place.get('Prefix', '')}*")
+    call.require("greengrass:CreateComponentVersion", f"arn:aws:greengrass:{scope.region}:{scope.account}:components:{wanted['ComponentName']}")
+    _check_quota(connection, call, project_name)
+    job = params.get("JobName") or str(uuid.uuid4())
+    taken = sa.select(packagings.c.id).where(packagings.c.project_id == project.id, packagings.c.name == job)
+    if connection.execute(taken).first():
+        raise ConflictError(f"The project {project_name} has a packaging job {job} already", job, "MODEL_PACKAGE_JOB")
+    component, version = wanted["ComponentName"], wanted.get("ComponentVersion") or f"{model.version}.0.0"
+    configuration = {"Greengrass": {**wanted, "ComponentVersion": version}}
+    moment = now()
+    row_id = connection.execute(
+        sa.insert(packagings)
+        .values(project_id=project.id, name=job, model_version=model.version, configuration=configuration,
+                description=params.get("Description"), status="CREATED", created=moment, updated=moment)
+        .returning(packagings.c.id)
+    ).scalar_one()  # fmt: skip
+    mine = {"account": scope.account, "region": scope.region, "name": component, "version": version}
+    if connection.execute(sa.select(components).filter_by(**mine)).first():
+        raise ConflictError(
+            f"The component {component} version {version} exists already; give another ComponentName or ComponentVersion",
+            scope.component(component, version), "MODEL_PACKAGE_JOB",
+        )  # fmt: skip
+    connection.execute(sa.insert(components).values(**mine, packaging_id=row_id))
+    add_job(connection, "package", row_id, {})
+    return {"JobName": job}
+
+
+def _check_quota(connection: Connection, call: Call, project: str) -> None:
+    quota = call.services.settings.quota_packagings
+    joined = packagings.join(projects, packagings.c.project_id == projects.c.id)
+    running = connection.execute(
+        sa.select(sa.func.count()).select_from(joined)
+        .where(projects.c.account == call.scope.account, packagings.c.status.in_(("CREATED", "RUNNING")))
+    ).scalar()  # fmt: skip
+    if (running or 0) >= quota:
+        raise QuotaError(
+            f"{running} packaging jobs are running, the most that quota_packagings allows; wait for one to finish",
+            "quota_packagings", project, "MODEL_PACKAGE_JOB",
+        )  # fmt: skip
+
+
+def check_target(wanted: dict[str, Any]) -> None:
+    """Check what belongs together in a Greengrass configuration.
+
+    Raises:
+        ValidationError: what was given, and what is expected.
+    """
+    device, platform, text = wanted.get("TargetDevice"), wanted.get("TargetPlatform"), wanted.get("CompilerOptions")
+    if (device is None) == (platform is None):
+        raise ValidationError("Give either TargetDevice or TargetPlatform" + (", not both" if device else ""))
+    if device is not None:
+        if text is not None:
+            raise ValidationError("With TargetDevice there are no CompilerOptions; give TargetPlatform to choose them")
+        return
+    options = parse_options(text) if text is not None else {}
+    if platform and platform.get("Accelerator") == "NVIDIA":
+        missing = [name for name in _NVIDIA if name not in options]
+        if missing:
+            raise ValidationError(
+                f"CompilerOptions for NVIDIA lack {', '.join(missing)}; expected such as "
+                '{"gpu-code": "sm_75", "trt-ver": "7.1.3", "cuda-ver": "10.2"}'
+            )
+    elif any(name in options for name in _NVIDIA):
+        raise ValidationError("CompilerOptions name a GPU, but TargetPlatform has no Accelerator; add Accelerator NVIDIA")
+
+
+def parse_options(text: str) -> dict[str, Any]:
+    """CompilerOptions: a JSON object; Python's single quotes, which the early documents showed, are read too.
+
+    Raises:
+        ValidationError: not an object, an unknown name, or a value of the wrong form.
+    """
+    try:
+        options = msgspec.json.decode(text)
+    except msgspec.DecodeError:
+        try:
+            options = ast.literal_eval(text)
+        except (ValueError, SyntaxError, MemoryError, RecursionError):
+            raise ValidationError(f"CompilerOptions {text[:200]!r} is not a JSON object") from None
+    if not isinstance(options, dict):
+        raise ValidationError(f"CompilerOptions {text[:200]!r} is not a JSON object")
+    for name, value in options.items():
+        if name == "mattr":
+            if not isinstance(value, list) or not all(isinstance(v, str) and re.fullmatch(r"[+-][a-z0-9.-]+", v) for v in value):
+                raise ValidationError('CompilerOptions: mattr is a list of features, such as ["+neon"]')
+        elif name not in _OPTIONS:
+            raise ValidationError(f"CompilerOptions: {name!r} is not known; expected {', '.join([*_OPTIONS, 'mattr'])}")
+        elif not isinstance(value, str) or not re.fullmatch(_OPTIONS[name], value):
+            raise ValidationError(f"CompilerOptions: {name} is {value!r}; expected the form {_OPTIONS[name]}")
+    return options
+
+
+def describe_model_packaging_job(call: Call, connection: Connection, params: Params) -> Result:
+    """DescribeModelPackagingJob."""
+    row = find_packaging(connection, call.scope, params["ProjectName"], params["JobName"])
+    wanted = row.configuration["Greengrass"]
+    output = None
+    if row.status == "SUCCEEDED":
+        name, version = wanted["ComponentName"], wanted["ComponentVersion"]
+        output = {
+            "Greengrass": {
+                "ComponentVersionArn": call.scope.component(name, version), "ComponentName": name, "ComponentVersion": version,
+            }
+        }  # fmt: skip
+    return {
+        "ModelPackagingDescription": {
+            **_metadata(params["ProjectName"], row),
+            "ModelPackagingConfiguration": row.configuration,
+            "ModelPackagingOutputDetails": output,
+        }
+    }
+
+
+def list_model_packaging_jobs(call: Call, connection: Connection, params: Params) -> Result:
+    """ListModelPackagingJobs, newest first."""
+    name, page = params["ProjectName"], params.get("MaxResults", PAGE)
+    project = find_project(connection, call.scope, name)
+    listing = ["packagings", project.id]
+    last = call.services.tokens.open(listing, params.get("NextToken"))
+    query = sa.select(packagings).where(packagings.c.project_id == project.id)
+    if last is not None:
+        query = query.where(packagings.c.id < last)
+    rows = connection.execute(query.order_by(packagings.c.id.desc()).limit(page + 1)).all()
+    token = call.services.tokens.seal(listing, rows[page - 1].id) if len(rows) > page else None
+    return {"ModelPackagingJobs": [_metadata(name, row) for row in rows[:page]], "NextToken": token}
+
+
+def _metadata(project: str, row: Row) -> Result:
+    return {
+        "JobName": row.name, "ProjectName": project, "ModelVersion": str(row.model_version),
+        "ModelPackagingJobDescription": row.description, "ModelPackagingMethod": METHOD, "Status": row.status,
+        "StatusMessage": row.message, "CreationTimestamp": row.created, "LastUpdatedTimestamp": row.updated,
+    }  # fmt: skip

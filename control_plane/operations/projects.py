@@ -1,0 +1,76 @@
+"""Projects."""
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+
+from control_plane.errors import ConflictError, QuotaError
+from control_plane.operations.datasets import describe_metadata, release
+from control_plane.operations.lookup import Row, find_project
+from control_plane.services import Call, Result
+from control_plane.store.database import now
+from control_plane.store.schema import datasets, entries, models, projects
+from control_plane.wire.requests import Params
+
+PAGE = 100
+
+
+def create_project(call: Call, connection: Connection, params: Params) -> Result:
+    """CreateProject."""
+    name, scope, quota = params["ProjectName"], call.scope, call.services.settings.quota_projects
+    mine = sa.and_(projects.c.account == scope.account, projects.c.region == scope.region)
+    if connection.execute(sa.select(projects.c.id).where(mine, projects.c.name == name)).first():
+        raise ConflictError(f"The project {name} exists already", name, "PROJECT")
+    if (connection.execute(sa.select(sa.func.count()).select_from(projects).where(mine)).scalar() or 0) >= quota:
+        raise QuotaError(f"There are {quota} projects, the most that quota_projects allows", "quota_projects", name, "PROJECT")
+    row = connection.execute(
+        sa.insert(projects).values(account=scope.account, region=scope.region, name=name, created=now()).returning(projects)
+    ).one()
+    return {"ProjectMetadata": _metadata(call, row)}
+
+
+def describe_project(call: Call, connection: Connection, params: Params) -> Result:
+    """DescribeProject."""
+    row = find_project(connection, call.scope, params["ProjectName"])
+    query = sa.select(datasets).where(datasets.c.project_id == row.id, datasets.c.kind.is_not(None))
+    found = connection.execute(query.order_by(datasets.c.kind.desc())).all()
+    return {"ProjectDescription": {**_metadata(call, row), "Datasets": [describe_metadata(d) for d in found]}}
+
+
+def list_projects(call: Call, connection: Connection, params: Params) -> Result:
+    """ListProjects, by name."""
+    scope, page = call.scope, params.get("MaxResults", PAGE)
+    listing = ["projects", scope.account, scope.region]
+    last = call.services.tokens.open(listing, params.get("NextToken"))
+    query = sa.select(projects).where(projects.c.account == scope.account, projects.c.region == scope.region)
+    if last is not None:
+        query = query.where(projects.c.name > last)
+    rows = connection.execute(query.order_by(projects.c.name).limit(page + 1)).all()
+    token = call.services.tokens.seal(listing, rows[page - 1].name) if len(rows) > page else None
+    return {"Projects": [_metadata(call, row) for row in rows[:page]], "NextToken": token}
+
+
+def delete_project(call: Call, connection: Connection, params: Params) -> Result:
+    """DeleteProject. Models go first; empty datasets go with it, others where the settings say so."""
+    name = params["ProjectName"]
+    row = find_project(connection, call.scope, name)
+    left = connection.execute(sa.select(models.c.version, models.c.status).where(models.c.project_id == row.id)).all()
+    if left:
+        shown = ", ".join(str(m.version) for m in left[:10])
+        raise ConflictError(f"The project {name} has models (version {shown}); delete them first", name, "PROJECT")
+    found = connection.execute(
+        sa.select(datasets).where(datasets.c.project_id == row.id, datasets.c.kind.is_not(None))
+    ).all()
+    for dataset in found:
+        has_entries = connection.execute(sa.select(entries.c.id).where(entries.c.dataset_id == dataset.id).limit(1)).first()
+        if (has_entries and not call.services.settings.delete_cascades) or dataset.status.endswith("_IN_PROGRESS"):
+            raise ConflictError(
+                f"The project {name} has a {dataset.kind} dataset ({dataset.status}); delete it first with DeleteDataset",
+                name, "PROJECT",
+            )  # fmt: skip
+        release(connection, dataset)
+    connection.execute(sa.delete(projects).where(projects.c.id == row.id))
+    return {"ProjectArn": call.scope.project(name)}
+
+
+def _metadata(call: Call, row: Row) -> Result:
+    return {"ProjectArn": call.scope.project(row.name), "ProjectName": row.name, "CreationTimestamp": row.created}

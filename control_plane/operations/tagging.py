@@ -1,0 +1,58 @@
+"""Tags of models."""
+
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+
+from control_plane.errors import NotFoundError, QuotaError, ValidationError
+from control_plane.identifiers import parse_model_arn
+from control_plane.operations.lookup import Row, find_model
+from control_plane.services import Call, Result
+from control_plane.store.schema import tags
+from control_plane.wire.requests import Params
+
+
+def _find(call: Call, connection: Connection, arn: str) -> Row:
+    scope, project, version = parse_model_arn(arn)
+    if scope != call.scope:
+        raise NotFoundError(f"The resource {arn} was not found in {call.scope.region}", arn, "MODEL")
+    return find_model(connection, scope, project, str(version))
+
+
+def put_tags(connection: Connection, model_id: int, wanted: list[dict[str, Any]], quota: int, resource: str) -> None:
+    """Add tags, or change their values.
+
+    Raises:
+        ValidationError: one key twice. QuotaError: too many.
+    """
+    keys = [tag["Key"] for tag in wanted]
+    if len(set(keys)) != len(keys):
+        raise ValidationError("a tag key is given twice; give each key once")
+    connection.execute(sa.delete(tags).where(tags.c.model_id == model_id, tags.c.key.in_(keys)))
+    for tag in wanted:
+        connection.execute(sa.insert(tags).values(model_id=model_id, key=tag["Key"], value=tag["Value"]))
+    count = connection.execute(sa.select(sa.func.count()).select_from(tags).where(tags.c.model_id == model_id)).scalar() or 0
+    if count > quota:
+        raise QuotaError(f"the model would have {count} tags; quota_tags allows {quota}", "quota_tags", resource, "MODEL")
+
+
+def tag_resource(call: Call, connection: Connection, params: Params) -> Result:
+    """TagResource."""
+    row = _find(call, connection, params["ResourceArn"])
+    put_tags(connection, row.id, params["Tags"], call.services.settings.quota_tags, params["ResourceArn"])
+    return {}
+
+
+def untag_resource(call: Call, connection: Connection, params: Params) -> Result:
+    """UntagResource; keys that are not there are ignored."""
+    row = _find(call, connection, params["ResourceArn"])
+    connection.execute(sa.delete(tags).where(tags.c.model_id == row.id, tags.c.key.in_(params["TagKeys"])))
+    return {}
+
+
+def list_tags_for_resource(call: Call, connection: Connection, params: Params) -> Result:
+    """ListTagsForResource."""
+    row = _find(call, connection, params["ResourceArn"])
+    query = sa.select(tags.c.key, tags.c.value).where(tags.c.model_id == row.id).order_by(tags.c.key)
+    return {"Tags": [{"Key": r.key, "Value": r.value} for r in connection.execute(query)]}

@@ -1,0 +1,56 @@
+"""What an operation works with: the store, objects, jobs, hosting, and who calls."""
+
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from control_plane.access.credentials import Identity, MasterKey
+from control_plane.access.policy import is_allowed
+from control_plane.errors import AccessDeniedError
+from control_plane.identifiers import Scope
+from control_plane.objects import Objects
+from control_plane.settings import Settings
+from control_plane.store.database import Store
+from control_plane.wire.page_tokens import PageTokens
+
+if TYPE_CHECKING:
+    from control_plane.hosting.manager import HostingManager
+
+Result = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    """Everything that lives as long as the server does."""
+
+    settings: Settings
+    store: Store
+    objects: Objects
+    master: MasterKey
+    tokens: PageTokens
+    hosting: "HostingManager"
+    work: threading.Event = field(default_factory=threading.Event)
+    """Set when there may be new jobs."""
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One call of the API."""
+
+    services: Services
+    scope: Scope
+    identity: Identity
+    request_id: str
+
+    def require(self, action: str, resource: str, tags: Mapping[str, str] | None = None) -> None:
+        """Refuse what the caller's policy does not allow.
+
+        Raises:
+            AccessDeniedError: names caller, action and resource.
+        """
+        if not is_allowed(self.identity.policy, action, resource, tags or {}):
+            raise AccessDeniedError(
+                f"access key {self.identity.access_key} ({self.identity.name}) is not allowed to perform {action} on {resource}; "
+                "its policy says what it may do"
+            )

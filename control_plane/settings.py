@@ -1,0 +1,140 @@
+"""The server's settings: one frozen object, built once from defaults < TOML file < LINEWATCH_SERVER_* environment < flags."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import msgspec
+
+from anomaly_model.settings import SettingsError, load_struct
+
+PREFIX = "LINEWATCH_SERVER_"
+_Positive = Annotated[int, msgspec.Meta(ge=1)]
+_Count = Annotated[int, msgspec.Meta(ge=0)]
+LOOPBACK = ("127.0.0.1", "::1", "localhost")
+
+
+class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Settings of `linewatch serve`; in the environment each is called LINEWATCH_SERVER_ and its name in capitals.
+
+    Attributes:
+        data: folder of everything that the server keeps: database, objects, models, job logs, master key.
+        host: address to listen on.
+        port: port to listen on; 0 takes a free one.
+        tls_certificate: PEM file; with it the server speaks HTTPS only.
+        tls_key: PEM file of its private key.
+        anonymous: answer unsigned calls too; only on a loopback address.
+        account: account of unsigned calls and of new credentials, twelve digits.
+        region: region of unsigned calls.
+        database: address of the database; empty is SQLite in the data folder.
+        objects: folder of the buckets, or s3 for an S3 endpoint; empty is objects/ in the data folder.
+        objects_endpoint: address of the S3 endpoint; empty is AWS's own.
+        audit: file of the audit log; empty is audit.log in the data folder.
+        threads: calls that are worked on together.
+        body_mib: memory for bodies of calls that are being read, all together.
+        jobs_scheduler: address of a dask scheduler, tcp://HOST:PORT; empty runs jobs on this machine.
+        jobs_parallel: trainings and packagings that run at the same time on this machine.
+        jobs_lease_s: seconds without a sign of life after which a job is given to another worker.
+        jobs_attempts: how often a job that was lost is tried.
+        training_effort: quick, standard or thorough.
+        training_hours: hours after which a training fails.
+        hosting_threads: CPU threads of one inference unit.
+        hosting_queue: calls that may wait for one inference unit.
+        hosting_idle_min: minutes without a call after which a hosted model is stopped; 0 never stops one.
+        hosting_start_s: seconds that a model may take to start.
+        delete_cascades: DeleteProject removes datasets with entries too, as the first generation of the service did.
+        quota_projects: most projects of an account and region.
+        quota_models: most model versions of a project.
+        quota_trainings: most trainings of an account at the same time.
+        quota_units: most inference units of one model.
+        quota_hosted: most models hosted at the same time.
+        quota_packagings: most packaging jobs of an account at the same time.
+        quota_tags: most tags of a model.
+        quota_train_pictures: most pictures of a training dataset.
+        quota_test_pictures: most pictures of a test dataset.
+        quota_train_masked: the same for a segmentation model.
+        quota_test_masked: the same for a segmentation model.
+        least_normal: normal pictures that a single dataset must have.
+        least_anomaly: anomalous ones.
+        least_normal_each: normal pictures that each of two datasets must have.
+        least_test_anomaly: anomalous pictures that a test dataset must have.
+        least_label: pictures with only one anomaly label that a single dataset must have of each label.
+        least_label_each: the same for each of two datasets.
+    """
+
+    data: str = "linewatch-data"
+    host: str = "127.0.0.1"
+    port: Annotated[int, msgspec.Meta(ge=0, le=65535)] = 8700
+    tls_certificate: str = ""
+    tls_key: str = ""
+    anonymous: bool = False
+    account: Annotated[str, msgspec.Meta(pattern=r"^[0-9]{12}$")] = "000000000000"
+    region: Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9-]{1,40}$")] = "us-east-1"
+    database: str = ""
+    objects: str = ""
+    objects_endpoint: str = ""
+    audit: str = ""
+    threads: _Positive = 32
+    body_mib: Annotated[int, msgspec.Meta(ge=16)] = 256
+    jobs_scheduler: str = ""
+    jobs_parallel: _Positive = 1
+    jobs_lease_s: _Positive = 60
+    jobs_attempts: _Positive = 3
+    training_effort: Annotated[str, msgspec.Meta(pattern="^(quick|standard|thorough)$")] = "standard"
+    training_hours: _Positive = 24
+    hosting_threads: _Positive = 1
+    hosting_queue: _Count = 4
+    hosting_idle_min: _Count = 0
+    hosting_start_s: _Positive = 120
+    delete_cascades: bool = False
+    quota_projects: _Positive = 100
+    quota_models: _Positive = 100
+    quota_trainings: _Positive = 2
+    quota_units: _Positive = 5
+    quota_hosted: _Positive = 10
+    quota_packagings: _Positive = 5
+    quota_tags: _Positive = 50
+    quota_train_pictures: _Positive = 16000
+    quota_test_pictures: _Positive = 4000
+    quota_train_masked: _Positive = 8000
+    quota_test_masked: _Positive = 800
+    least_normal: _Count = 20
+    least_anomaly: _Count = 10
+    least_normal_each: _Count = 10
+    least_test_anomaly: _Count = 10
+    least_label: _Count = 20
+    least_label_each: _Count = 10
+
+    @property
+    def folder(self) -> Path:
+        """The data folder."""
+        return Path(self.data)
+
+    @property
+    def database_url(self) -> str:
+        """Address of the database."""
+        return self.database or f"sqlite:///{self.folder.absolute() / 'linewatch.db'}"
+
+    @property
+    def audit_file(self) -> Path:
+        """The audit log."""
+        return Path(self.audit) if self.audit else self.folder / "audit.log"
+
+
+def load_settings(
+    file: Path | None = None, environment: Mapping[str, str] | None = None, flags: Mapping[str, Any] | None = None
+) -> Settings:
+    """Build the settings; flags that are None were not given.
+
+    Raises:
+        SettingsError: an unknown name (the known ones are listed), a wrong value, or values that do not go together.
+    """
+    settings = load_struct(Settings, PREFIX, file, environment, flags)
+    if settings.anonymous and settings.host not in LOOPBACK:
+        raise SettingsError(
+            f"anonymous is set and host is {settings.host}: anybody on the network could call. Bind to 127.0.0.1, or make "
+            "credentials with: linewatch credentials create"
+        )
+    if bool(settings.tls_certificate) != bool(settings.tls_key):
+        raise SettingsError("tls_certificate and tls_key go together; give both files, or none")
+    return settings
