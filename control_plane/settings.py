@@ -116,6 +116,11 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
         return self.database or f"sqlite:///{self.folder.absolute() / 'linewatch.db'}"
 
     @property
+    def objects_root(self) -> str:
+        """Folder of the buckets, or s3."""
+        return "s3" if self.objects == "s3" else str(Path(self.objects or self.folder / "objects").absolute())
+
+    @property
     def audit_file(self) -> Path:
         """The audit log."""
         return Path(self.audit) if self.audit else self.folder / "audit.log"

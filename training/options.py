@@ -23,6 +23,7 @@ class TrainingOptions:
         false_alarms: with normal pictures only, the share of normal parts that may be called anomalous.
         unet_steps: training steps of the U-Net; 0 leaves it out.
         backbone: a pretrained net; None: the filter bank needs none.
+        arn: Amazon resource name of the model; empty makes one of the name and version.
     """
 
     name: str = "model"
@@ -34,3 +35,4 @@ class TrainingOptions:
     false_alarms: float = 0.01
     unet_steps: int = STEPS
     backbone: Backbone | None = None
+    arn: str = ""

@@ -93,9 +93,19 @@ def evaluation_line(manifest: Manifest, judged: Judged, when: datetime, mask: st
 
 def write_results(
     folder: Path, runtime: Runtime, manifest: Manifest, evaluation: Evaluation, training_pictures: int,
-    progress: Progress = no_progress,
+    progress: Progress = no_progress, masks_at: str = "masks/",
 ) -> tuple[Path, Path]:  # fmt: skip
-    """Write both files, and for segmentation the predicted masks below `masks/`; returns the two paths."""
+    """Write both files, and for segmentation the predicted masks below `masks/`; returns the two paths.
+
+    Args:
+        folder: where to write.
+        runtime: of the model.
+        manifest: of the model.
+        evaluation: what to tell.
+        training_pictures: number of pictures that the model was trained on.
+        progress: told of each picture.
+        masks_at: how the lines call the folder of the masks: where the files will lie in the end.
+    """
     when = datetime.now(UTC)
     stem = f"{manifest.model.name}-{manifest.model.version}"
     lines = []
@@ -103,14 +113,15 @@ def write_results(
         progress("writing results", i, len(evaluation.judged))
         mask = None
         if manifest.is_segmentation:
-            mask = f"masks/{i:05d}-{Path(judged.sample.name).stem}.png"
+            name = f"{i:05d}-{Path(judged.sample.name).stem}.png"
+            mask = f"{masks_at}{name}"
             picture = read_picture(judged.sample.path)
             detection = detect(picture, runtime, manifest)
             assert detection.label_map is not None
             buffer = BytesIO()
             Image.fromarray(draw_mask(detection.label_map, manifest.labels, *picture.shape[:2])).save(buffer, "PNG")
             (folder / "masks").mkdir(parents=True, exist_ok=True)
-            replace_file(folder / mask, buffer.getvalue())
+            replace_file(folder / "masks" / name, buffer.getvalue())
         lines.append(msgspec.json.encode(evaluation_line(manifest, judged, when, mask)))
     progress("writing results", len(evaluation.judged), len(evaluation.judged))
     result, listing = folder / f"EvaluationResult-{stem}.json", folder / f"EvaluationManifest-{stem}.json"

@@ -212,7 +212,7 @@ def _manifest(dataset: Dataset, test: Dataset | None, task: Task, result: Result
         format=1,
         model=ModelIdentity(
             # The form that the cloud service gave its models, with a region and account that say "none".
-            arn=f"arn:aws:lookoutvision:local:000000000000:model/{options.name}/{options.model_version}",
+            arn=options.arn or f"arn:aws:lookoutvision:local:000000000000:model/{options.name}/{options.model_version}",
             name=options.name,
             version=options.model_version,
         ),

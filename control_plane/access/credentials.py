@@ -9,10 +9,10 @@ import hashlib
 import hmac
 import os
 import secrets
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from anomaly_model.bundle import replace_file
 from anomaly_model.errors import LinewatchError
 from control_plane.access.policy import Policy
 
@@ -60,11 +60,14 @@ class MasterKey:
         path = folder / KEY_FILE
         if not path.exists():
             folder.mkdir(parents=True, exist_ok=True)
-            previous = os.umask(0o177)
-            try:
-                replace_file(path, secrets.token_bytes(_KEY_BYTES))
-            finally:
-                os.umask(previous)
+            part = path.with_suffix(f".{secrets.token_hex(8)}")
+            with open(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as stream:
+                stream.write(secrets.token_bytes(_KEY_BYTES))
+                stream.flush()
+                os.fsync(stream.fileno())
+            with suppress(FileExistsError):  # somebody else made one at the same time: theirs counts
+                os.link(part, path)
+            part.unlink()
         status, key = path.stat(), path.read_bytes()
         if len(key) != _KEY_BYTES:
             raise LinewatchError(f"{path} has {len(key)} bytes, a key has {_KEY_BYTES}; put the file of the backup back")

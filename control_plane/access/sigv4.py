@@ -89,7 +89,7 @@ def read_claim(request: Received) -> Claim:
     header = request.headers.get("authorization")
     if header is not None:
         return _claim_of_header(header, request)
-    pairs = dict(_pairs(request.query))
+    pairs = dict(query_pairs(request.query))
     if "X-Amz-Signature" in pairs or "X-Amz-Algorithm" in pairs:
         return _claim_of_query(pairs, request)
     raise MissingTokenError(
@@ -238,13 +238,14 @@ def chunk_signature(key: bytes, claim: Claim, previous: str, data: bytes) -> str
 
 def _canonical(request: Received, claim: Claim, payload_hash: str) -> str:
     path = request.path if claim.service == "s3" else quote(request.path, safe="/-_.~")
-    pairs = [(quote(k, safe="-_.~"), quote(v, safe="-_.~")) for k, v in _pairs(request.query) if k != "X-Amz-Signature"]
+    pairs = [(quote(k, safe="-_.~"), quote(v, safe="-_.~")) for k, v in query_pairs(request.query) if k != "X-Amz-Signature"]
     query = "&".join(f"{k}={v}" for k, v in sorted(pairs))
     headers = "".join(f"{name}:{_trim(request.headers.get(name, ''))}\n" for name in claim.signed_headers)
     return "\n".join([request.method, path or "/", query, headers, ";".join(claim.signed_headers), payload_hash])
 
 
-def _pairs(query: str) -> Sequence[tuple[str, str]]:
+def query_pairs(query: str) -> Sequence[tuple[str, str]]:
+    """Names and values of a raw query, decoded. A plus is a plus: clients write spaces as %20."""
     parts = (part.partition("=") for part in query.split("&") if part)
     return [(unquote(k), unquote(v)) for k, _, v in parts]
 

@@ -153,8 +153,8 @@ def stop_model(call: Call, connection: Connection, params: Params) -> Result:
 
 def model_tags(connection: Connection, model_id: int) -> dict[str, str]:
     """Tags of a model."""
-    rows = connection.execute(sa.select(tags.c.key, tags.c.value).where(tags.c.model_id == model_id)).all()
-    return {key: value for key, value in rows}
+    rows = connection.execute(sa.select(tags.c.key, tags.c.value).where(tags.c.model_id == model_id))
+    return {row.key: row.value for row in rows}
 
 
 def _metadata(call: Call, project: str, row: Row) -> Result:

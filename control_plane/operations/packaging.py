@@ -26,7 +26,7 @@ _NVIDIA = ("gpu-code", "trt-ver", "cuda-ver")
 
 def start_model_packaging_job(call: Call, connection: Connection, params: Params) -> Result:
     """StartModelPackagingJob: compiled and packed in the background."""
-    project_name, settings, scope = params["ProjectName"], call.services.settings, call.scope
+    project_name, scope = params["ProjectName"], call.scope
     project = find_project(connection, scope, project_name)
     model = find_model(connection, scope, project_name, params["ModelVersion"])
     wanted = params["Configuration"]["Greengrass"]

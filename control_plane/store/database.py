@@ -60,12 +60,9 @@ class Store:
     @contextmanager
     def write(self) -> Iterator[Connection]:
         """A transaction that may write; committed at the end, rolled back on an error."""
-        with self.engine.connect() as connection:
-            if self.is_sqlite:
-                # Taking the write lock at once: a read that turns into a write could not wait for another writer.
-                connection = connection.execution_options(immediate=True)
-            with connection.begin():
-                yield connection
+        # Taking SQLite's write lock at once: a read that turns into a write could not wait for another writer.
+        with self.engine.connect().execution_options(immediate=True) as connection, connection.begin():
+            yield connection
 
     def migrate(self) -> None:
         """Bring the schema to this program's version.

@@ -151,6 +151,8 @@ jobs = Table(
     Column("state", String(20), nullable=False),
     Column("spec", JSON, nullable=False),
     Column("attempt", Integer, nullable=False, server_default="0"),
+    # Attempts that failed by themselves; those that ended with the server do not count against a job.
+    Column("losses", Integer, nullable=False, server_default="0"),
     # Until when the attempt is believed to be alive; renewed by its heartbeat.
     Column("lease", Float),
     Column("heartbeat", Float),

@@ -188,7 +188,6 @@ def check(shape: Shape, value: object) -> None:
 
 
 def _broken(shape: Shape, value: Any, where: str) -> Iterator[str]:
-    low, high = shape.metadata.get("min"), shape.metadata.get("max")
     if isinstance(shape, StructureShape):
         for name in shape.required_members:
             if name not in value:
@@ -197,23 +196,28 @@ def _broken(shape: Shape, value: Any, where: str) -> Iterator[str]:
             if name in value:
                 yield from _broken(member, value[name], _join(where, name))
         return
-    size = value if isinstance(value, int | float) and not isinstance(value, bool) else None
+    low, high = shape.metadata.get("min"), shape.metadata.get("max")
     if isinstance(value, str | bytes | list):
-        size = len(value)
-    noun = "value" if size is value else "length"
-    if size is not None and low is not None and size < low:
+        size, noun = len(value), "length"
+    else:
+        size, noun = value, "value"
+    if low is not None and size < low:
         yield _say(value, where, f"Member must have {noun} greater than or equal to {low}")
-    if size is not None and high is not None and size > high:
+    if high is not None and size > high:
         yield _say(value, where, f"Member must have {noun} less than or equal to {high}")
     if isinstance(value, list):
         for i, item in enumerate(value):
             yield from _broken(shape.member, item, f"{where}.{i + 1}.member")
-    if isinstance(value, str):
-        choices, pattern = getattr(shape, "enum", None), shape.metadata.get("pattern")
-        if choices and value not in choices:
-            yield _say(value, where, f"Member must satisfy enum value set: [{', '.join(choices)}]")
-        elif pattern and not _compiled(pattern).fullmatch(value):
-            yield _say(value, where, f"Member must satisfy regular expression pattern: {pattern}")
+    elif isinstance(value, str):
+        yield from _broken_text(shape, value, where)
+
+
+def _broken_text(shape: Shape, value: str, where: str) -> Iterator[str]:
+    choices, pattern = getattr(shape, "enum", None), shape.metadata.get("pattern")
+    if choices and value not in choices:
+        yield _say(value, where, f"Member must satisfy enum value set: [{', '.join(choices)}]")
+    elif pattern and not _compiled(pattern).fullmatch(value):
+        yield _say(value, where, f"Member must satisfy regular expression pattern: {pattern}")
 
 
 @lru_cache(maxsize=200)

@@ -66,10 +66,8 @@ def models_folder() -> Path:
 
 @cache
 def _load(service: str) -> ServiceModel:
-    if service == "lookoutvision":
-        path = models_folder() / service / "2020-11-20" / "service-2.json"
-    else:
-        path = Path(__file__).with_name(f"{service}.json")
+    ours = models_folder() / service / "2020-11-20" / "service-2.json"
+    path = ours if service == "lookoutvision" else Path(__file__).with_name(f"{service}.json")
     return ServiceModel(msgspec.json.decode(path.read_bytes()), service)
 
 

@@ -53,6 +53,7 @@ def upgrade() -> None:
         sa.Column("state", sa.String(length=20), nullable=False),
         sa.Column("spec", sa.JSON(), nullable=False),
         sa.Column("attempt", sa.Integer(), server_default="0", nullable=False),
+        sa.Column("losses", sa.Integer(), server_default="0", nullable=False),
         sa.Column("lease", sa.Float(), nullable=True),
         sa.Column("heartbeat", sa.Float(), nullable=True),
         sa.Column("message", sa.Text(), server_default="", nullable=False),

@@ -1,0 +1,107 @@
+"""From a request to the identity behind it."""
+
+import hashlib
+import hmac
+from contextlib import suppress
+from dataclasses import dataclass
+
+import msgspec
+import sqlalchemy as sa
+
+from control_plane.access.credentials import Identity
+from control_plane.access.policy import ROLES, Policy
+from control_plane.access.sigv4 import UNSIGNED, Claim, Received, check_time, declared_hash, read_claim, verify
+from control_plane.errors import ApiError, InvalidSignatureError, UnknownClientError
+from control_plane.identifiers import Scope
+from control_plane.services import Services
+from control_plane.store.database import now
+from control_plane.store.schema import credentials
+
+STREAMING = ("STREAMING-UNSIGNED-PAYLOAD-TRAILER", "STREAMING-AWS4-HMAC-SHA256-PAYLOAD", "STREAMING-AWS4-HMAC-SHA256-PAYLOAD-TRAILER")
+_ANONYMOUS = "anonymous"
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Who says to call. Proven when `prove` returns.
+
+    Attributes:
+        identity: of the credential.
+        scope: account, and the region that the signature names.
+        claim: the signature; None in the anonymous mode.
+        secret: of the access key.
+    """
+
+    identity: Identity
+    scope: Scope
+    claim: Claim | None
+    secret: str = ""
+
+
+def identify(services: Services, request: Received) -> Caller:
+    """Find the credential of a request, before its body is read; nothing is proven yet.
+
+    Raises:
+        ApiError: not signed, malformed, too old, or an unknown key.
+    """
+    settings = services.settings
+    if settings.anonymous:
+        region = settings.region
+        with suppress(ApiError):  # any client may call, however it signs
+            region = read_claim(request).region
+        return Caller(Identity(_ANONYMOUS, settings.account, ROLES["full"], _ANONYMOUS), Scope(settings.account, region), None)
+    claim = read_claim(request)
+    check_time(claim, now())
+    with services.store.read() as connection:
+        row = connection.execute(sa.select(credentials).where(credentials.c.access_key == claim.access_key)).first()
+    if row is None:
+        raise UnknownClientError(
+            f"the access key {claim.access_key} is not known here; `linewatch credentials list` shows those that are"
+        )
+    if row.expires is not None:
+        if row.expires < now():
+            raise UnknownClientError(f"the temporary access key {claim.access_key} has expired; make another")
+        expected = services.master.session_token(row.access_key)
+        if not hmac.compare_digest((claim.session_token or "").encode(), expected.encode()):
+            raise UnknownClientError("the session token is missing or is not that of the temporary access key")
+    policy = msgspec.convert(row.policy, Policy)
+    identity = Identity(row.access_key, row.account, policy, row.name)
+    return Caller(identity, Scope(row.account, claim.region), claim, services.master.secret(row.access_key))
+
+
+def prove(caller: Caller, request: Received, body_hash: str | None) -> bytes:
+    """Check the signature; returns the signing key, which signed chunks need.
+
+    Args:
+        caller: as `identify` found.
+        request: as it was received.
+        body_hash: SHA-256 of the body; None when the body has not been read, which only S3's declared hashes allow.
+
+    Raises:
+        InvalidSignatureError
+    """
+    if caller.claim is None:
+        return b""
+    declared = declared_hash(request, caller.claim)
+    if declared is None:
+        if body_hash is None:
+            raise InvalidSignatureError("the request does not declare the hash of its payload in X-Amz-Content-SHA256")
+        declared = body_hash
+    elif body_hash is not None:
+        check_body(declared, body_hash)
+    return verify(request, caller.claim, caller.secret, declared)
+
+
+def check_body(declared: str, body_hash: str) -> None:
+    """Compare a body with the hash that the request declared.
+
+    Raises:
+        InvalidSignatureError
+    """
+    if declared not in (UNSIGNED, *STREAMING) and not hmac.compare_digest(declared.lower().encode(), body_hash.encode()):
+        raise InvalidSignatureError("the body's SHA-256 is not the one that X-Amz-Content-SHA256 declares")
+
+
+def sha256(body: bytes) -> str:
+    """Hexadecimal SHA-256."""
+    return hashlib.sha256(body).hexdigest()

@@ -1,0 +1,170 @@
+"""The door of the server: every request comes in here and goes through the same steps.
+
+    find the operation -> find the credential -> read the body, bounded -> prove the signature -> check the parameters by
+    the service model -> authorise -> run -> serialise by the model -> audit
+
+Whatever goes wrong on the way becomes an answer in the caller's protocol; a fault of ours says no more than its request id.
+"""
+
+import logging
+import time
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
+
+from prometheus_client import CONTENT_TYPE_LATEST, Counter, Gauge, Histogram, generate_latest
+
+from anomaly_model.limits import LIMITS
+from control_plane.access.audit import AuditLog, loggable
+from control_plane.access.authenticate import Caller, identify, prove, sha256
+from control_plane.access.sigv4 import query_pairs
+from control_plane.dispatch import invoke
+from control_plane.errors import ApiError, InternalError, UnknownOperationError
+from control_plane.exchange import BodyBudget, ClientGoneError, Exchange, Message, Receive, Send, in_thread
+from control_plane.s3_door.door import S3Door
+from control_plane.services import Call, Services
+from control_plane.wire.answers import Headers, render, render_error
+from control_plane.wire.requests import Source, parse_json, parse_rest
+from control_plane.wire.service_model import API_PREFIX, Operation, operations, route
+
+log = logging.getLogger(__name__)
+
+TARGET = "RekognitionService."
+OWN = "/-/"
+"""Below it are health and metrics; no bucket can be called so."""
+MIB = 1 << 20
+UPDATE_BYTES = 15 * MIB
+"""10 MiB of lines are 13,981,014 characters in base64, and JSON around them."""
+CALL_BYTES = MIB
+
+CALLS = Counter("linewatch_calls", "Calls by operation and error code", ("operation", "code"))
+SECONDS = Histogram("linewatch_call_seconds", "Time of calls", ("operation",),
+                    buckets=(0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10))  # fmt: skip
+UNITS = Gauge("linewatch_inference_units", "InServiceInferenceUnits: units that serve", ("model_id",))
+
+
+class Gateway:
+    """The ASGI application."""
+
+    def __init__(self, services: Services, audit: AuditLog) -> None:
+        self._services, self._audit = services, audit
+        threads = services.settings.threads
+        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="call")
+        # Pictures wait for their model: they must not keep other calls from their turn.
+        self._pictures = ThreadPoolExecutor(threads, thread_name_prefix="picture")
+        self._budget = BodyBudget(services.settings.body_mib * MIB)
+        self._s3 = S3Door(services, self._pool, self._budget)
+
+    async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
+        """ASGI's entry."""
+        if scope["type"] != "http":
+            return
+        exchange = Exchange.of(scope, receive, send)
+        try:
+            await self._answer(exchange)
+        except ClientGoneError:
+            exchange.facts["errorCode"] = "ClientGone"
+        finally:
+            self._finish(exchange)
+
+    async def _answer(self, exchange: Exchange) -> None:
+        if exchange.path.startswith(OWN):
+            await self._own(exchange)
+        elif "x-amz-target" in exchange.headers:
+            await self._api(exchange, "rekognition")
+        elif exchange.path.startswith(API_PREFIX) or not self._s3.is_meant(exchange):
+            await self._api(exchange, "lookoutvision")
+        else:
+            await self._s3.answer(exchange)
+
+    async def _own(self, exchange: Exchange) -> None:
+        exchange.facts["eventName"] = exchange.path
+        match exchange.path.removeprefix(OWN):
+            case "health":
+                await exchange.answer(200, [("content-type", "application/json")], b'{"status":"ok"}')
+            case "metrics":
+                for model_id, (units, _) in self._services.hosting.counts().items():
+                    UNITS.labels(str(model_id)).set(units)
+                await exchange.answer(200, [("content-type", CONTENT_TYPE_LATEST)], generate_latest())
+            case _:
+                await self._refuse(exchange, "lookoutvision", UnknownOperationError(f"there is nothing at {exchange.path}"))
+
+    async def _api(self, exchange: Exchange, service: str) -> None:
+        exchange.facts["eventSource"] = f"{service}.amazonaws.com"
+        try:
+            operation, labels = _find(exchange, service)
+            exchange.facts |= {"eventName": operation.name, "readOnly": operation.is_read}
+            caller: Caller = await in_thread(self._pool, identify, self._services, exchange.received)
+            exchange.facts |= {"accessKey": caller.identity.access_key, "account": caller.scope.account,
+                               "region": caller.scope.region}  # fmt: skip
+            body = await exchange.body(_body_limit(operation), self._budget)
+            pool = self._pictures if operation.name == "DetectAnomalies" else self._pool
+            answer = await in_thread(pool, self._call, exchange, operation, labels, caller, body)
+        except ApiError as error:
+            await self._refuse(exchange, service, error)
+        except ClientGoneError:
+            raise
+        # A fault of ours: the log has the trace, the client an id to ask with.
+        except Exception:
+            log.exception("request %s failed", exchange.request_id)
+            await self._refuse(exchange, service, InternalError(f"internal error; the server's log has request {exchange.request_id}"))
+        else:
+            await exchange.answer(*answer)
+
+    def _call(
+        self, exchange: Exchange, operation: Operation, labels: dict[str, str], caller: Caller, body: bytes
+    ) -> tuple[int, Headers, bytes]:
+        prove(caller, exchange.received, sha256(body))
+        if operation.service == "rekognition":
+            params = parse_json(operation, body)
+        else:
+            params = parse_rest(operation, Source(labels, query_pairs(exchange.query), exchange.headers, body))
+        exchange.facts["requestParameters"] = loggable(params)
+        call = Call(self._services, caller.scope, caller.identity, exchange.request_id)
+        return render(operation, invoke(call, operation, params))
+
+    async def _refuse(self, exchange: Exchange, service: str, error: ApiError) -> None:
+        exchange.facts |= {"errorCode": error.code, "errorMessage": str(error)[:500]}
+        status, headers, body = render_error(service, error)
+        await exchange.drain()
+        await exchange.answer(status, headers, body)
+
+    def _finish(self, exchange: Exchange) -> None:
+        seconds = time.perf_counter() - exchange.began
+        name = exchange.facts.get("eventName", "unknown")
+        CALLS.labels(name, exchange.facts.get("errorCode", "")).inc()
+        SECONDS.labels(name).observe(seconds)
+        if not exchange.path.startswith(OWN):
+            self._audit.write(
+                eventTime=datetime.now(UTC).isoformat(), requestId=exchange.request_id, sourceIPAddress=exchange.peer,
+                userAgent=exchange.headers.get("user-agent", "")[:500], status=exchange.status,
+                milliseconds=round(1000 * seconds, 2), **exchange.facts,
+            )  # fmt: skip
+
+    def close(self) -> None:
+        """End the threads."""
+        self._pool.shutdown()
+        self._pictures.shutdown()
+
+
+def _find(exchange: Exchange, service: str) -> tuple[Operation, dict[str, str]]:
+    if service == "rekognition":
+        target = exchange.headers["x-amz-target"]
+        operation = operations(service).get(target.removeprefix(TARGET)) if target.startswith(TARGET) else None
+        if operation is None:
+            known = ", ".join(operations(service))
+            raise UnknownOperationError(f"the target {target[:200]!r} is not known; of Rekognition there are {known}")
+        return operation, {}
+    found = route(exchange.method, exchange.path)
+    if found is None:
+        raise UnknownOperationError(f"no operation has the method {exchange.method} and the path {exchange.path[:500]}")
+    return found
+
+
+def _body_limit(operation: Operation) -> int:
+    match operation.name:
+        case "DetectAnomalies":
+            return 2 * LIMITS.picture_file_bytes  # so that a picture which is somewhat too large gets the operation's own answer
+        case "UpdateDatasetEntries":
+            return UPDATE_BYTES
+        case _:
+            return CALL_BYTES

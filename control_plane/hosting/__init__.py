@@ -1,0 +1,1 @@
+"""Hosting: StartModel runs an edge agent over the model's bundle, so that the cloud's answer is the device's."""

@@ -1,0 +1,214 @@
+"""Where a training or packaging runs: in a child process below a dask worker, which calls `run_job`.
+
+The folder of the job is the meeting place; a cluster's workers reach it under the same path. Its lock makes sure that two
+attempts never run at the same time, whoever was killed and whoever believes whom dead: the kernel releases it with the last
+process that holds it. An attempt that finds the work done returns what its predecessor found.
+"""
+
+import fcntl
+import logging
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from anomaly_model.bundle import replace_file
+from anomaly_model.child_job import OUTCOME, SPEC, Outcome, read_outcome
+from control_plane.objects import Objects, ObjectsError, UnavailableError, split_address
+from control_plane.objects.directory import DirectoryObjects
+from control_plane.objects.s3 import S3Objects
+
+log = logging.getLogger(__name__)
+
+CANCEL, HEARTBEAT, LOCK, LOG, FINAL = "cancel", "heartbeat", "lock", "log", "final.json"
+MODULES = {"train": "training.job", "package": "packager.job"}
+_BEAT_S = 0.5
+_GRACE_S = 5
+
+
+class Placement(msgspec.Struct, frozen=True):
+    """What a worker is told.
+
+    Attributes:
+        kind: train or package.
+        folder: of the job.
+        hours: after which it is ended.
+        objects: folder of the buckets, or s3.
+        endpoint: of S3.
+        region: of S3.
+        fetch: addresses of objects to bring to `pictures` in the folder first.
+        upload: (file relative to the folder, or a pattern of files; bucket; key or prefix; content type) to store at the end.
+    """
+
+    kind: str
+    folder: str
+    hours: float
+    objects: str
+    endpoint: str
+    region: str
+    fetch: list[str]
+    upload: list[tuple[str, str, str, str]]
+
+
+def open_objects(objects: str, endpoint: str, region: str) -> Objects:
+    """The buckets that settings name."""
+    return S3Objects(endpoint or None, region) if objects == "s3" else DirectoryObjects(Path(objects))
+
+
+def run_job(data: bytes) -> bytes:
+    """Do a job, or find that an earlier attempt did it; called by dask.
+
+    Args:
+        data: a Placement as JSON.
+
+    Returns:
+        An Outcome as JSON.
+    """
+    placement = msgspec.json.decode(data, type=Placement)
+    folder = Path(placement.folder)
+    with _locked(folder) as lock:
+        final = folder / FINAL
+        if final.exists():
+            return final.read_bytes()
+        outcome = msgspec.json.encode(_attempt(placement, folder, lock))
+        replace_file(final, outcome)
+        return outcome
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[int]:
+    """Wait until no other attempt at this job is running; gives the lock's descriptor. Waiting is a sign of life too."""
+    descriptor = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        while True:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                (folder / HEARTBEAT).touch()
+                time.sleep(_BEAT_S)
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def _attempt(placement: Placement, folder: Path, lock: int) -> Outcome:
+    objects = open_objects(placement.objects, placement.endpoint, placement.region)
+    try:
+        if not (folder / OUTCOME).exists():
+            _stage_in(objects, placement, folder)
+            _run_child(placement, folder, lock)
+        outcome = read_outcome(folder) or Outcome(error="the process ended without an outcome; its log has more", fault=True)
+        if not outcome.error:
+            _stage_out(objects, placement, folder)
+    except _CancelledError:
+        return Outcome(error="cancelled")
+    except _TimeoutError:
+        return Outcome(error=f"it took over {placement.hours:g} hours, the most that the settings allow")
+    except UnavailableError:
+        raise  # may pass: another attempt
+    except ObjectsError as error:
+        return Outcome(error=str(error))
+    return outcome
+
+
+class ChildKilledError(Exception):
+    """The child was killed from outside: for want of memory, for one. Worth another attempt."""
+
+
+class _CancelledError(Exception):
+    pass
+
+
+class _TimeoutError(Exception):
+    pass
+
+
+def _stage_in(objects: Objects, placement: Placement, folder: Path) -> None:
+    """Bring the pictures; those that an earlier attempt brought are there."""
+    missing = []
+    for address in placement.fetch:
+        bucket, key = split_address(address)
+        target = (folder / "pictures" / bucket / key).resolve()
+        if not target.is_relative_to((folder / "pictures").resolve()):
+            raise ObjectsError(f"{address} cannot be a file below a folder")
+        if (folder / CANCEL).exists():
+            raise _CancelledError
+        (folder / HEARTBEAT).touch()
+        if target.exists():
+            continue
+        try:
+            part = target.with_name(f"{target.name}.part")
+            objects.fetch(bucket, key, part)
+            part.replace(target)
+        except UnavailableError:
+            raise
+        except ObjectsError:
+            missing.append(address)
+    if missing:
+        shown = ", ".join(missing[:5])
+        raise ObjectsError(f"{len(missing)} of {len(placement.fetch)} pictures and masks cannot be read from S3: {shown}")
+
+
+def _run_child(placement: Placement, folder: Path, lock: int) -> None:
+    deadline = time.monotonic() + placement.hours * 3600
+    with (folder / LOG).open("ab") as log_file:
+        process = subprocess.Popen(
+            [sys.executable, "-m", MODULES[placement.kind], str(folder), "--tied"], stdin=subprocess.PIPE, stdout=log_file,
+            stderr=log_file, start_new_session=True, pass_fds=(lock,),  # while the child lives, so does the lock
+        )  # fmt: skip
+    try:
+        while process.poll() is None:
+            (folder / HEARTBEAT).touch()
+            if (folder / CANCEL).exists():
+                raise _CancelledError
+            if time.monotonic() > deadline:
+                raise _TimeoutError
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(_BEAT_S)
+    finally:
+        _end(process)
+    if process.returncode < 0:
+        raise ChildKilledError(f"the process was ended by {signal.Signals(-process.returncode).name}")
+
+
+def _end(process: "subprocess.Popen[bytes]") -> None:
+    if process.poll() is None:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGTERM)
+        try:
+            process.wait(_GRACE_S)
+        except subprocess.TimeoutExpired:
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+    if process.stdin:
+        process.stdin.close()
+
+
+def _stage_out(objects: Objects, placement: Placement, folder: Path) -> None:
+    for pattern, bucket, key, content_type in placement.upload:
+        for path in sorted(folder.glob(pattern)):
+            (folder / HEARTBEAT).touch()
+            name = key + path.name if "*" in pattern else key
+            objects.put(bucket, name, path, content_type)
+
+
+def clean_up(folder: Path) -> None:
+    """Remove what a finished job no longer needs: everything but its spec, log and outcome."""
+    for name in ("pictures", "results", "output"):
+        shutil.rmtree(folder / name, ignore_errors=True)
+
+
+def write_spec(folder: Path, spec: Any) -> None:
+    """Put a job's spec into its folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    replace_file(folder / SPEC, msgspec.json.encode(spec))

@@ -1,0 +1,202 @@
+"""What a training or packaging needs before it is placed, and what its outcome changes."""
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+
+from anomaly_model.bundle import atomic_file
+from anomaly_model.child_job import Outcome
+from anomaly_model.errors import LinewatchError
+from control_plane.entries import SEGMENTATION
+from control_plane.identifiers import Scope
+from control_plane.jobs.place import Placement, write_spec
+from control_plane.jobs.table import Row
+from control_plane.operations.lookup import dataset_of
+from control_plane.services import Services
+from control_plane.settings import Settings
+from control_plane.store.database import now
+from control_plane.store.schema import components, entries, models, packagings, projects
+from control_plane.store.transitions import advance
+
+log = logging.getLogger(__name__)
+_PACKAGE_HOURS = 2.0
+
+
+class NotYetError(LinewatchError):
+    """The job waits for something, such as a dataset that is being read."""
+
+
+class PreparationError(LinewatchError):
+    """The job cannot be done."""
+
+
+def bundle_folder(settings: Settings, model_id: int) -> Path:
+    """Where a trained model lies."""
+    return (settings.folder / "models" / str(model_id) / "bundle").absolute()
+
+
+def prepare(services: Services, job: Row) -> Placement:
+    """Write a job's folder: spec, and for a training the manifests as they are now.
+
+    Raises:
+        NotYetError, PreparationError
+    """
+    folder = (services.settings.folder / "jobs" / str(job.id)).absolute()
+    folder.mkdir(parents=True, exist_ok=True)
+    with services.store.read() as connection:
+        write = _prepare_training if job.kind == "train" else _prepare_packaging
+        fetch, upload = write(services, connection, job, folder)
+    settings = services.settings
+    return Placement(
+        job.kind, str(folder), float(settings.training_hours) if job.kind == "train" else _PACKAGE_HOURS,
+        settings.objects_root, settings.objects_endpoint, settings.region, fetch, upload,
+    )  # fmt: skip
+
+
+Files = tuple[list[str], list[tuple[str, str, str, str]]]
+
+
+def _prepare_training(services: Services, connection: Connection, job: Row, folder: Path) -> Files:
+    joined = models.join(projects, models.c.project_id == projects.c.id)
+    query = sa.select(models, projects.c.account, projects.c.region, projects.c.name).select_from(joined)
+    model = connection.execute(query.where(models.c.id == job.subject_id)).first()
+    if model is None or model.status != "TRAINING":
+        raise PreparationError("the model is gone")
+    train = dataset_of(connection, model.project_id, "train")
+    test = dataset_of(connection, model.project_id, "test")
+    for row in (train, test):
+        if row is not None and row.status.endswith("_IN_PROGRESS"):
+            raise NotYetError(f"the {row.kind} dataset is {row.status}")
+    if train is None or train.status == "CREATE_FAILED":
+        raise PreparationError(f"there is no train dataset to train on{f': {train.message}' if train else ''}")
+    if test is not None and test.status == "CREATE_FAILED":
+        raise PreparationError(f"the test dataset is CREATE_FAILED: {test.message}")
+    settings, version = services.settings, str(model.version)
+    fetch: list[str] = []
+    manifests = {}
+    for row in (train, test):
+        if row is not None:
+            manifests[row.kind] = folder / f"{row.kind}.manifest"
+            # The first attempt's copy stays: what is changed in the dataset later is not part of this training.
+            fetch += _write_manifest(connection, row.id, manifests[row.kind])
+    masks = f"{model.output_prefix}EvaluationMasks-{model.name}-{version}/"
+    write_spec(folder, {
+        "manifest": str(manifests["train"]),
+        "test_manifest": str(manifests["test"]) if "test" in manifests else None,
+        "root": str(folder / "pictures"),
+        "output": str(bundle_folder(services.settings, model.id)),
+        "results": str(folder / "results"),
+        "masks_at": f"s3://{model.output_bucket}/{masks}",
+        "name": model.name,
+        "version": version,
+        "arn": Scope(model.account, model.region).model(model.name, version),
+        "effort": settings.training_effort,
+        "rules": {
+            "least_normal": settings.least_normal, "least_anomaly": settings.least_anomaly,
+            "least_normal_each": settings.least_normal_each, "least_test_anomaly": settings.least_test_anomaly,
+            "least_label": settings.least_label, "least_label_each": settings.least_label_each,
+            "most_train": settings.quota_train_pictures, "most_test": settings.quota_test_pictures,
+            "most_train_masked": settings.quota_train_masked, "most_test_masked": settings.quota_test_masked,
+        },
+    })  # fmt: skip
+    bundle_folder(services.settings, model.id).parent.mkdir(parents=True, exist_ok=True)
+    bucket, prefix = model.output_bucket, model.output_prefix
+    files = [
+        ("results/masks/*.png", bucket, masks, "image/png"),
+        (f"results/EvaluationManifest-{model.name}-{version}.json", bucket,
+         f"{prefix}EvaluationManifest-{model.name}-{version}.json", "application/json"),
+        (f"results/EvaluationResult-{model.name}-{version}.json", bucket,
+         f"{prefix}EvaluationResult-{model.name}-{version}.json", "application/json"),
+        ("results/report.html", bucket, f"{prefix}EvaluationReport-{model.name}-{version}.html", "text/html"),
+    ]  # fmt: skip
+    return sorted(set(fetch)), files
+
+
+def _write_manifest(connection: Connection, dataset_id: int, path: Path) -> list[str]:
+    """Copy a dataset's lines; returns the addresses of the pictures and masks of labelled ones."""
+    if not path.exists():
+        query = sa.select(entries.c.line).where(entries.c.dataset_id == dataset_id).order_by(entries.c.id)
+        with atomic_file(path) as stream:
+            for (line,) in connection.execution_options(yield_per=1000).execute(query):
+                stream.write(line.encode() + b"\n")
+    addresses = []
+    with path.open("rb") as lines:
+        for raw in lines:
+            addresses += _addresses(msgspec.json.decode(raw, type=dict[str, Any]))
+    return addresses
+
+
+def _addresses(line: dict[str, Any]) -> list[str]:
+    found = [line["source-ref"]]
+    for key, about in line.items():
+        if key.endswith("-ref-metadata") and isinstance(about, dict) and about.get("type") == SEGMENTATION:
+            address = line.get(key.removesuffix("-metadata"))
+            if isinstance(address, str):
+                found.append(address)
+    return found
+
+
+def target_name(wanted: dict[str, Any]) -> str:
+    """The packager's name of a platform."""
+    platform = wanted.get("TargetPlatform")
+    if platform is None:
+        return str(wanted["TargetDevice"]).replace("_", "-")
+    arch = {"X86_64": "x86_64", "ARM64": "aarch64"}[platform["Arch"]]
+    return f"{arch}-{'cuda' if platform.get('Accelerator') else 'cpu'}"
+
+
+def _prepare_packaging(services: Services, connection: Connection, job: Row, folder: Path) -> Files:
+    row = connection.execute(sa.select(packagings).where(packagings.c.id == job.subject_id)).first()
+    if row is None:
+        raise PreparationError("the project is gone")
+    query = sa.select(models.c.id).where(models.c.project_id == row.project_id, models.c.version == row.model_version)
+    model_id = connection.execute(query).scalar()
+    if model_id is None or not bundle_folder(services.settings, model_id).is_dir():
+        raise PreparationError(f"the model version {row.model_version} is gone")
+    wanted = row.configuration["Greengrass"]
+    name, version = wanted["ComponentName"], wanted["ComponentVersion"]
+    write_spec(folder, {
+        "bundle": str(bundle_folder(services.settings, model_id)), "target": target_name(wanted), "output": str(folder / "output"),
+        "name": name, "version": version,
+    })  # fmt: skip
+    place = wanted["S3OutputLocation"]
+    base = f"{place.get('Prefix', '')}{name}/{version}/"
+    return [], [
+        (f"output/artifacts/{name}/{version}/*.zip", place["Bucket"], base, "application/zip"),
+        (f"output/recipes/{name}-{version}.json", place["Bucket"], f"{base}recipe.json", "application/json"),
+    ]
+
+
+def finish(connection: Connection, services: Services, job: Row, outcome: Outcome) -> None:
+    """Carry an outcome to the model or packaging, in the transaction that ends the job."""
+    log.info("job %s %s: %s", job.id, job.kind, outcome.error or "succeeded")
+    if job.kind == "train":
+        _finish_training(connection, job, outcome)
+    else:
+        _finish_packaging(connection, job, outcome)
+    services.work.set()
+
+
+def _finish_training(connection: Connection, job: Row, outcome: Outcome) -> None:
+    if outcome.error:
+        advance(connection, "model", job.subject_id, "training failed", message=outcome.error)
+        return
+    prefix = connection.execute(sa.select(models.c.output_prefix).where(models.c.id == job.subject_id)).scalar() or ""
+    result = outcome.result
+    advance(
+        connection, "model", job.subject_id, "trained", performance=result["performance"], evaluated=now(),
+        evaluation_manifest=f"{prefix}{result['evaluation_manifest']}", evaluation_result=f"{prefix}{result['evaluation_result']}",
+    )  # fmt: skip
+
+
+def _finish_packaging(connection: Connection, job: Row, outcome: Outcome) -> None:
+    if outcome.error:
+        advance(connection, "packaging", job.subject_id, "failed", message=outcome.error)
+        # The name and version may be used again.
+        connection.execute(sa.delete(components).where(components.c.packaging_id == job.subject_id))
+        return
+    advance(connection, "packaging", job.subject_id, "succeeded")

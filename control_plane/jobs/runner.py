@@ -1,0 +1,223 @@
+"""One thread that moves the jobs table: chores to the server's threads, trainings and packagings to dask, outcomes back."""
+
+import logging
+import os
+import shutil
+import threading
+import time
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
+
+import msgspec
+import sqlalchemy as sa
+
+from anomaly_model.child_job import Outcome, read_progress
+from control_plane.errors import ApiError
+from control_plane.jobs.chores import CHORE, WORTH_RETRYING, ChoreError
+from control_plane.jobs.cluster import Cluster, Placed
+from control_plane.jobs.place import HEARTBEAT, clean_up
+from control_plane.jobs.preparation import NotYetError, PreparationError, bundle_folder, finish, prepare
+from control_plane.jobs.table import CHORES, PLACED, Row, beat, claim, queued, running
+from control_plane.objects import ObjectsError
+from control_plane.services import Services
+from control_plane.store.database import now
+from control_plane.store.schema import client_tokens, jobs
+from control_plane.store.transitions import advance
+
+log = logging.getLogger(__name__)
+
+_IDLE_S = 0.5
+_CHORE_THREADS = 4
+_TIDY_S = 600
+TOKEN_LIFE_S = 8 * 3600
+"""How long a client token is remembered."""
+
+
+class JobRunner:
+    """Runs the jobs of a server until it is stopped."""
+
+    def __init__(self, services: Services) -> None:
+        self._services, self._store, self._settings = services, services.store, services.settings
+        self._cluster = Cluster(services.settings)
+        self._pool = ThreadPoolExecutor(_CHORE_THREADS, thread_name_prefix="chore")
+        self._chores: dict[int, Future[None]] = {}
+        self._placed: dict[int, Placed] = {}
+        self._retry_at: dict[int, float] = {}
+        self._tidied = 0.0
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="jobs", daemon=True)
+
+    def start(self) -> None:
+        """Take over what the last server left, and begin."""
+        with self._store.write() as connection:
+            for job in running(connection, (*CHORES, *PLACED)):
+                advance(connection, "job", job.id, "lost", message="the server was restarted")
+            wanted = {job.spec.get("changes") for job in queued(connection, ("update",))}
+        for path in (self._settings.folder / "changes").glob("*.jsonl"):
+            if path.name not in wanted:  # of a call whose transaction was cut off
+                path.unlink()
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Stop after the chores that run; trainings end and go on at the next start."""
+        self._stop.set()
+        self._services.work.set()
+        self._thread.join()
+        self._pool.shutdown(cancel_futures=True)
+        self._cluster.close()
+
+    def _run(self) -> None:
+        while not self._stop.is_set():
+            self._services.work.wait(_IDLE_S)
+            self._services.work.clear()
+            try:
+                self._turn()
+            # The database or the cluster may be away for a while: the jobs wait for it, and the thread must not end.
+            except Exception:
+                log.exception("the jobs cannot be moved; trying again")
+                self._stop.wait(5)
+
+    def _turn(self) -> None:
+        self._collect_chores()
+        self._collect_placed()
+        with self._store.read() as connection:
+            waiting = queued(connection, (*CHORES, *PLACED))
+        for job in waiting:
+            if self._stop.is_set() or self._retry_at.get(job.id, 0) > time.monotonic():
+                continue
+            if job.kind in CHORES:
+                self._begin_chore(job)
+            elif len(self._placed) < self._settings.jobs_parallel:
+                self._place(job)
+        if time.monotonic() - self._tidied > _TIDY_S:
+            self._tidied = time.monotonic()
+            with self._store.write() as connection:
+                connection.execute(sa.delete(client_tokens).where(client_tokens.c.created < now() - TOKEN_LIFE_S))
+
+    # --- chores
+
+    def _begin_chore(self, job: Row) -> None:
+        with self._store.write() as connection:
+            claimed = claim(connection, job, self._settings.jobs_lease_s)
+        if claimed is not None:
+            self._chores[job.id] = self._pool.submit(self._do_chore, claimed)
+
+    def _do_chore(self, job: Row) -> None:
+        work, failed = CHORE[job.kind]
+        try:
+            work(self._services, job)
+        except (ChoreError, ObjectsError, ApiError, *WORTH_RETRYING) as error:
+            if isinstance(error, WORTH_RETRYING) and job.losses + 1 < self._settings.jobs_attempts:
+                self._retry(job, str(error))
+                return
+            self._give_up(job, failed, str(error))
+        # A fault of ours must not leave a dataset in progress for ever.
+        except Exception as error:
+            log.exception("chore %s %s failed", job.kind, job.id)
+            self._give_up(job, failed, f"internal error: {type(error).__name__}; the server's log has more")
+        else:
+            with self._store.write() as connection:
+                advance(connection, "job", job.id, "succeeded", finished=now())
+        finally:
+            self._services.work.set()
+
+    def _give_up(self, job: Row, failed: Any, reason: str) -> None:
+        with self._store.write() as connection:
+            failed(connection, job, reason)
+            advance(connection, "job", job.id, "failed", message=reason, finished=now())
+
+    def _retry(self, job: Row, reason: str) -> None:
+        self._retry_at[job.id] = time.monotonic() + 2**job.losses
+        with self._store.write() as connection:
+            advance(connection, "job", job.id, "lost", message=reason, losses=job.losses + 1)
+
+    def _collect_chores(self) -> None:
+        for job_id in [i for i, future in self._chores.items() if future.done()]:
+            future = self._chores.pop(job_id)
+            if future.exception() is not None:  # the store was away even for giving up
+                log.error("chore %s", job_id, exc_info=future.exception())
+                with self._store.write() as connection:
+                    advance(connection, "job", job_id, "lost", message=str(future.exception()))
+
+    # --- trainings and packagings
+
+    def _place(self, job: Row) -> None:
+        try:
+            placement = prepare(self._services, job)
+        except NotYetError:
+            return
+        except PreparationError as error:
+            with self._store.write() as connection:
+                if advance(connection, "job", job.id, "failed", message=str(error), finished=now()):
+                    finish(connection, self._services, job, Outcome(error=str(error)))
+            return
+        with self._store.write() as connection:
+            claimed = claim(connection, job, self._settings.jobs_lease_s)
+            if claimed is None:
+                return
+            log_path = os.path.join(placement.folder, "log")  # noqa: PTH118
+            connection.execute(sa.update(jobs).where(jobs.c.id == job.id).values(log=log_path))
+            if job.kind == "package":
+                advance(connection, "packaging", job.subject_id, "run")
+        self._placed[job.id] = self._cluster.submit(claimed, placement)
+
+    def _collect_placed(self) -> None:
+        for job_id, placed in list(self._placed.items()):
+            if placed.future.done():
+                del self._placed[job_id]
+                self._collect(placed)
+            else:
+                self._watch(placed)
+
+    def _watch(self, placed: Placed) -> None:
+        """Mirror signs of life and progress; give the job to another worker when there are none."""
+        job, folder = placed.job, placed.folder
+        try:
+            heartbeat = max((folder / HEARTBEAT).stat().st_mtime, placed.submitted)
+        except OSError:
+            heartbeat = placed.submitted
+        progress = read_progress(folder)
+        message = f"{progress.what}: {progress.done} of {progress.total}" if progress else "waiting for a worker"
+        if now() - heartbeat > self._settings.jobs_lease_s and placed.future.status != "pending":
+            placed.future.cancel()
+        if message != placed.message or now() - placed.told > self._settings.jobs_lease_s / 4:
+            placed.message, placed.told = message, now()
+            with self._store.write() as connection:
+                beat(connection, job, heartbeat, self._settings.jobs_lease_s, message)
+                tell(connection, job, message)
+
+    def _collect(self, placed: Placed) -> None:
+        job = placed.job
+        try:
+            outcome = msgspec.json.decode(placed.future.result(timeout=30), type=Outcome)
+        # Dask has many ways to say that a worker is gone; each means another attempt.
+        except BaseException as error:
+            log.warning("job %s attempt %s: %s", job.id, job.attempt, error)
+            with self._store.write() as connection:
+                self._lost(connection, job, f"{type(error).__name__}: {error}"[:500])
+            return
+        event = "failed" if outcome.error else "succeeded"
+        with self._store.write() as connection:
+            if advance(connection, "job", job.id, event, message=outcome.error, finished=now()):
+                finish(connection, self._services, job, outcome)
+            elif job.kind == "train":  # cancelled meanwhile: what it wrote after its model was removed goes too
+                shutil.rmtree(bundle_folder(self._settings, job.subject_id).parent, ignore_errors=True)
+        clean_up(placed.folder)
+
+    def _lost(self, connection: sa.Connection, job: Row, reason: str) -> None:
+        """Another attempt, or the end of it."""
+        losses = job.losses + 1
+        if losses < self._settings.jobs_attempts:
+            advance(connection, "job", job.id, "lost", message=reason, losses=losses)
+            return
+        message = f"it was lost {losses} times, the last time by {reason}"
+        if advance(connection, "job", job.id, "failed", message=message, finished=now()):
+            finish(connection, self._services, job, Outcome(error=message, fault=True))
+
+
+def tell(connection: sa.Connection, job: Row, message: str) -> None:
+    """Show a job's progress as the status message of what it works on."""
+    from control_plane.store.schema import models, packagings
+
+    table, status = (models, "TRAINING") if job.kind == "train" else (packagings, "RUNNING")
+    connection.execute(sa.update(table).where(table.c.id == job.subject_id, table.c.status == status).values(message=message))

@@ -1,0 +1,66 @@
+"""The jobs table: adding, claiming, and what becomes of a job."""
+
+import os
+import secrets
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+
+from anomaly_model.bundle import replace_file
+from control_plane.store.database import now
+from control_plane.store.schema import jobs
+from control_plane.store.transitions import advance
+
+CHORES = ("import", "update", "purge", "distribute", "delete_model")
+PLACED = ("train", "package")
+
+Row = Any
+"""A row of the jobs table; its columns are attributes."""
+
+
+def add_job(connection: Connection, kind: str, subject_id: int, spec: dict[str, Any]) -> int:
+    """Put a job in the queue, in the transaction of the change that asks for it; returns its id."""
+    query = sa.insert(jobs).values(kind=kind, subject_id=subject_id, state="QUEUED", spec=spec, created=now())
+    return int(connection.execute(query.returning(jobs.c.id)).scalar_one())
+
+
+def store_changes(folder: Path, data: bytes) -> str:
+    """Keep a call's lines on disk for the job that will apply them; returns the file's name below `changes`."""
+    place = folder / "changes"
+    place.mkdir(exist_ok=True)
+    name = f"{os.getpid()}-{secrets.token_hex(8)}.jsonl"
+    replace_file(place / name, data)
+    return name
+
+
+def queued(connection: Connection, kinds: tuple[str, ...]) -> list[Row]:
+    """Jobs that wait, oldest first."""
+    query = sa.select(jobs).where(jobs.c.state == "QUEUED", jobs.c.kind.in_(kinds))
+    return list(connection.execute(query.order_by(jobs.c.id)).all())
+
+
+def running(connection: Connection, kinds: tuple[str, ...]) -> list[Row]:
+    """Jobs that were claimed and have not ended."""
+    return list(connection.execute(sa.select(jobs).where(jobs.c.state == "RUNNING", jobs.c.kind.in_(kinds))).all())
+
+
+def claim(connection: Connection, job: Row, lease: float) -> Row | None:
+    """Take a job for one more attempt; None when somebody else has it, or it was cancelled."""
+    moment = now()
+    if not advance(connection, "job", job.id, "claim", attempt=job.attempt + 1, lease=moment + lease, heartbeat=moment):
+        return None
+    return connection.execute(sa.select(jobs).where(jobs.c.id == job.id)).one()
+
+
+def beat(connection: Connection, job: Row, heartbeat: float, lease: float, message: str) -> None:
+    """Note a sign of life of an attempt that still has the job."""
+    mine = sa.and_(jobs.c.id == job.id, jobs.c.attempt == job.attempt, jobs.c.state == "RUNNING")
+    connection.execute(sa.update(jobs).where(mine).values(heartbeat=heartbeat, lease=heartbeat + lease, message=message))
+
+
+def job_of(connection: Connection, kind: str, subject_id: int) -> Row | None:
+    """The newest job of a kind for a dataset, model or packaging."""
+    query = sa.select(jobs).where(jobs.c.kind == kind, jobs.c.subject_id == subject_id).order_by(jobs.c.id.desc()).limit(1)
+    return connection.execute(query).first()

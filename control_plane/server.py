@@ -1,0 +1,138 @@
+"""The server as a program: open everything, serve, stop cleanly on SIGTERM."""
+
+import fcntl
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import structlog
+import uvicorn
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from anomaly_model.errors import LinewatchError
+from anomaly_model.settings import SettingsError
+from control_plane.access.audit import AuditLog
+from control_plane.access.credentials import MasterKey
+from control_plane.gateway import Gateway
+from control_plane.hosting.manager import HostingManager
+from control_plane.jobs.place import open_objects
+from control_plane.jobs.runner import JobRunner
+from control_plane.services import Services
+from control_plane.settings import Settings
+from control_plane.store.database import Store
+from control_plane.wire.page_tokens import PageTokens
+
+log = structlog.get_logger()
+
+HEADER_BYTES = 64 << 10
+_GRACE_S = 30
+
+
+class BoundedProtocol(HttpToolsProtocol):
+    """HTTP/1.1 with a bound on headers, which the parser itself does not have."""
+
+    _header_bytes = 0
+
+    def on_message_begin(self) -> None:
+        """A new request."""
+        self._header_bytes = 0
+        super().on_message_begin()
+
+    def on_headers_complete(self) -> None:
+        """The headers are over."""
+        self._header_bytes = -1
+        super().on_headers_complete()
+
+    def data_received(self, data: bytes) -> None:
+        """Count what comes before the headers are over."""
+        if self._header_bytes >= 0:
+            self._header_bytes += len(data) if self._header_bytes or len(data) < HEADER_BYTES else 0
+            if self._header_bytes > HEADER_BYTES:
+                self.send_400_response("the headers of the request are over 64 KiB")
+                return
+        super().data_received(data)
+
+
+@contextmanager
+def only_server(folder: Path) -> Iterator[None]:
+    """Keep another server away from the data folder.
+
+    Raises:
+        LinewatchError: another one uses it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "server.lock").open("a+") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise LinewatchError(f"another server uses the data folder {folder}; stop it, or name another --data") from None
+        yield
+
+
+def open_store(settings: Settings) -> Store:
+    """The database, with its schema brought to this version.
+
+    Raises:
+        StoreError
+    """
+    settings.folder.mkdir(parents=True, exist_ok=True)
+    store = Store(settings.database_url)
+    store.migrate()
+    return store
+
+
+def open_services(settings: Settings) -> Services:
+    """Everything that lives as long as the server does; nothing is started yet."""
+    store = open_store(settings)
+    master = MasterKey.open(settings.folder)
+    objects = open_objects(settings.objects_root, settings.objects_endpoint, settings.region)
+    hosting = HostingManager(settings, store)
+    return Services(settings, store, objects, master, PageTokens(master.derive("page tokens")), hosting)
+
+
+def serve(settings: Settings) -> None:
+    """Serve until SIGTERM or SIGINT.
+
+    Raises:
+        LinewatchError: the address, the data folder or the database cannot be used.
+    """
+    structlog.configure(
+        processors=[structlog.processors.TimeStamper(fmt="iso"), structlog.processors.add_log_level,
+                    structlog.processors.format_exc_info, structlog.processors.JSONRenderer()],
+        logger_factory=structlog.PrintLoggerFactory(),
+    )  # fmt: skip
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    for noisy in ("distributed", "alembic", "botocore", "boto3"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)
+    with only_server(settings.folder):
+        services = open_services(settings)
+        audit = AuditLog(settings.audit_file)
+        gateway = Gateway(services, audit)
+        config = uvicorn.Config(
+            gateway, host=settings.host, port=settings.port, http=BoundedProtocol, ws="none", lifespan="off", log_config=None,
+            access_log=False, server_header=False, timeout_graceful_shutdown=_GRACE_S, backlog=512,
+            ssl_certfile=settings.tls_certificate or None, ssl_keyfile=settings.tls_key or None,
+        )  # fmt: skip
+        runner = JobRunner(services)
+        try:
+            listening = config.bind_socket()
+        except SystemExit:  # uvicorn's way to say so
+            raise SettingsError(f"{settings.host}:{settings.port} cannot be bound; is another server running there?") from None
+        services.hosting.start()
+        runner.start()
+        scheme = "https" if settings.tls_certificate else "http"
+        host = f"[{settings.host}]" if ":" in settings.host else settings.host
+        log.info("server listening", url=f"{scheme}://{host}:{listening.getsockname()[1]}", data=str(settings.folder),
+                 pid=os.getpid(), anonymous=settings.anonymous)  # fmt: skip
+        try:
+            uvicorn.Server(config).run(sockets=[listening])
+        finally:
+            log.info("server stopping")
+            runner.stop()
+            services.hosting.stop()
+            gateway.close()
+            audit.close()
+            services.store.close()
+            log.info("server stopped")
