@@ -18,7 +18,7 @@ from control_plane.access.audit import AuditLog, loggable
 from control_plane.access.authenticate import Caller, identify, prove, sha256
 from control_plane.access.sigv4 import query_pairs
 from control_plane.dispatch import invoke
-from control_plane.errors import ApiError, InternalError, UnknownOperationError
+from control_plane.errors import ApiError, InternalError, ThrottlingError, UnknownOperationError
 from control_plane.exchange import BodyBudget, ClientGoneError, Exchange, Message, Receive, Send, in_thread
 from control_plane.s3_door.door import S3Door
 from control_plane.services import Call, Services
@@ -52,6 +52,7 @@ class Gateway:
         # Pictures wait for their model: they must not keep other calls from their turn.
         self._pictures = ThreadPoolExecutor(threads, thread_name_prefix="picture")
         self._budget = BodyBudget(services.settings.body_mib * MIB)
+        self._calls, self._most_calls = 0, 2 * threads + services.settings.calls_waiting
         self._s3 = S3Door(services, self._pool, self._budget)
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
@@ -59,11 +60,13 @@ class Gateway:
         if scope["type"] != "http":
             return
         exchange = Exchange.of(scope, receive, send)
+        self._calls += 1
         try:
             await self._answer(exchange)
         except ClientGoneError:
             exchange.facts["errorCode"] = "ClientGone"
         finally:
+            self._calls -= 1
             self._finish(exchange)
 
     async def _answer(self, exchange: Exchange) -> None:
@@ -91,6 +94,7 @@ class Gateway:
     async def _api(self, exchange: Exchange, service: str) -> None:
         exchange.facts["eventSource"] = f"{service}.amazonaws.com"
         try:
+            self._require_room()
             operation, labels = _find(exchange, service)
             exchange.facts |= {"eventName": operation.name, "readOnly": operation.is_read}
             caller: Caller = await in_thread(self._pool, identify, self._services, exchange.received)
@@ -109,6 +113,10 @@ class Gateway:
             await self._refuse(exchange, service, InternalError(f"internal error; the server's log has request {exchange.request_id}"))
         else:
             await exchange.answer(*answer)
+
+    def _require_room(self) -> None:
+        if self._calls > self._most_calls:
+            raise ThrottlingError(f"{self._calls} calls are being answered or wait; send fewer at a time")
 
     def _call(
         self, exchange: Exchange, operation: Operation, labels: dict[str, str], caller: Caller, body: bytes

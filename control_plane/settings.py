@@ -31,6 +31,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
         objects_endpoint: address of the S3 endpoint; empty is AWS's own.
         audit: file of the audit log; empty is audit.log in the data folder.
         threads: calls that are worked on together.
+        calls_waiting: calls that may wait for their turn; the next one is answered ThrottlingException.
         body_mib: memory for bodies of calls that are being read, all together.
         jobs_scheduler: address of a dask scheduler, tcp://HOST:PORT; empty runs jobs on this machine.
         jobs_parallel: trainings and packagings that run at the same time on this machine.
@@ -75,6 +76,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     objects_endpoint: str = ""
     audit: str = ""
     threads: _Positive = 32
+    calls_waiting: _Count = 512
     body_mib: Annotated[int, msgspec.Meta(ge=16)] = 256
     jobs_scheduler: str = ""
     jobs_parallel: _Positive = 1

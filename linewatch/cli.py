@@ -4,11 +4,8 @@ Exit codes: 0 done; 1 refused or failed, the message says why; 2 wrong usage; 3 
 4 with `detect --fail-on-anomaly`: an anomaly was found; 130 stopped by SIGINT or SIGTERM.
 """
 
-import errno
 import signal
 import sys
-from collections.abc import Callable
-from functools import wraps
 from pathlib import Path
 from typing import Any
 
@@ -17,65 +14,10 @@ import msgspec
 
 from anomaly_model.errors import LinewatchError
 from linewatch import __version__
+from linewatch.command_line import EXISTING, FOLDER, examples, guarded, json_option, print_json
 from linewatch.progress import StageProgress
+from linewatch.server_commands import COMMANDS
 
-FOLDER = click.Path(path_type=Path)
-EXISTING = click.Path(exists=True, path_type=Path)
-
-
-EXTRAS = {
-    **dict.fromkeys(("sklearn", "scipy", "jinja2", "onnx", "torch", "safetensors"), "train"),
-    **dict.fromkeys(("grpc", "structlog", "tvm_ffi"), "agent"),
-    "tvm": "packager",
-}
-"""Which extra brings a module that is missing."""
-
-
-def _examples(*lines: str) -> str:
-    return "\b\nExamples:\n" + "\n".join(f"  {line}" for line in lines)
-
-
-def _guarded(command: Callable[..., None]) -> Callable[..., None]:
-    """Turn our errors into a message and an exit code; anything else is a fault of ours and shows its trace."""
-
-    @wraps(command)
-    def run(*args: Any, **kwargs: Any) -> None:
-        try:
-            command(*args, **kwargs)
-        except LinewatchError as error:
-            click.echo(f"linewatch: {error}", err=True)
-            sys.exit(3 if getattr(error, "code", "") == "UNAVAILABLE" else 1)
-        except KeyboardInterrupt:
-            click.echo(
-                "linewatch: stopped. Nothing half-written is left; train goes on where it was when called again", err=True
-            )
-            sys.exit(130)
-        except OSError as error:
-            if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-                raise
-            place = f" while writing {error.filename}" if error.filename else ""
-            click.echo(
-                f"linewatch: no space left{place} ({error.strerror}). Free some and try again; nothing half-written is left",
-                err=True,
-            )
-            sys.exit(1)
-        except ModuleNotFoundError as error:
-            extra = EXTRAS.get((error.name or "").split(".")[0])
-            if extra is None:
-                raise
-            click.echo(
-                f"linewatch: {error.name} is not installed; this command needs: pip install 'linewatch[{extra}]'", err=True
-            )
-            sys.exit(1)
-
-    return run
-
-
-def _print_json(value: object) -> None:
-    click.echo(msgspec.json.format(msgspec.json.encode(value)).decode())
-
-
-json_option = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 side_option = click.option(
     "--side", type=click.IntRange(64, 1024),
     help="Shorter side of the model's input in pixels; larger sees finer defects and is slower. [default: from the masks]",
@@ -94,7 +36,7 @@ def main() -> None:
     """Find defects on a production line: train, compile, deploy, answer."""
 
 
-@main.command(epilog=_examples("linewatch demo", "linewatch demo --data my-pictures --output out"))
+@main.command(epilog=examples("linewatch demo", "linewatch demo --data my-pictures --output out"))
 @click.option(
     "--data", type=EXISTING, help="Pictures to use: train/ and test/, or normal/ and anomaly/. Default: drawn parts."
 )
@@ -105,7 +47,7 @@ def main() -> None:
 @effort_option
 @seed_option
 @json_option
-@_guarded
+@guarded
 def demo(data: Path | None, output: Path, side: int | None, effort: str, seed: int, as_json: bool) -> None:
     """Run the whole path and end with a table and a report."""
     from linewatch.demo import run_demo
@@ -116,12 +58,12 @@ def demo(data: Path | None, output: Path, side: int | None, effort: str, seed: i
     with StageProgress(quiet=as_json) as progress:
         result = run_demo(output, data, options, progress)
     if as_json:
-        _print_json(result.summary)
+        print_json(result.summary)
     else:
         print_demo(result, output)
 
 
-@main.command("demo-data", epilog=_examples("linewatch demo-data parts", "linewatch demo-data small --train 20 --test 10"))
+@main.command("demo-data", epilog=examples("linewatch demo-data parts", "linewatch demo-data small --train 20 --test 10"))
 @click.argument("folder", type=FOLDER)
 @click.option(
     "--train", "train_count", default=60, show_default=True, type=click.IntRange(0), help="Training pictures a class."
@@ -129,7 +71,7 @@ def demo(data: Path | None, output: Path, side: int | None, effort: str, seed: i
 @click.option("--test", "test_count", default=35, show_default=True, type=click.IntRange(0), help="Test pictures a class.")
 @seed_option
 @json_option
-@_guarded
+@guarded
 def demo_data(folder: Path, train_count: int, test_count: int, seed: int, as_json: bool) -> None:
     """Draw machined parts with scratches, dents and missing holes, and exact masks."""
     from linewatch.drawn_parts import LABELS, PartSet, write_set
@@ -137,12 +79,12 @@ def demo_data(folder: Path, train_count: int, test_count: int, seed: int, as_jso
     with StageProgress(quiet=as_json) as progress:
         count = write_set(folder, PartSet(train_count, train_count, test_count, test_count, seed), progress)
     if as_json:
-        _print_json({"folder": str(folder), "pictures": count, "labels": LABELS})
+        print_json({"folder": str(folder), "pictures": count, "labels": LABELS})
     else:
         click.echo(f"{count} pictures in {folder}; next: linewatch train {folder / 'train'} -o bundle")
 
 
-@main.command(epilog=_examples(
+@main.command(epilog=examples(
     "linewatch train pictures -o bundle",
     "linewatch train train.manifest --root /data -o bundle --test test.manifest",
     "linewatch train good-parts -o bundle --false-alarms 0.005",
@@ -179,7 +121,7 @@ def demo_data(folder: Path, train_count: int, test_count: int, seed: int, as_jso
 @effort_option
 @seed_option
 @json_option
-@_guarded
+@guarded
 def train(
     data: Path, output: Path, results: Path | None, test_data: Path | None, test_share: float, root: Path | None,
     groups: Path | None, name: str, model_version: str, budget_ms: float, false_alarms: float, backbone: str | None,
@@ -216,7 +158,7 @@ def train(
             write_results(results, runtime, manifest, trained.evaluation, trained.pictures, progress)
         write_report(results / "report.html", runtime, trained, learn.source, progress)
     if as_json:
-        _print_json({
+        print_json({
             "bundle": str(output), "results": str(results), "training": manifest.training, "evaluation": manifest.evaluation,
         })  # fmt: skip
         return
@@ -225,7 +167,7 @@ def train(
     print_training(trained, output, results)
 
 
-@main.command(epilog=_examples(
+@main.command(epilog=examples(
     "linewatch recalibrate bundle this-weeks-pictures -o bundle-new",
     "linewatch recalibrate bundle good-parts -o bundle-new --false-alarms 0.002"))  # fmt: skip
 @click.argument("bundle", type=EXISTING)
@@ -240,7 +182,7 @@ def train(
     help="With normal pictures only: share of them.",
 )
 @json_option
-@_guarded
+@guarded
 def recalibrate(bundle: Path, data: Path, output: Path, root: Path | None, false_alarms: float, as_json: bool) -> None:
     """Choose a new threshold from pictures of the line, without training.
 
@@ -253,7 +195,7 @@ def recalibrate(bundle: Path, data: Path, output: Path, root: Path | None, false
         done = run_recalibration(bundle, read_dataset(data, root), output, false_alarms, progress)
     decision = done.bundle.manifest.decision
     if as_json:
-        _print_json({
+        print_json({
             "bundle": str(output), "threshold_before": done.before.threshold, "threshold": decision.threshold,
             "slope": decision.slope, "evaluation": done.bundle.manifest.evaluation,
         })  # fmt: skip
@@ -266,14 +208,14 @@ def recalibrate(bundle: Path, data: Path, output: Path, root: Path | None, false
     print_metrics("on these pictures (they chose the threshold)", done.bundle.manifest.evaluation)
 
 
-@main.command(epilog=_examples("linewatch package bundle --target x86_64-cpu -o component"))
+@main.command(epilog=examples("linewatch package bundle --target x86_64-cpu -o component"))
 @click.argument("bundle", type=EXISTING)
 @click.option("--target", default="x86_64-cpu", show_default=True, help="Platform to compile for.")
 @click.option("-o", "--output", type=FOLDER, required=True, help="Folder for recipe, artifact and the compiled bundle.")
 @click.option("--name", help="Component name; default model-NAME.")
 @click.option("--component-version", help="Component version; default MODELVERSION.0.0.")
 @json_option
-@_guarded
+@guarded
 def package(bundle: Path, target: str, output: Path, name: str | None, component_version: str | None, as_json: bool) -> None:
     """Compile a bundle, prove that it agrees with ONNX Runtime, and write a Greengrass component."""
     from anomaly_model.bundle import open_bundle
@@ -286,7 +228,7 @@ def package(bundle: Path, target: str, output: Path, name: str | None, component
             progress=progress,
         )  # fmt: skip
     if as_json:
-        _print_json({
+        print_json({
             "component": done.component.name, "version": done.component.version, "recipe": str(done.component.recipe),
             "artifact": str(done.component.artifact), "artifact_bytes": done.component.artifact_bytes,
             "seconds": done.seconds, "comparisons": done.comparisons, "not_run_here": done.skipped,
@@ -297,7 +239,7 @@ def package(bundle: Path, target: str, output: Path, name: str | None, component
     print_package(done)
 
 
-@main.command(epilog=_examples(
+@main.command(epilog=examples(
     "linewatch agent --models component",
     "linewatch agent --models models --socket unix:///tmp/aws.iot.lookoutvision.EdgeAgent.sock --socket-group ggc_group"))  # fmt: skip
 @click.option("--models", default=None, help="Folder with bundles or registrations. [default: models]")
@@ -310,7 +252,7 @@ def package(bundle: Path, target: str, output: Path, name: str | None, component
 @click.option("--threads", default=None, type=int, help="CPU threads for one picture. [default: 1]")
 @click.option("--queue", default=None, type=int, help="Calls that may wait for one model. [default: 8]")
 @click.option("--settings", "settings_file", type=EXISTING, help="TOML file with settings.")
-@_guarded
+@guarded
 def agent(settings_file: Path | None, **flags: Any) -> None:
     """Run the edge agent until SIGTERM."""
     from edge_agent.server import serve
@@ -319,7 +261,7 @@ def agent(settings_file: Path | None, **flags: Any) -> None:
     serve(load_settings(settings_file, flags=flags))
 
 
-@main.command(epilog=_examples("linewatch detect part.png --model demo", "linewatch detect *.png --model demo --json"))
+@main.command(epilog=examples("linewatch detect part.png --model demo", "linewatch detect *.png --model demo --json"))
 @click.argument("images", type=EXISTING, nargs=-1, required=True)
 @click.option("--model", required=True, help="Name of an installed model; started if it is stopped.")
 @socket_option
@@ -327,7 +269,7 @@ def agent(settings_file: Path | None, **flags: Any) -> None:
 @click.option("--mask", "mask_path", type=FOLDER, help="Write the mask of the (single) picture as PNG.")
 @click.option("--fail-on-anomaly", is_flag=True, help="Exit with 4 when any picture is anomalous.")
 @json_option
-@_guarded
+@guarded
 def detect(
     images: tuple[Path, ...], model: str, address: str | None, by_bytes: bool, mask_path: Path | None, fail_on_anomaly: bool,
     as_json: bool,
@@ -365,23 +307,26 @@ def detect(
         sys.exit(4)
 
 
-@main.command(epilog=_examples("linewatch doctor", "linewatch doctor component/bundle"))
+@main.command(epilog=examples("linewatch doctor", "linewatch doctor component/bundle"))
 @click.argument("bundle", type=EXISTING, required=False)
 @json_option
-@_guarded
+@guarded
 def doctor(bundle: Path | None, as_json: bool) -> None:
     """Check this machine and, if given, whether a bundle gives its golden answers here."""
     from linewatch.checkup import examine
 
     findings = examine(bundle)
     if as_json:
-        _print_json([{"check": f.check, "ok": f.ok, "found": f.found} for f in findings])
+        print_json([{"check": f.check, "ok": f.ok, "found": f.found} for f in findings])
     else:
         for finding in findings:
             click.echo(f"{'ok  ' if finding.ok else 'FAIL'}  {finding.check}: {finding.found}")
     if not all(f.ok for f in findings):
         sys.exit(1)
 
+
+for command in COMMANDS:
+    main.add_command(command)
 
 if __name__ == "__main__":
     main()

@@ -1,4 +1,4 @@
-"""Lock the dependencies: constraints.txt for everybody, and torch in two builds of one version.
+"""Lock the dependencies: constraints.txt for everybody, torch in two builds of one version, and the tests' old clients.
 
 The registry's build of torch for x86-64 Linux needs CUDA's libraries (constraints-cuda.txt), a CPU build does not
 (constraints-cpu.txt). Two files, as pip takes what an index vouches for before a wheel of the same version at hand.
@@ -15,18 +15,19 @@ import tempfile
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-EXTRAS = ("agent", "packager", "train", "dev")
+EXTRAS = ("agent", "packager", "train", "server", "dev")
+CLIENTS = ROOT / "tests" / "clients" / "requirements.in"
 CUDA = re.compile(r"^(nvidia-|cuda-|triton\b)")
 TORCH = "torch==2.13.0"
 
 
-def compile_lock() -> list[str]:
-    """Entries of the registry's resolution, one text each."""
+def compile_lock(*sources: str) -> list[str]:
+    """Entries of the registry's resolution of some sources, one text each."""
     with tempfile.TemporaryDirectory() as folder:
         target = Path(folder) / "lock.txt"
         command = [sys.executable, "-m", "piptools", "compile", "-q", "--upgrade", "--generate-hashes", "--strip-extras",
                    "--allow-unsafe", "--no-header", "--no-emit-index-url", "--no-emit-trusted-host", "--no-emit-find-links",
-                   *(f"--extra={extra}" for extra in EXTRAS), "-o", str(target), str(ROOT / "pyproject.toml")]  # fmt: skip
+                   *sources, "-o", str(target)]  # fmt: skip
         # Without this machine's own sources of wheels: the lock must say what everybody finds.
         subprocess.run(
             command, check=True, cwd=ROOT, env={**os.environ, "PIP_CONFIG_FILE": os.devnull, "PIP_FIND_LINKS": ""}
@@ -43,8 +44,9 @@ def cpu_hashes() -> list[str]:
 
 
 def main() -> None:
-    """Write the three files."""
-    entries = compile_lock()
+    """Write the files."""
+    entries = compile_lock(*(f"--extra={extra}" for extra in EXTRAS), str(ROOT / "pyproject.toml"))
+    clients = compile_lock(str(CLIENTS))
     cpu = [f"    --hash=sha256:{value}" for value in cpu_hashes()]
     if not cpu:
         raise SystemExit(f"pip finds no CPU build of {TORCH} here; name a folder that has one in PIP_FIND_LINKS")
@@ -52,6 +54,7 @@ def main() -> None:
         "constraints.txt": [e for e in entries if not CUDA.match(e) and not e.startswith(TORCH)],
         "constraints-cpu.txt": [" \\\n".join([TORCH, *cpu])],
         "constraints-cuda.txt": [e for e in entries if CUDA.match(e) or e.startswith(TORCH)],
+        "tests/clients/constraints.txt": clients,
     }
     for name, parts in files.items():
         (ROOT / name).write_text("\n".join(parts) + "\n")

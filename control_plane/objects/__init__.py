@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import BinaryIO, Protocol
+from typing import Protocol
 
 from anomaly_model.errors import LinewatchError
 
@@ -31,6 +31,18 @@ class UnavailableError(ObjectsError):
     """The store does not answer, or refuses the server's own credentials. Trying again may help."""
 
 
+class Stream(Protocol):
+    """An object that is being read."""
+
+    def read(self, size: int = -1, /) -> bytes:
+        """Up to `size` bytes; all of them when it is negative."""
+        ...
+
+    def readline(self, size: int, /) -> bytes:
+        """A line with its end, or the first `size` bytes of it."""
+        ...
+
+
 class Objects(Protocol):
     """Buckets of objects."""
 
@@ -38,7 +50,7 @@ class Objects(Protocol):
         """Whether there is a bucket, and it may be used."""
         ...
 
-    def open(self, bucket: str, key: str, version: str | None = None) -> AbstractContextManager[BinaryIO]:
+    def open(self, bucket: str, key: str, version: str | None = None) -> AbstractContextManager[Stream]:
         """Read an object as a stream.
 
         Raises:
@@ -75,7 +87,7 @@ def split_address(address: str) -> tuple[str, str]:
     return match[1], match[2]
 
 
-def read_lines(stream: BinaryIO, longest: int) -> Iterator[tuple[int, bytes]]:
+def read_lines(stream: Stream, longest: int) -> Iterator[tuple[int, bytes]]:
     """Numbered lines without empty ones and without a byte order mark; a line over `longest` bytes is cut there."""
     number = 0
     while raw := stream.readline(longest + 1):

@@ -14,12 +14,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
 
 import msgspec
 
 from anomaly_model.bundle import replace_file
-from control_plane.objects import InvalidNameError, NoSuchBucketError, NoSuchObjectError, ObjectsError
+from control_plane.objects import InvalidNameError, NoSuchBucketError, NoSuchObjectError, ObjectsError, Stream
 
 PRIVATE = ".linewatch"
 _BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{1,61}[A-Za-z0-9]")
@@ -132,7 +131,7 @@ class DirectoryObjects:
         return path
 
     @contextmanager
-    def open(self, bucket: str, key: str, version: str | None = None) -> Iterator[BinaryIO]:
+    def open(self, bucket: str, key: str, version: str | None = None) -> Iterator[Stream]:
         """See `Objects`."""
         with self._file(bucket, key, version).open("rb") as stream:
             yield stream

@@ -3,13 +3,13 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import boto3
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
-from control_plane.objects import NoSuchBucketError, NoSuchObjectError, UnavailableError
+from control_plane.objects import NoSuchBucketError, NoSuchObjectError, Stream, UnavailableError
 
 CONNECT_S, READ_S, ATTEMPTS = 5, 30, 4
 
@@ -36,7 +36,7 @@ class S3Objects:
         return True
 
     @contextmanager
-    def open(self, bucket: str, key: str, version: str | None = None) -> Iterator[BinaryIO]:
+    def open(self, bucket: str, key: str, version: str | None = None) -> Iterator[Stream]:
         """See `Objects`."""
         with _translated(bucket, key):
             answer = self._client.get_object(Bucket=bucket, Key=key, **_version(version))
@@ -93,13 +93,14 @@ class _Lines:
     _BLOCK = 1 << 18
 
     def __init__(self, body: Any) -> None:
-        self._body, self._rest = body, b""
+        self._body = body
+        self._rest = b""
 
     def read(self, size: int = -1) -> bytes:
         """Up to `size` bytes; all of them when it is negative."""
         if size < 0:
-            data, self._rest = self._rest + self._body.read(), b""
-            return data
+            rest, self._rest = self._rest, b""
+            return rest + bytes(self._body.read())
         while len(self._rest) < size and (block := self._body.read(self._BLOCK)):
             self._rest += block
         data, self._rest = self._rest[:size], self._rest[size:]

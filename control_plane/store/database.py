@@ -52,9 +52,14 @@ class Store:
         return self.url.get_backend_name() == "sqlite"
 
     @contextmanager
-    def read(self) -> Iterator[Connection]:
-        """A transaction that only reads: one consistent view."""
-        with self.engine.connect() as connection:
+    def read(self, snapshot: bool = False) -> Iterator[Connection]:
+        """A transaction that only reads.
+
+        Args:
+            snapshot: all of it sees one moment. SQLite's always do.
+        """
+        options = {} if self.is_sqlite or not snapshot else {"isolation_level": "REPEATABLE READ"}
+        with self.engine.connect().execution_options(**options) as connection:
             yield connection
 
     @contextmanager

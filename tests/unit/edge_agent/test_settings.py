@@ -2,8 +2,8 @@ from pathlib import Path
 
 import pytest
 
-from edge_agent.server import socket_path
 from anomaly_model.settings import SettingsError
+from edge_agent.server import socket_path
 from edge_agent.settings import Settings, load_settings
 
 
