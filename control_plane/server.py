@@ -3,6 +3,7 @@
 import fcntl
 import logging
 import os
+import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -126,6 +127,9 @@ def serve(settings: Settings) -> None:
         host = f"[{settings.host}]" if ":" in settings.host else settings.host
         log.info("server listening", url=f"{scheme}://{host}:{listening.getsockname()[1]}", data=str(settings.folder),
                  pid=os.getpid(), anonymous=settings.anonymous)  # fmt: skip
+        # uvicorn stops on these, and then sends them once more to whoever listened before: that must not end us half-stopped.
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: None)
         try:
             uvicorn.Server(config).run(sockets=[listening])
         finally:

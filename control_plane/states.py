@@ -44,7 +44,7 @@ DATASET = _machine(
         "updated": ({"UPDATE_IN_PROGRESS"}, "UPDATE_COMPLETE"),
         "update failed": ({"UPDATE_IN_PROGRESS"}, "UPDATE_FAILED_ROLLBACK_IN_PROGRESS"),
         "rolled back": ({"UPDATE_FAILED_ROLLBACK_IN_PROGRESS"}, "UPDATE_FAILED_ROLLBACK_COMPLETE"),
-        "delete": (_SETTLED | {"CREATE_FAILED", "DELETE_FAILED"}, "DELETE_IN_PROGRESS"),
+        "delete": (_SETTLED | {"CREATE_FAILED"}, "DELETE_IN_PROGRESS"),
     },
 )
 

@@ -1,0 +1,737 @@
+"""Every operation: a success case and every error that the model declares for it.
+
+`test_no_case_is_missing` reads the operations and their errors from the service model: an operation or an error without a
+case fails the suite.
+"""
+
+import base64
+import json
+import secrets
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from botocore.exceptions import ClientError
+
+from control_plane.access.policy import ROLES
+from control_plane.wire.service_model import operations
+from tests.contract.control_plane.conftest import Bench, entry, manifest
+from tests.server import ACCOUNT, REGION, wait_for
+from tests.shapes import valid
+
+Case = Callable[[Bench], None]
+SUCCESS = "success"
+CASES: dict[tuple[str, str], list[Case]] = {}
+
+
+def case(operation: str, error: str = SUCCESS) -> Callable[[Case], Case]:
+    def add(function: Case) -> Case:
+        CASES.setdefault((operation, error), []).append(function)
+        return function
+
+    return add
+
+
+def refused(call: Callable[[], Any], code: str, status: int, **members: str) -> dict[str, Any]:
+    with pytest.raises(ClientError) as caught:
+        call()
+    response = caught.value.response
+    assert (response["Error"]["Code"], response["ResponseMetadata"]["HTTPStatusCode"]) == (code, status), response
+    assert len(response["Error"]["Message"]) > 10
+    for name, value in members.items():
+        assert response[name] == value, response
+    return dict(response)
+
+
+def conflict(call: Callable[[], Any], kind: str) -> None:
+    assert refused(call, "ConflictException", 409, ResourceType=kind)["ResourceId"]
+
+
+def quota(call: Callable[[], Any], name: str) -> None:
+    refused(call, "ServiceQuotaExceededException", 402, QuotaCode=name, ServiceCode="lookoutvision")
+
+
+def train_config(**extra: Any) -> dict[str, Any]:
+    return {"OutputConfig": {"S3Location": {"Bucket": "out"}}, **extra}
+
+
+def package_config(component: str, **extra: Any) -> dict[str, Any]:
+    return {"Greengrass": {"S3OutputLocation": {"Bucket": "out"}, "ComponentName": component,
+                           "TargetPlatform": {"Os": "LINUX", "Arch": "X86_64"}, **extra}}  # fmt: skip
+
+
+# --- projects
+
+
+@case("CreateProject")
+def create_project(b: Bench) -> None:
+    made = b.api.create_project(ProjectName=b.project)["ProjectMetadata"]
+    assert made["ProjectArn"] == f"arn:aws:lookoutvision:{REGION}:{ACCOUNT}:project/{b.project}"
+    assert made["ProjectName"] == b.project
+
+
+@case("CreateProject", "ConflictException")
+def create_project_twice(b: Bench) -> None:
+    b.make()
+    conflict(lambda: b.api.create_project(ProjectName=b.project), "PROJECT")
+
+
+@case("CreateProject", "ServiceQuotaExceededException")
+def too_many_projects(b: Bench) -> None:
+    # A region of its own: other cases must not find it full.
+    client = b.server.client(b.server.credential(), region=f"full-{secrets.token_hex(4)}")
+    for i in range(100):
+        client.create_project(ProjectName=f"p{i}")
+    quota(lambda: client.create_project(ProjectName="one-more"), "quota_projects")
+
+
+@case("DescribeProject")
+def describe_project(b: Bench) -> None:
+    b.make("train", "test")
+    found = b.api.describe_project(ProjectName=b.project)["ProjectDescription"]
+    assert [(d["DatasetType"], d["Status"], d["StatusMessage"]) for d in found["Datasets"]] == [
+        ("train", "CREATE_COMPLETE", ""), ("test", "CREATE_COMPLETE", ""),
+    ]  # fmt: skip
+
+
+@case("DescribeProject")
+def a_project_without_datasets_has_an_empty_list(b: Bench) -> None:
+    b.make()
+    assert b.api.describe_project(ProjectName=b.project)["ProjectDescription"]["Datasets"] == []
+
+
+@case("ListProjects")
+def list_projects(b: Bench) -> None:
+    client = b.server.client(b.server.credential(), region=f"list-{secrets.token_hex(4)}")
+    names = sorted(f"p-{i:02d}" for i in range(7))
+    for name in reversed(names):
+        client.create_project(ProjectName=name)
+    pages = list(client.get_paginator("list_projects").paginate(PaginationConfig={"PageSize": 3}))
+    assert [len(p["Projects"]) for p in pages] == [3, 3, 1]
+    assert [x["ProjectName"] for p in pages for x in p["Projects"]] == names
+    assert b.project not in names
+
+
+@case("ListProjects", "ValidationException")
+def a_page_token_that_was_made_up(b: Bench) -> None:
+    for token in ("AAAA", base64.b64encode(b"x" * 40).decode()):
+        refused(lambda token=token: b.api.list_projects(NextToken=token), "ValidationException", 400)
+    refused(lambda: b.api.list_projects(MaxResults=101), "ValidationException", 400)
+
+
+@case("DeleteProject")
+def delete_project(b: Bench) -> None:
+    b.make("train")  # an empty dataset goes with it
+    assert b.api.delete_project(ProjectName=b.project)["ProjectArn"].endswith(f"project/{b.project}")
+    refused(lambda: b.api.describe_project(ProjectName=b.project), "ResourceNotFoundException", 404)
+    b.make()
+
+
+@case("DeleteProject", "ConflictException")
+def delete_a_project_with_models_or_entries(b: Bench) -> None:
+    b.make("train", lines=3)
+    conflict(lambda: b.api.delete_project(ProjectName=b.project), "PROJECT")
+    b.model()
+    conflict(lambda: b.api.delete_project(ProjectName=b.project), "PROJECT")
+
+
+# --- datasets
+
+
+@case("CreateDataset")
+def create_an_empty_dataset(b: Bench) -> None:
+    b.make()
+    made = b.api.create_dataset(ProjectName=b.project, DatasetType="test")["DatasetMetadata"]
+    assert (made["DatasetType"], made["Status"], made["StatusMessage"]) == ("test", "CREATE_COMPLETE", "")
+
+
+def from_manifest(b: Bench, body: bytes, kind: str = "train") -> dict[str, Any]:
+    b.make()
+    bucket = f"manifests-{secrets.token_hex(4)}"
+    b.s3.create_bucket(Bucket=bucket, CreateBucketConfiguration={"LocationConstraint": REGION})
+    b.s3.put_object(Bucket=bucket, Key="a/train.manifest", Body=body)
+    source = {"GroundTruthManifest": {"S3Object": {"Bucket": bucket, "Key": "a/train.manifest"}}}
+    made = b.api.create_dataset(ProjectName=b.project, DatasetType=kind, DatasetSource=source)["DatasetMetadata"]
+    assert made["Status"] == "CREATE_IN_PROGRESS"
+    return b.settled(kind)
+
+
+@case("CreateDataset")
+def create_a_dataset_from_a_manifest(b: Bench) -> None:
+    done = from_manifest(b, b"\xef\xbb\xbf" + manifest(1234) + b"\n\n")
+    assert (done["Status"], done["StatusMessage"]) == ("CREATE_COMPLETE", "")
+    labelled = [i for i in range(1234) if i % 7]
+    anomalies = sum(i % 3 == 0 for i in labelled)
+    assert done["ImageStats"] == {
+        "Total": 1234, "Labeled": len(labelled), "Normal": len(labelled) - anomalies, "Anomaly": anomalies,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(("body", "reason"), [
+    (b"{}", "line 1 has no source-ref"), (manifest(3) + b"\nnot json", "line 4 is not a JSON object"), (b"", "no lines"),
+    (manifest(2) + b"\n" + manifest(1), "line 3 names s3://pictures/part-00000.png, as line 1 does"),
+    (manifest(2) + b"\n" + manifest(1, "other", 9), "bucket other"),
+    (b'{"source-ref": "s3://b/k", "x": "' + b"y" * 9000 + b'"}', "8192"),
+])  # fmt: skip
+def test_a_manifest_that_is_wrong_says_where(bench: Bench, body: bytes, reason: str) -> None:
+    done = from_manifest(bench, body)
+    assert done["Status"] == "CREATE_FAILED"
+    assert reason in done["StatusMessage"]
+    assert done["ImageStats"]["Total"] == 0
+    bench.api.delete_dataset(ProjectName=bench.project, DatasetType="train")
+    bench.api.create_dataset(ProjectName=bench.project, DatasetType="train")
+
+
+def test_a_manifest_that_is_not_there_says_so(bench: Bench) -> None:
+    bench.make()
+    source = {"GroundTruthManifest": {"S3Object": {"Bucket": "nowhere", "Key": "k"}}}
+    bench.api.create_dataset(ProjectName=bench.project, DatasetType="train", DatasetSource=source)
+    done = bench.settled()
+    assert done["Status"] == "CREATE_FAILED"
+    assert "nowhere" in done["StatusMessage"]
+
+
+@case("CreateDataset", "ConflictException")
+def create_a_dataset_twice(b: Bench) -> None:
+    b.make("train")
+    conflict(lambda: b.api.create_dataset(ProjectName=b.project, DatasetType="train"), "DATASET")
+
+
+@case("DescribeDataset")
+def describe_dataset(b: Bench) -> None:
+    b.make("train")
+    found = b.api.describe_dataset(ProjectName=b.project, DatasetType="train")["DatasetDescription"]
+    assert found["ImageStats"] == {"Total": 0, "Labeled": 0, "Normal": 0, "Anomaly": 0}
+    assert (found["ProjectName"], found["DatasetType"], found["StatusMessage"]) == (b.project, "train", "")
+    b.update("train", 5)
+    later = b.api.describe_dataset(ProjectName=b.project, DatasetType="train")["DatasetDescription"]
+    assert later["LastUpdatedTimestamp"] > found["LastUpdatedTimestamp"]
+    assert later["CreationTimestamp"] == found["CreationTimestamp"]
+
+
+@case("DescribeDataset", "ResourceNotFoundException")
+def describe_a_missing_dataset(b: Bench) -> None:
+    b.make("train")
+    refused(lambda: b.api.describe_dataset(ProjectName=b.project, DatasetType="test"), "ResourceNotFoundException", 404,
+            ResourceType="DATASET")  # fmt: skip
+
+
+@case("DeleteDataset")
+def delete_a_dataset_and_make_it_again_at_once(b: Bench) -> None:
+    b.make("train", lines=20)
+    for _ in range(3):
+        answer = b.api.delete_dataset(ProjectName=b.project, DatasetType="train")
+        assert answer["ResponseMetadata"]["HTTPStatusCode"] == 202
+        b.api.create_dataset(ProjectName=b.project, DatasetType="train")
+    found = b.api.describe_dataset(ProjectName=b.project, DatasetType="train")["DatasetDescription"]
+    assert found["ImageStats"]["Total"] == 0
+
+
+def busy_dataset(b: Bench) -> None:
+    """A dataset that takes its time: a manifest of many lines is read again and again until the case is over."""
+    import sqlalchemy as sa
+
+    from control_plane.store.schema import datasets, projects
+
+    b.make("train")
+    store = b.server.store()
+    with store.write() as c:
+        project_id = c.execute(sa.select(projects.c.id).where(projects.c.name == b.project)).scalar()
+        c.execute(sa.update(datasets).where(datasets.c.project_id == project_id).values(status="UPDATE_IN_PROGRESS"))
+    store.close()
+
+
+@case("DeleteDataset", "ConflictException")
+def delete_a_busy_dataset(b: Bench) -> None:
+    busy_dataset(b)
+    conflict(lambda: b.api.delete_dataset(ProjectName=b.project, DatasetType="train"), "DATASET")
+
+
+@case("ListDatasetEntries")
+def list_dataset_entries(b: Bench) -> None:
+    b.make("train", lines=150)
+
+    def lines(**filters: Any) -> list[dict[str, Any]]:
+        pages = b.api.get_paginator("list_dataset_entries").paginate(
+            ProjectName=b.project, DatasetType="train", PaginationConfig={"PageSize": 40}, **filters
+        )  # fmt: skip
+        return [json.loads(line) for page in pages for line in page["DatasetEntries"]]
+
+    everything = [entry(i) for i in range(150)]
+    found = lines()
+    assert [x["source-ref"] for x in found] == [x["source-ref"] for x in everything]
+    assert all(x["anomaly-label"] == (x["anomaly-label-metadata"]["class-name"] == "anomaly") for x in found if "anomaly-label" in x)
+    numbers = {
+        "labelled": [i for i in range(150) if i % 7], "anomaly": [i for i in range(150) if i % 7 and i % 3 == 0],
+    }  # fmt: skip
+    assert len(lines(Labeled=True)) == len(numbers["labelled"])
+    assert len(lines(Labeled=False)) == 150 - len(numbers["labelled"])
+    assert len(lines(AnomalyClass="anomaly")) == len(numbers["anomaly"])
+    assert len(lines(AnomalyClass="normal")) == len(numbers["labelled"]) - len(numbers["anomaly"])
+    assert [x["source-ref"][-9:] for x in lines(SourceRefContains="00012")] == ["00012.png"]
+    assert lines(SourceRefContains="%") == lines(SourceRefContains="_") == lines(SourceRefContains="PART") == []
+    early = lines(BeforeCreationDate="2026-01-03T00:00:00Z", Labeled=True)
+    assert [x["source-ref"] for x in early] == [x["source-ref"] for x in everything if "anomaly-label" in x and
+                                               x["anomaly-label-metadata"]["creation-date"] < "2026-01-03"]  # fmt: skip
+    assert lines(AfterCreationDate="2026-01-02T12:00:00Z", BeforeCreationDate="2026-01-03T12:00:00Z", AnomalyClass="anomaly")
+
+
+@case("ListDatasetEntries", "ValidationException")
+def a_token_of_other_filters(b: Bench) -> None:
+    b.make("train", lines=5)
+    token = b.api.list_dataset_entries(ProjectName=b.project, DatasetType="train", MaxResults=2)["NextToken"]
+    refused(lambda: b.api.list_dataset_entries(ProjectName=b.project, DatasetType="train", MaxResults=2, Labeled=True,
+                                               NextToken=token), "ValidationException", 400)  # fmt: skip
+
+
+@case("UpdateDatasetEntries")
+def update_dataset_entries(b: Bench) -> None:
+    b.make("train", lines=5)
+    changed = {"source-ref": "s3://pictures/part-00002.png", "camera": 7}
+    body = "\n".join([json.dumps(changed), json.dumps(entry(90)), json.dumps(entry(90) | {"last": "wins"})])
+    answer = b.api.update_dataset_entries(ProjectName=b.project, DatasetType="train", Changes=body)
+    assert answer["Status"] == "UPDATE_IN_PROGRESS"
+    assert b.api.describe_dataset(ProjectName=b.project, DatasetType="train")["DatasetDescription"]["Status"].startswith("UPDATE_")
+    assert b.settled()["Status"] == "UPDATE_COMPLETE"
+    lines = [json.loads(x) for x in b.api.list_dataset_entries(ProjectName=b.project, DatasetType="train")["DatasetEntries"]]
+    assert [x["source-ref"][-9:-4] for x in lines] == ["00000", "00001", "00002", "00003", "00004", "00090"]
+    assert lines[2] == changed
+    assert lines[-1]["last"] == "wins"
+
+
+@pytest.mark.parametrize(("body", "reason"), [
+    (manifest(3, start=50) + b"\nnot json", "line 4 of Changes"), (manifest(1, "other"), "another bucket"), (b"\n\n", "no lines"),
+])  # fmt: skip
+def test_an_update_is_all_or_nothing(bench: Bench, body: bytes, reason: str) -> None:
+    bench.make("train", lines=5)
+    bench.api.update_dataset_entries(ProjectName=bench.project, DatasetType="train", Changes=body)
+    done = bench.settled()
+    assert done["Status"] == "UPDATE_FAILED_ROLLBACK_COMPLETE"
+    assert reason in done["StatusMessage"]
+    assert done["ImageStats"]["Total"] == 5
+    bench.update("train", 2, start=60)
+    assert bench.settled()["ImageStats"]["Total"] == 7
+
+
+@case("UpdateDatasetEntries", "ConflictException")
+def update_a_busy_dataset(b: Bench) -> None:
+    busy_dataset(b)
+    conflict(lambda: b.api.update_dataset_entries(ProjectName=b.project, DatasetType="train", Changes=manifest(1)), "DATASET")
+
+
+# --- models
+
+
+@case("CreateModel")
+def create_model(b: Bench) -> None:
+    b.make("train", lines=3)
+    made = b.api.create_model(ProjectName=b.project, Description="first.try", KmsKeyId="alias/key",
+                              Tags=[{"Key": "line", "Value": "7"}], **train_config())["ModelMetadata"]  # fmt: skip
+    assert (made["ModelVersion"], made["Status"], made["StatusMessage"]) == ("1", "TRAINING", "")
+    assert "Performance" not in made
+    assert b.api.list_tags_for_resource(ResourceArn=made["ModelArn"])["Tags"] == [{"Key": "line", "Value": "7"}]
+    # The pictures are not there: the training fails, and says why.
+    wait_for(lambda: b.status("1"), lambda s: s == "TRAINING_FAILED", 120)
+    found = b.api.describe_model(ProjectName=b.project, ModelVersion="1")["ModelDescription"]
+    assert "s3://pictures/part-00000.png" in found["StatusMessage"] or "pictures" in found["StatusMessage"]
+    assert b.api.create_model(ProjectName=b.project, **train_config())["ModelMetadata"]["ModelVersion"] == "2"
+
+
+@case("CreateModel", "ConflictException")
+def create_a_model_of_a_failed_dataset(b: Bench) -> None:
+    from_manifest(b, b"not json")
+    conflict(lambda: b.api.create_model(ProjectName=b.project, **train_config()), "DATASET")
+
+
+@case("CreateModel", "ValidationException")
+def create_a_model_without_a_dataset(b: Bench) -> None:
+    b.make("test")
+    refused(lambda: b.api.create_model(ProjectName=b.project, **train_config()), "ValidationException", 400)
+
+
+@case("CreateModel", "ServiceQuotaExceededException")
+def too_many_models(b: Bench) -> None:
+    b.make("train")
+    for version in range(1, 101):
+        store_model(b, version)
+    quota(lambda: b.api.create_model(ProjectName=b.project, **train_config()), "quota_models")
+
+
+def store_model(b: Bench, version: int, status: str = "TRAINED") -> None:
+    """A model without its files."""
+    import sqlalchemy as sa
+
+    from control_plane.store.schema import models, projects
+
+    store = b.server.store()
+    with store.write() as c:
+        project_id = c.execute(sa.select(projects.c.id).where(projects.c.name == b.project)).scalar()
+        c.execute(sa.insert(models).values(project_id=project_id, version=version, status=status, created=1.0, output_bucket="o",
+                                           output_prefix="", performance={"F1Score": 0.5, "Recall": 1.0, "Precision": 0.25}))  # fmt: skip
+    store.close()
+
+
+@case("DescribeModel")
+def describe_model(b: Bench) -> None:
+    b.make("train")
+    for version in (1, 2):
+        store_model(b, version)
+    found = b.api.describe_model(ProjectName=b.project, ModelVersion="latest")["ModelDescription"]
+    assert (found["ModelVersion"], found["ModelArn"], found["StatusMessage"]) == ("2", b.arn("2"), "")
+    assert found["Performance"] == {"F1Score": 0.5, "Recall": 1.0, "Precision": 0.25}
+    assert found["OutputConfig"] == {"S3Location": {"Bucket": "o", "Prefix": ""}}
+    assert "MinInferenceUnits" not in found
+
+
+@case("ListModels")
+def list_models(b: Bench) -> None:
+    b.make("train")
+    for version in range(1, 6):
+        store_model(b, version)
+    pages = list(b.api.get_paginator("list_models").paginate(ProjectName=b.project, PaginationConfig={"PageSize": 2}))
+    assert [m["ModelVersion"] for p in pages for m in p["Models"]] == ["5", "4", "3", "2", "1"]
+
+
+@case("DeleteModel")
+def delete_model(b: Bench) -> None:
+    b.make("train")
+    b.model()
+    assert b.api.delete_model(ProjectName=b.project, ModelVersion="1")["ModelArn"] == b.arn()
+    wait_for(lambda: b.api.list_models(ProjectName=b.project)["Models"], lambda found: not found)
+    refused(lambda: b.api.list_tags_for_resource(ResourceArn=b.arn()), "ResourceNotFoundException", 404)
+
+
+@case("DeleteModel", "ConflictException")
+def delete_a_hosted_model(b: Bench) -> None:
+    b.make("train")
+    store_model(b, 1, "STOPPING_HOSTING")
+    store_model(b, 2, "DELETING")
+    for version in ("1", "2"):
+        conflict(lambda version=version: b.api.delete_model(ProjectName=b.project, ModelVersion=version), "MODEL")
+
+
+@case("DeleteModel", "ValidationException")
+def delete_the_latest(b: Bench) -> None:
+    refused(lambda: b.api.delete_model(ProjectName=b.project, ModelVersion="latest"), "ValidationException", 400)
+
+
+@case("StartModel")
+@case("StopModel")
+@case("DetectAnomalies")
+def host_and_ask(b: Bench) -> None:
+    b.make("train")
+    b.model()
+    b.hosted()
+    described = b.api.describe_model(ProjectName=b.project, ModelVersion="1")["ModelDescription"]
+    assert (described["MinInferenceUnits"], "MaxInferenceUnits" in described) == (1, False)
+    picture = b.bundle.manifest.picture
+    found = detect(b, png(picture.width, picture.height))
+    assert found["Source"] == {"Type": "direct"}
+    assert found["Anomalies"][0]["Name"] == "background"
+    assert found["Anomalies"][0]["PixelAnomaly"]["Color"] == "#FFFFFF"
+    mask_matches(found, picture.width, picture.height)
+    conflict(lambda: b.api.start_model(ProjectName=b.project, ModelVersion="1", MinInferenceUnits=1), "MODEL")
+    for body, kind in ((b"not a picture", "image/png"), (png(picture.width, picture.height), "image/jpeg"), (png(64, 64), "image/png"),
+                       (png(picture.width, picture.height)[:200], "image/png"), (b"x", "text/plain"),
+                       (b"\x89PNG\r\n\x1a\n" + b"x" * 9_000_000, "image/png")):  # fmt: skip
+        refused(lambda body=body, kind=kind: detect(b, body, kind), "ValidationException", 400)
+    b.stopped()
+    assert "MinInferenceUnits" not in b.api.describe_model(ProjectName=b.project, ModelVersion="1")["ModelDescription"]
+
+
+def detect(b: Bench, body: bytes, kind: str = "image/png") -> dict[str, Any]:
+    answer = b.api.detect_anomalies(ProjectName=b.project, ModelVersion="1", Body=body, ContentType=kind)
+    return dict(answer["DetectAnomalyResult"])
+
+
+def mask_matches(found: dict[str, Any], width: int, height: int) -> None:
+    """The mask is RGB of the picture's size, and its colours cover what the areas say."""
+    from io import BytesIO
+
+    import numpy as np
+    from PIL import Image
+
+    with Image.open(BytesIO(found["AnomalyMask"])) as image:
+        assert (image.format, image.mode, image.size) == ("PNG", "RGB", (width, height))
+        pixels = np.asarray(image).reshape(-1, 3)
+    areas = {a["PixelAnomaly"]["Color"]: a["PixelAnomaly"]["TotalPercentageArea"] for a in found["Anomalies"]}
+    assert abs(sum(areas.values()) - 1) < 1e-5
+    colors, counts = np.unique(pixels, axis=0, return_counts=True)
+    assert {f"#{r:02X}{g:02X}{bl:02X}" for r, g, bl in colors} <= set(areas)
+    for (r, g, bl), count in zip(colors, counts, strict=True):
+        assert abs(areas[f"#{r:02X}{g:02X}{bl:02X}"] - count / len(pixels)) < 1e-6
+
+
+def png(width: int, height: int) -> bytes:
+    from io import BytesIO
+
+    import numpy as np
+    from PIL import Image
+
+    buffer = BytesIO()
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (height, width, 3), np.uint8)).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+@case("StartModel", "ConflictException")
+def start_an_untrained_model(b: Bench) -> None:
+    b.make("train")
+    for version, status in enumerate(("TRAINING_FAILED", "TRAINING", "DELETING"), 1):
+        store_model(b, version, status)
+        conflict(lambda version=version: b.api.start_model(ProjectName=b.project, ModelVersion=str(version), MinInferenceUnits=1),
+                 "MODEL")  # fmt: skip
+
+
+@case("StartModel", "ValidationException")
+def start_with_fewer_units_than_the_least(b: Bench) -> None:
+    b.make("train")
+    store_model(b, 1)
+    refused(lambda: b.api.start_model(ProjectName=b.project, ModelVersion="1", MinInferenceUnits=3, MaxInferenceUnits=2),
+            "ValidationException", 400)  # fmt: skip
+
+
+@case("StartModel", "ServiceQuotaExceededException")
+def too_many_units(b: Bench) -> None:
+    b.make("train")
+    store_model(b, 1)
+    quota(lambda: b.api.start_model(ProjectName=b.project, ModelVersion="1", MinInferenceUnits=6), "quota_units")
+
+
+def test_a_model_whose_files_are_gone_fails_to_start_and_says_so(bench: Bench) -> None:
+    bench.make("train")
+    store_model(bench, 1)
+    bench.api.start_model(ProjectName=bench.project, ModelVersion="1", MinInferenceUnits=1)
+    wait_for(bench.status, lambda s: s == "HOSTING_FAILED")
+    found = bench.api.describe_model(ProjectName=bench.project, ModelVersion="1")["ModelDescription"]
+    assert "bundle" in found["StatusMessage"]
+    bench.api.delete_model(ProjectName=bench.project, ModelVersion="1")
+
+
+@case("StopModel", "ConflictException")
+def stop_a_model_that_is_not_hosted(b: Bench) -> None:
+    b.make("train")
+    store_model(b, 1)
+    conflict(lambda: b.api.stop_model(ProjectName=b.project, ModelVersion="1"), "MODEL")
+
+
+@case("DetectAnomalies", "ConflictException")
+def ask_a_model_that_is_not_hosted(b: Bench) -> None:
+    b.make("train")
+    store_model(b, 1)
+    conflict(lambda: detect(b, png(64, 64)), "MODEL")
+
+
+# --- packaging
+
+
+@case("StartModelPackagingJob")
+@case("DescribeModelPackagingJob")
+@case("ListModelPackagingJobs")
+def packaging_jobs(b: Bench) -> None:
+    b.make("train")
+    store_model(b, 1)  # without files: the jobs fail, which is what this case wants to see told
+    jobs = [
+        b.api.start_model_packaging_job(ProjectName=b.project, ModelVersion="latest", Description="a job",
+                                        Configuration=package_config(f"c.{b.project}", ComponentVersion=f"1.0.{i}"))["JobName"]
+        for i in range(3)
+    ]  # fmt: skip
+    assert len(set(jobs)) == 3
+    described = b.api.describe_model_packaging_job(ProjectName=b.project, JobName=jobs[0])["ModelPackagingDescription"]
+    assert (described["ModelVersion"], described["ModelPackagingMethod"]) == ("1", "Greengrass")
+    assert described["ModelPackagingJobDescription"] == "a job"
+    assert described["ModelPackagingConfiguration"]["Greengrass"]["ComponentVersion"] == "1.0.0"
+    pages = list(b.api.get_paginator("list_model_packaging_jobs").paginate(ProjectName=b.project, PaginationConfig={"PageSize": 2}))
+    assert [j["JobName"] for p in pages for j in p["ModelPackagingJobs"]] == jobs[::-1]
+
+    def status() -> str:
+        return b.api.describe_model_packaging_job(ProjectName=b.project, JobName=jobs[0])["ModelPackagingDescription"]["Status"]
+
+    assert wait_for(status, lambda s: s in ("FAILED", "SUCCEEDED")) == "FAILED"
+    # A failed job gives its component's name and version back.
+    b.api.start_model_packaging_job(ProjectName=b.project, ModelVersion="1",
+                                    Configuration=package_config(f"c.{b.project}", ComponentVersion="1.0.0"))  # fmt: skip
+
+
+@case("StartModelPackagingJob", "ConflictException")
+def packaging_what_is_there_or_cannot_be(b: Bench) -> None:
+    b.make("train")
+    store_model(b, 1, "TRAINING_FAILED")
+    configuration = package_config(f"c.{b.project}")
+    conflict(lambda: b.api.start_model_packaging_job(ProjectName=b.project, ModelVersion="1", Configuration=configuration), "MODEL")
+    b.model(version=2)
+    start = {"ProjectName": b.project, "ModelVersion": "2"}
+    b.api.start_model_packaging_job(**start, JobName="j", Configuration=configuration)
+    conflict(lambda: b.api.start_model_packaging_job(**start, JobName="j", Configuration=package_config("other")), "MODEL_PACKAGE_JOB")
+    conflict(lambda: b.api.start_model_packaging_job(**start, Configuration=configuration), "MODEL_PACKAGE_JOB")
+
+
+@case("StartModelPackagingJob", "ValidationException")
+def packaging_for_a_target_that_is_none(b: Bench) -> None:
+    b.make("train")
+    store_model(b, 1)
+    for extra in ({"TargetDevice": "jetson_xavier"}, {"CompilerOptions": '{"what": 1}'},
+                  {"TargetPlatform": {"Os": "LINUX", "Arch": "ARM64", "Accelerator": "NVIDIA"}}):  # fmt: skip
+        configuration = package_config("c", **extra)
+        refused(lambda configuration=configuration: b.api.start_model_packaging_job(
+            ProjectName=b.project, ModelVersion="1", Configuration=configuration), "ValidationException", 400)  # fmt: skip
+
+
+@case("StartModelPackagingJob", "ServiceQuotaExceededException")
+def too_many_packagings(b: Bench) -> None:
+    import sqlalchemy as sa
+
+    from control_plane.store.schema import packagings, projects
+
+    client = b.server.client(b.server.credential())
+    b.make("train")
+    store_model(b, 1)
+    store = b.server.store()
+    with store.write() as c:
+        project_id = c.execute(sa.select(projects.c.id).where(projects.c.name == b.project)).scalar()
+        rows = [{"project_id": project_id, "name": f"j{i}", "model_version": 1, "configuration": {}, "status": "CREATED",
+                 "created": 1.0, "updated": 1.0} for i in range(5)]  # fmt: skip
+        c.execute(sa.insert(packagings), rows)
+    try:
+        quota(lambda: client.start_model_packaging_job(ProjectName=b.project, ModelVersion="1", Configuration=package_config("c")),
+              "quota_packagings")  # fmt: skip
+    finally:
+        with store.write() as c:
+            c.execute(sa.delete(packagings).where(packagings.c.project_id == project_id))
+        store.close()
+
+
+# --- tags
+
+
+@case("TagResource")
+@case("UntagResource")
+@case("ListTagsForResource")
+def tags(b: Bench) -> None:
+    b.make("train")
+    store_model(b, 1)
+    b.api.tag_resource(ResourceArn=b.arn(), Tags=[{"Key": "Straße 1", "Value": ""}, {"Key": "b", "Value": "1"}])
+    b.api.tag_resource(ResourceArn=b.arn(), Tags=[{"Key": "b", "Value": "2"}])
+    assert b.api.list_tags_for_resource(ResourceArn=b.arn())["Tags"] == [{"Key": "Straße 1", "Value": ""}, {"Key": "b", "Value": "2"}]
+    b.api.untag_resource(ResourceArn=b.arn(), TagKeys=["Straße 1", "never"])
+    assert b.api.list_tags_for_resource(ResourceArn=b.arn())["Tags"] == [{"Key": "b", "Value": "2"}]
+
+
+@case("TagResource", "ServiceQuotaExceededException")
+def too_many_tags(b: Bench) -> None:
+    b.make("train")
+    store_model(b, 1)
+    quota(lambda: b.api.tag_resource(ResourceArn=b.arn(), Tags=[{"Key": str(i), "Value": ""} for i in range(51)]), "quota_tags")
+    assert b.api.list_tags_for_resource(ResourceArn=b.arn())["Tags"] == []
+
+
+@case("TagResource", "ValidationException")
+@case("UntagResource", "ValidationException")
+@case("ListTagsForResource", "ValidationException")
+def tags_of_what_is_no_model(b: Bench) -> None:
+    arn = f"arn:aws:lookoutvision:{REGION}:{ACCOUNT}:project/x"
+    refused(lambda: b.api.tag_resource(ResourceArn=arn, Tags=[{"Key": "a", "Value": ""}]), "ValidationException", 400)
+    refused(lambda: b.api.untag_resource(ResourceArn=arn, TagKeys=["a"]), "ValidationException", 400)
+    refused(lambda: b.api.list_tags_for_resource(ResourceArn=arn), "ValidationException", 400)
+
+
+@pytest.mark.parametrize(("operation", "error", "function"), [(o, e, f) for (o, e), fs in CASES.items() for f in fs],
+                         ids=lambda v: getattr(v, "__name__", v))  # fmt: skip
+def test_case(bench: Bench, operation: str, error: str, function: Case) -> None:
+    function(bench)
+
+
+# --- errors that every operation has
+
+
+def minimal(operation: str) -> dict[str, Any]:
+    """A valid request that names what is not there, made from the model's shapes."""
+    from hypothesis import HealthCheck, Phase, given, settings
+
+    shape = operations("lookoutvision")[operation].input_shape
+    found: list[dict[str, Any]] = []
+
+    @settings(max_examples=1, database=None, derandomize=True, phases=[Phase.generate], suppress_health_check=list(HealthCheck))
+    @given(valid(shape))
+    def take(request: dict[str, Any]) -> None:
+        found.append({k: v for k, v in request.items() if k in shape.required_members})
+
+    take()
+    request = found[0]
+    if "ProjectName" in request:
+        request["ProjectName"] = f"absent-{secrets.token_hex(4)}"
+    if operation == "StartModelPackagingJob":
+        request["Configuration"] = package_config("c")
+    return request
+
+
+def method(client: Any, operation: str) -> Callable[..., Any]:
+    from botocore import xform_name
+
+    return getattr(client, xform_name(operation))  # type: ignore[no-any-return]
+
+
+NAMES = sorted(operations("lookoutvision"))
+NO_RESOURCE = {"CreateProject", "ListProjects"}
+"""Name no resource that could be missing."""
+
+
+@pytest.mark.parametrize("operation", NAMES)
+def test_access_denied(bench: Bench, operation: str) -> None:
+    refused(lambda: method(bench.allowed(), operation)(**minimal(operation)), "AccessDeniedException", 403)
+
+
+@pytest.mark.parametrize("operation", sorted(set(NAMES) - NO_RESOURCE))
+def test_resource_not_found(bench: Bench, operation: str) -> None:
+    refused(lambda: method(bench.api, operation)(**minimal(operation)), "ResourceNotFoundException", 404)
+
+
+@pytest.mark.parametrize("operation", NAMES)
+def test_validation(bench: Bench, operation: str) -> None:
+    from tests.shapes import breaches, replaced
+
+    shape = operations("lookoutvision")[operation].input_shape
+    client = bench.server.client(bench.server.credential(), parameter_validation=False)
+    request = minimal(operation) or {"MaxResults": 5}
+    found = 0
+    for path, bad, why in breaches(shape, request):
+        if bad in ("", b"") or why == "too many":  # an empty part of a path is another path; long lists are not sent here
+            continue
+        response = None
+        try:
+            method(client, operation)(**replaced(request, path, bad))
+        except ClientError as error:
+            response = error.response
+        assert response is not None, (path, bad)
+        assert (response["Error"]["Code"], response["ResponseMetadata"]["HTTPStatusCode"]) == ("ValidationException", 400), (path, bad)
+        found += 1
+    assert found
+
+
+BY_EVERY_OPERATION = {"AccessDeniedException", "ResourceNotFoundException", "ValidationException"}
+"""Cases above, generated from the model."""
+BY_THE_GATEWAY = {"InternalServerException", "ThrottlingException"}
+"""Shown for every operation in tests/unit/control_plane/test_gateway.py, where the store can be made to fail."""
+NEVER = {
+    (name, "ConflictException")
+    for name in ("DescribeDataset", "DescribeModel", "DescribeProject", "ListDatasetEntries", "ListModels", "ListProjects",
+                 "ListTagsForResource", "TagResource", "UntagResource")
+} | {(name, "ResourceNotFoundException") for name in NO_RESOURCE} | {("CreateDataset", "ServiceQuotaExceededException")}  # fmt: skip
+"""Declared by the model, and answered by nothing: reading and tagging conflict with nothing, creating and listing projects names
+no resource, and a project has two datasets at most by their types."""
+
+
+def test_no_case_is_missing() -> None:
+    missing = []
+    for name, operation in operations("lookoutvision").items():
+        for error in (SUCCESS, *(e.name for e in operation.model.error_shapes)):
+            if (name, error) not in CASES and (name, error) not in NEVER and error not in BY_EVERY_OPERATION | BY_THE_GATEWAY:
+                missing.append((name, error))
+    assert not missing
+    assert not set(CASES) & NEVER
+
+
+def test_roles_read_and_do_not_write(bench: Bench) -> None:
+    bench.make("train")
+    reader = bench.server.client(bench.server.credential(ROLES["read-only"]))
+    assert reader.describe_project(ProjectName=bench.project)["ProjectDescription"]["Datasets"]
+    refused(lambda: reader.delete_dataset(ProjectName=bench.project, DatasetType="train"), "AccessDeniedException", 403)

@@ -1,0 +1,108 @@
+"""Small rules: the split by a fifth, scaling, packaging targets, settings."""
+
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from anomaly_model.settings import SettingsError
+from control_plane.errors import ValidationError
+from control_plane.hosting.scaler import GROW_AFTER_S, SHRINK_AFTER_S, Scaler
+from control_plane.jobs.chores import choose_fifth
+from control_plane.jobs.preparation import target_name
+from control_plane.operations.packaging import check_target, parse_options
+from control_plane.settings import Settings, load_settings
+
+
+@given(st.lists(st.sampled_from(["normal", "anomaly", None]), min_size=1, max_size=200))
+def test_a_fifth_of_each_class_is_chosen(classes: list[str | None]) -> None:
+    rows = [(i, f"s3://b/{i}", c) for i, c in enumerate(classes)]
+    chosen = choose_fifth(rows)
+    assert chosen == choose_fifth(list(reversed(rows)))
+    assert len(set(chosen)) == len(chosen)
+    by_class, there = Counter(classes[i] for i in chosen), Counter(classes)
+    for name, count in there.items():
+        assert by_class[name] == max(1, int(count * 0.2 + 0.5))
+
+
+def test_units_grow_under_load_and_shrink_after_a_quiet_while() -> None:
+    scaler = Scaler(1, 3)
+    assert scaler.decide(1, 1.0, 0, 0.0) == 1
+    assert scaler.decide(1, 1.0, 2, GROW_AFTER_S) == 2
+    assert scaler.decide(2, 1.0, 2, GROW_AFTER_S + 1) == 2
+    assert scaler.decide(2, 1.0, 2, 2 * GROW_AFTER_S) == 3
+    assert scaler.decide(3, 1.0, 9, 9 * GROW_AFTER_S) == 3
+    start = 1000.0
+    assert scaler.decide(3, 0.0, 0, start) == 3
+    assert scaler.decide(3, 0.5, 0, start + SHRINK_AFTER_S) == 3  # neither busy nor quiet: the quiet time begins anew
+    assert scaler.decide(3, 0.0, 0, start + SHRINK_AFTER_S + 1) == 3
+    assert scaler.decide(3, 0.0, 0, start + 2 * SHRINK_AFTER_S + 1) == 2
+
+
+@given(st.integers(1, 3), st.integers(0, 3), st.lists(st.tuples(st.floats(0, 1), st.integers(0, 9), st.floats(0, 100)), max_size=50))
+def test_units_stay_between_their_bounds(least: int, more: int, history: list[tuple[float, int, float]]) -> None:
+    scaler, units, clock = Scaler(least, least + more), least, 0.0
+    for load, waiting, seconds in history:
+        clock += seconds
+        wanted = scaler.decide(units, load, waiting, clock)
+        assert least <= wanted <= least + more
+        assert abs(wanted - units) <= 1
+        units = wanted
+
+
+PLATFORM = {"Os": "LINUX", "Arch": "X86_64"}
+NVIDIA = {**PLATFORM, "Accelerator": "NVIDIA"}
+GPU = '{"gpu-code": "sm_75", "trt-ver": "7.1.3", "cuda-ver": "10.2"}'
+
+
+@pytest.mark.parametrize("wanted", [
+    {"TargetDevice": "jetson_xavier"}, {"TargetPlatform": PLATFORM},
+    {"TargetPlatform": PLATFORM, "CompilerOptions": '{"mcpu": "core-avx2", "mattr": ["+neon", "+vfpv4"]}'},
+    {"TargetPlatform": NVIDIA, "CompilerOptions": GPU}, {"TargetPlatform": NVIDIA, "CompilerOptions": GPU.replace('"', "'")},
+])  # fmt: skip
+def test_targets_that_the_documents_show(wanted: dict[str, object]) -> None:
+    check_target(wanted)
+
+
+@pytest.mark.parametrize(("wanted", "message"), [
+    ({}, "either"), ({"TargetDevice": "jetson_xavier", "TargetPlatform": PLATFORM}, "not both"),
+    ({"TargetDevice": "jetson_xavier", "CompilerOptions": "{}"}, "no CompilerOptions"),
+    ({"TargetPlatform": NVIDIA}, "gpu-code, trt-ver, cuda-ver"),
+    ({"TargetPlatform": NVIDIA, "CompilerOptions": '{"gpu-code": "sm_75", "cuda-ver": "10.2"}'}, "trt-ver"),
+    ({"TargetPlatform": PLATFORM, "CompilerOptions": GPU}, "Accelerator"),
+])  # fmt: skip
+def test_targets_that_do_not_go_together(wanted: dict[str, object], message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
+        check_target(wanted)
+
+
+@pytest.mark.parametrize("text", ["x", "[]", "{", '{"a": 1}', '{"mcpu": 5}', '{"mcpu": "a b"}', '{"mattr": "+x"}', '{"mattr": ["x y"]}',
+                                  "__import__('os')", "{" * 500, '{"cuda-ver": "10"}'])  # fmt: skip
+def test_options_that_are_refused(text: str) -> None:
+    with pytest.raises(ValidationError, match="CompilerOptions"):
+        parse_options(text)
+
+
+def test_names_of_targets() -> None:
+    assert target_name({"TargetPlatform": PLATFORM}) == "x86_64-cpu"
+    assert target_name({"TargetPlatform": {**NVIDIA, "Arch": "ARM64"}}) == "aarch64-cuda"
+    assert target_name({"TargetDevice": "jetson_xavier"}) == "jetson-xavier"
+
+
+def test_tables_of_a_settings_file_are_prefixes(tmp_path: Path) -> None:
+    file = tmp_path / "server.toml"
+    file.write_text('port = 9000\n[jobs]\nscheduler = "tcp://dask:8786"\nparallel = 3\n[quota]\nprojects = 7\n')
+    found = load_settings(file, {"LINEWATCH_SERVER_PORT": "9001"}, {"data": "d", "host": None})
+    assert found == Settings(port=9001, jobs_scheduler="tcp://dask:8786", jobs_parallel=3, quota_projects=7, data="d")
+    assert found.database_url.endswith("d/linewatch.db")
+
+
+@pytest.mark.parametrize(("flags", "message"), [
+    ({"anonymous": True, "host": "0.0.0.0"}, "anybody on the network"), ({"tls_key": "k"}, "go together"),  # noqa: S104
+    ({"account": "12"}, "account"), ({"port": 70000}, "port"), ({"nothing": 1}, "unknown setting"), ({"threads": 0}, "threads"),
+])  # fmt: skip
+def test_settings_that_are_refused(flags: dict[str, object], message: str) -> None:
+    with pytest.raises(SettingsError, match=message):
+        load_settings(None, {}, flags)
