@@ -124,6 +124,8 @@ class Exchange:
         """Send status and headers."""
         self.status = status
         fields = [*headers, ("x-amzn-requestid", self.request_id), ("x-amz-request-id", self.request_id)]
+        if not self.ended and (self.length or "transfer-encoding" in self.headers):
+            fields.append(("connection", "close"))  # what is left of the body must not be taken for the next request
         await self.send({
             "type": "http.response.start", "status": status,
             "headers": [(name.encode("latin-1"), value.encode("latin-1", "replace")) for name, value in fields],

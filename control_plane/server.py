@@ -34,7 +34,7 @@ _GRACE_S = 30
 class BoundedProtocol(HttpToolsProtocol):
     """HTTP/1.1 with a bound on headers, which the parser itself does not have."""
 
-    _header_bytes = 0
+    _header_bytes = 0  # of the request that is coming in; -1 while none is
 
     def on_message_begin(self) -> None:
         """A new request."""
@@ -47,13 +47,12 @@ class BoundedProtocol(HttpToolsProtocol):
         super().on_headers_complete()
 
     def data_received(self, data: bytes) -> None:
-        """Count what comes before the headers are over."""
+        """Count what came while the headers are not over."""
+        super().data_received(data)
         if self._header_bytes >= 0:
-            self._header_bytes += len(data) if self._header_bytes or len(data) < HEADER_BYTES else 0
+            self._header_bytes += len(data)
             if self._header_bytes > HEADER_BYTES:
                 self.send_400_response("the headers of the request are over 64 KiB")
-                return
-        super().data_received(data)
 
 
 @contextmanager

@@ -102,7 +102,9 @@ class HostedModel:
             for _ in range(self.scaler.least):
                 self.grow()
         except AgentCallError as error:
-            raise HostingError(str(error)) from None
+            reason = f"{error} {self._last_words()}".strip()
+            self.stop()
+            raise HostingError(reason) from None
 
     def grow(self) -> None:
         """One more unit.
@@ -219,7 +221,7 @@ class HostedModel:
             unit.client.close()
         shutil.rmtree(self._folder, ignore_errors=True)
 
-    def reason(self) -> str:
+    def _last_words(self) -> str:
         """The last line of the agent's log, for people."""
         with contextlib.suppress(OSError):
             lines = (self._folder / "agent.log").read_text(errors="replace").strip().splitlines()

@@ -11,8 +11,9 @@ from concurrent.futures import ThreadPoolExecutor
 
 import sqlalchemy as sa
 
+from anomaly_model.errors import LinewatchError
 from control_plane.errors import ConflictError, ThrottlingError
-from control_plane.hosting.hosted_model import HostedModel, HostingError
+from control_plane.hosting.hosted_model import HostedModel
 from control_plane.jobs.preparation import bundle_folder
 from control_plane.jobs.table import Row
 from control_plane.settings import Settings
@@ -141,16 +142,14 @@ class HostingManager:
         if old is not None:
             old.stop()
         s = self._settings
-        model = HostedModel(
-            bundle_folder(s, row.id), row.min_units, row.max_units, s.hosting_threads, s.hosting_queue, s.hosting_start_s
-        )
         try:
+            model = HostedModel(
+                bundle_folder(s, row.id), row.min_units, row.max_units, s.hosting_threads, s.hosting_queue, s.hosting_start_s
+            )
             model.start()
-        except HostingError as error:
-            reason = f"{error} {model.reason()}".strip()
-            model.stop()
+        except LinewatchError as error:
             with self._store.write() as connection:
-                advance(connection, "model", row.id, "hosting failed", message=reason)
+                advance(connection, "model", row.id, "hosting failed", message=str(error))
             return
         self._hosted[row.id] = model
         with self._store.write() as connection:

@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Mapping
+from contextlib import suppress
 
 import pytest
 from botocore.auth import S3SigV4Auth, S3SigV4QueryAuth, SigV4Auth, SigV4QueryAuth
@@ -169,7 +170,5 @@ def test_a_presigned_request_lives_a_week_at_most(expires: str) -> None:
 @settings(max_examples=200)
 def test_any_header_is_read_or_refused(header: str, query: str, date: str) -> None:
     for text in (header, "AWS4-HMAC-SHA256 " + header, "AWS4-HMAC-SHA256 Credential=" + header):
-        try:
+        with suppress(IncompleteSignatureError, InvalidSignatureError, MissingTokenError):
             check_time(read_claim(Received("GET", "/", query, {"authorization": text, "x-amz-date": date})), 0.0)
-        except (IncompleteSignatureError, InvalidSignatureError, MissingTokenError):
-            pass

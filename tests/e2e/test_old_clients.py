@@ -1,0 +1,106 @@
+"""Clients that nobody here wrote go through the whole life of a model, unmodified."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from control_plane.client_files import install
+from tests.clients.plant import write_plant
+from tests.conftest import old_client
+from tests.server import REGION, ROOT, Server
+
+pytestmark = pytest.mark.e2e
+OPERATIONS = 22
+
+
+@pytest.fixture(scope="module")
+def plant(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Pictures and a manifest."""
+    folder = tmp_path_factory.mktemp("plant") / "plant"
+    write_plant(folder)
+    return folder
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[Server]:
+    """A server with small demands on the number of pictures."""
+    running = Server(tmp_path / "data", {
+        "training_effort": "quick", "least_normal": 10, "least_anomaly": 10, "least_label": 2, "hosting_start_s": 60,
+    }).start()  # fmt: skip
+    try:
+        yield running
+        running.stop()
+        assert "Traceback" not in running.log
+    finally:
+        running.kill()
+
+
+def environment(server: Server, home: Path) -> dict[str, str]:
+    """Of a client: keys and region, and nothing of this machine's own configuration."""
+    key = {k.upper(): v for k, v in server.credential().items()}
+    return {**os.environ, **key, "AWS_DEFAULT_REGION": REGION, "HOME": str(home), "AWS_PAGER": "", "AWS_EC2_METADATA_DISABLED": "true"}
+
+
+def check(found: dict[str, object]) -> None:
+    assert len(found["checked"]) == OPERATIONS  # type: ignore[arg-type]
+    assert found["performance"]["F1Score"] >= 0.8  # type: ignore[index]
+    answers = found["answers"]
+    assert isinstance(answers, dict)
+    right = sum(name.startswith("anomaly") == said for name, said in answers.items())
+    assert right >= len(answers) - 1
+    assert found["component_files"][-1] == "recipe.json"  # type: ignore[index]
+    assert found["EvaluationResult"]["EvaluationDetails"]["NumberOfTestingImages"] == found["EvaluationManifest"]  # type: ignore[index]
+
+
+def run_lifecycle(python: Path | str, server: Server, plant: Path, env: dict[str, str]) -> dict[str, object]:
+    script = ROOT / "tests" / "clients" / "lifecycle.py"
+    done = subprocess.run([python, script, server.url, plant, REGION], env=env, capture_output=True, timeout=600, check=False)
+    assert done.returncode == 0, done.stderr.decode()[-3000:]
+    found = json.loads(done.stdout)
+    assert isinstance(found, dict)
+    return found
+
+
+def test_boto3_1_40_60(server: Server, plant: Path, tmp_path: Path) -> None:
+    found = run_lifecycle(old_client(), server, plant, environment(server, tmp_path))
+    assert found["boto3"] == "1.40.60"
+    check(found)
+
+
+def test_the_newest_boto3_with_what_client_install_gives(server: Server, plant: Path, tmp_path: Path) -> None:
+    install(tmp_path / ".aws" / "models")
+    found = run_lifecycle(sys.executable, server, plant, environment(server, tmp_path))
+    assert found["boto3"] != "1.40.60"
+    check(found)
+
+
+def test_the_aws_cli(server: Server, plant: Path, tmp_path: Path) -> None:
+    aws = old_client().with_name("aws")
+    script = ROOT / "tests" / "clients" / "lifecycle.sh"
+    done = subprocess.run(["sh", script, aws, server.url, plant, tmp_path], env=environment(server, tmp_path), capture_output=True,
+                          timeout=900, check=False)  # fmt: skip
+    assert done.returncode == 0, done.stderr.decode()[-3000:]
+    lines = done.stdout.decode().split()
+    assert lines[0] == "12"
+    pictures = sorted((plant / "test").iterdir())
+    right = sum((p.name.startswith("anomaly")) == (said == "True") for p, said in zip(pictures, lines[1:], strict=False))
+    assert right >= len(pictures) - 1
+    assert lines[1 + len(pictures) :] == ["7", "0"]
+    assert len(list((tmp_path / "components").rglob("*_greengrass_model_component.zip"))) == 1
+
+
+def test_new_clients_have_no_service_without_the_files(tmp_path: Path) -> None:
+    code = "import boto3; boto3.client('lookoutvision', region_name='us-east-1')"
+    bare = {**os.environ, "HOME": str(tmp_path)}
+    done = subprocess.run([sys.executable, "-c", code], env=bare, capture_output=True, check=False)
+    assert b"UnknownServiceError" in done.stderr
+    install(tmp_path / ".aws" / "models")
+    code += ".list_projects()"
+    keys = {"AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b"}
+    done = subprocess.run([sys.executable, "-c", code], env={**bare, **keys}, capture_output=True, check=False)
+    assert b"Name your Linewatch server" in done.stderr

@@ -1,0 +1,129 @@
+"""The gateway's own answers: faults of ours, too many calls, a full disk; for every operation, over ASGI, without a network."""
+
+import asyncio
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import pytest
+
+from control_plane import gateway as module
+from control_plane.access.audit import AuditLog
+from control_plane.access.credentials import MasterKey
+from control_plane.gateway import Gateway
+from control_plane.hosting.manager import HostingManager
+from control_plane.objects.directory import DirectoryObjects
+from control_plane.services import Services
+from control_plane.settings import Settings
+from control_plane.store.database import Store
+from control_plane.wire.page_tokens import PageTokens
+from control_plane.wire.service_model import Operation, operations
+
+ALL = [o for service in ("lookoutvision", "rekognition") for o in operations(service).values()]
+
+
+@pytest.fixture
+def services(tmp_path: Path) -> Iterator[Services]:
+    settings = Settings(data=str(tmp_path), anonymous=True, threads=2, calls_waiting=0)
+    store = Store(settings.database_url)
+    store.migrate()
+    yield Services(settings, store, DirectoryObjects(tmp_path / "objects"), MasterKey.open(tmp_path), PageTokens(b"k"),
+                   HostingManager(settings, store))  # fmt: skip
+    store.close()
+
+
+@pytest.fixture
+def gateway(services: Services, tmp_path: Path) -> Iterator[Gateway]:
+    audit = AuditLog(tmp_path / "audit.log")
+    found = Gateway(services, audit)
+    yield found
+    found.close()
+    audit.close()
+
+
+def request_of(operation: Operation) -> tuple[str, str, dict[str, str], bytes]:
+    """Method, path, headers and body of a call that is valid as far as the path goes."""
+    if operation.service == "rekognition":
+        return "POST", "/", {"x-amz-target": f"RekognitionService.{operation.name}"}, b"{}"
+    http = operation.model.http
+    path = http["requestUri"]
+    for label, value in {"projectName": "p", "datasetType": "train", "modelVersion": "1", "jobName": "j", "resourceArn": "arn"}.items():
+        path = path.replace(f"{{{label}}}", value)
+    return http["method"], path, {}, b"{}"
+
+
+async def ask(gateway: Gateway, method: str, path: str, headers: dict[str, str], body: bytes) -> tuple[int, dict[str, str], bytes]:
+    sent: list[Any] = []
+    messages = [{"type": "http.request", "body": body, "more_body": False}]
+
+    async def receive() -> Any:
+        return messages.pop(0) if messages else {"type": "http.disconnect"}
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    fields = {"host": "127.0.0.1", "content-length": str(len(body)), **headers}
+    scope = {"type": "http", "method": method, "path": path, "raw_path": path.encode(), "query_string": b"", "client": ("127.0.0.1", 5),
+             "headers": [(k.encode(), v.encode()) for k, v in fields.items()]}  # fmt: skip
+    await gateway(scope, receive, send)
+    answer = {k.decode(): v.decode() for k, v in sent[0]["headers"]}
+    return sent[0]["status"], answer, b"".join(m.get("body", b"") for m in sent[1:])
+
+
+@pytest.mark.parametrize("operation", ALL, ids=lambda o: o.action)
+def test_a_fault_of_ours_tells_no_more_than_its_id(gateway: Gateway, operation: Operation, caplog: pytest.LogCaptureFixture) -> None:
+    with (
+        mock.patch.object(module, "parse_rest", side_effect=RuntimeError("secret detail")),
+        mock.patch.object(module, "parse_json", side_effect=RuntimeError("secret detail")),
+    ):
+        status, headers, body = asyncio.run(ask(gateway, *request_of(operation)))
+    code = "InternalServerError" if operation.service == "rekognition" else "InternalServerException"
+    assert (status, headers["x-amzn-errortype"], json.loads(body)["__type"]) == (500, code, code)
+    assert "secret" not in body.decode()
+    assert headers["x-amzn-requestid"] in json.loads(body)["Message"]
+    assert "secret detail" in caplog.text
+    assert headers["x-amzn-requestid"] in caplog.text
+
+
+@pytest.mark.parametrize("operation", ALL, ids=lambda o: o.action)
+def test_too_many_calls_are_throttled(gateway: Gateway, operation: Operation) -> None:
+    gateway._calls = gateway._most_calls
+    status, headers, body = asyncio.run(ask(gateway, *request_of(operation)))
+    assert (status, json.loads(body)["__type"]) == (400 if operation.service == "rekognition" else 429, "ThrottlingException")
+    assert headers["retry-after"] == "1"
+    assert gateway._calls == gateway._most_calls
+
+
+def test_bodies_that_would_fill_the_memory_are_throttled(gateway: Gateway) -> None:
+    with gateway._budget.take(gateway._budget._free):
+        status, _, body = asyncio.run(ask(gateway, "POST", "/2020-11-20/projects", {}, b'{"ProjectName": "p"}'))
+    assert (status, json.loads(body)["__type"]) == (429, "ThrottlingException")
+    assert asyncio.run(ask(gateway, "POST", "/2020-11-20/projects", {}, b'{"ProjectName": "p"}'))[0] == 200
+
+
+def test_a_body_longer_than_any_call_is_not_read(gateway: Gateway) -> None:
+    headers = {"content-length": str(1 << 30), "expect": "100-continue"}
+    status, answer, body = asyncio.run(ask(gateway, "POST", "/2020-11-20/projects", headers, b""))
+    assert (status, json.loads(body)["__type"], answer["connection"]) == (413, "RequestEntityTooLargeException", "close")
+
+
+def test_a_full_disk_is_told_to_s3(gateway: Gateway) -> None:
+    asyncio.run(ask(gateway, "PUT", "/bkt", {}, b""))
+    with mock.patch.object(DirectoryObjects, "adopt", side_effect=OSError(28, "No space left on device")):
+        status, _, body = asyncio.run(ask(gateway, "PUT", "/bkt/k", {}, b"x"))
+    assert (status, b"no space left" in body) == (503, True)
+
+
+def test_a_client_that_goes_is_noted(gateway: Gateway, tmp_path: Path) -> None:
+    async def receive() -> Any:
+        return {"type": "http.disconnect"}
+
+    async def send(message: Any) -> None:
+        raise AssertionError(message)
+
+    scope = {"type": "http", "method": "POST", "path": "/2020-11-20/projects", "raw_path": b"/2020-11-20/projects", "query_string": b"",
+             "client": None, "headers": [(b"content-length", b"5")]}  # fmt: skip
+    asyncio.run(gateway(scope, receive, send))
+    assert json.loads((tmp_path / "audit.log").read_text())["errorCode"] == "ClientGone"
