@@ -1,23 +1,25 @@
 PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
+CLIENTS := .clients/.ready
 
 .PHONY: demo test check bench protos constraints clean
 
 demo: $(READY)  ## The whole path on drawn parts; on your own pictures: make demo DATA=DIR
 	$(BIN)/linewatch demo $(if $(DATA),--data $(DATA))
 
-test: $(READY)  ## All tests
+test: $(READY) $(CLIENTS)  ## All tests
 	$(BIN)/python -m pytest
 
-check: $(READY)  ## Lint, types, import directions, tests
+check: $(READY) $(CLIENTS)  ## Lint, types, import directions, tests
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python -m pytest
 
-bench: $(READY)  ## Latency against ONNX Runtime; accuracy over five seeds (half an hour)
+bench: $(READY)  ## Latency against ONNX Runtime; the server; accuracy over five seeds (half an hour)
 	$(BIN)/python benchmarks/agent.py --json benchmarks/agent.json
+	$(BIN)/python benchmarks/server.py --json benchmarks/server.json
 	$(BIN)/python benchmarks/accuracy.py --json benchmarks/accuracy.json
 
 protos: $(READY)  ## Python stubs from the wire contract
@@ -30,7 +32,7 @@ constraints:  ## Lock the dependencies again (hashes, no addresses)
 	$(BIN)/python scripts/lock.py
 
 clean:
-	rm -rf .venv demo-output .mypy_cache .ruff_cache .pytest_cache
+	rm -rf .venv .clients demo-output .mypy_cache .ruff_cache .pytest_cache
 
 $(READY): constraints.txt constraints-cpu.txt constraints-cuda.txt pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Linewatch needs Python 3.11 or newer; found " + sys.version.split()[0] + ". Name one: make PYTHON=python3.11 ...")'
@@ -42,4 +44,10 @@ $(READY): constraints.txt constraints-cpu.txt constraints-cuda.txt pyproject.tom
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r constraints.txt -r constraints-cpu.txt || \
 		$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r constraints.txt -r constraints-cuda.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	touch $@
+
+# The last boto3 and AWS CLI that knew the service, apart from ours: tests run them unmodified.
+$(CLIENTS): tests/clients/constraints.txt
+	$(PYTHON) -m venv .clients
+	.clients/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r tests/clients/constraints.txt
 	touch $@
