@@ -35,6 +35,8 @@ def back_up(settings: Settings, target: Path) -> None:
     """
     if target.exists():
         raise BackupError(f"{target} exists; name another file")
+    if not (settings.folder / KEY_FILE).is_file():
+        raise BackupError(f"{settings.folder} is empty or not a server's data folder; there is nothing to back up")
     store = Store(settings.database_url)
     try:
         with tempfile.TemporaryDirectory(dir=target.parent, prefix=".linewatch-backup-") as scratch:

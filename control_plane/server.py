@@ -4,6 +4,7 @@ import fcntl
 import logging
 import os
 import signal
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -120,6 +121,9 @@ def serve(settings: Settings) -> None:
             listening = config.bind_socket()
         except SystemExit:  # uvicorn's way to say so
             raise SettingsError(f"{settings.host}:{settings.port} cannot be bound; is another server running there?") from None
+        # Connections inherit it. asyncio would set it, but not on a socket that names no protocol, as uvicorn's does not; an
+        # answer in two pieces then waits 40 ms for the client's delayed acknowledgement.
+        listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         services.hosting.start()
         runner.start()
         scheme = "https" if settings.tls_certificate else "http"

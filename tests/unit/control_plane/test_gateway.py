@@ -8,6 +8,8 @@ from typing import Any
 from unittest import mock
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from control_plane import gateway as module
 from control_plane.access.audit import AuditLog
@@ -26,11 +28,11 @@ ALL = [o for service in ("lookoutvision", "rekognition") for o in operations(ser
 
 @pytest.fixture
 def services(tmp_path: Path) -> Iterator[Services]:
-    settings = Settings(data=str(tmp_path), anonymous=True, threads=2, calls_waiting=0)
-    store = Store(settings.database_url)
+    options = Settings(data=str(tmp_path), anonymous=True, threads=2, calls_waiting=0)
+    store = Store(options.database_url)
     store.migrate()
-    yield Services(settings, store, DirectoryObjects(tmp_path / "objects"), MasterKey.open(tmp_path), PageTokens(b"k"),
-                   HostingManager(settings, store))  # fmt: skip
+    yield Services(options, store, DirectoryObjects(tmp_path / "objects"), MasterKey.open(tmp_path), PageTokens(b"k"),
+                   HostingManager(options, store))  # fmt: skip
     store.close()
 
 
@@ -54,7 +56,9 @@ def request_of(operation: Operation) -> tuple[str, str, dict[str, str], bytes]:
     return http["method"], path, {}, b"{}"
 
 
-async def ask(gateway: Gateway, method: str, path: str, headers: dict[str, str], body: bytes) -> tuple[int, dict[str, str], bytes]:
+async def ask(
+    gateway: Gateway, method: str, path: str, headers: dict[str, str], body: bytes, query: str = ""
+) -> tuple[int, dict[str, str], bytes]:  # fmt: skip
     sent: list[Any] = []
     messages = [{"type": "http.request", "body": body, "more_body": False}]
 
@@ -65,8 +69,8 @@ async def ask(gateway: Gateway, method: str, path: str, headers: dict[str, str],
         sent.append(message)
 
     fields = {"host": "127.0.0.1", "content-length": str(len(body)), **headers}
-    scope = {"type": "http", "method": method, "path": path, "raw_path": path.encode(), "query_string": b"", "client": ("127.0.0.1", 5),
-             "headers": [(k.encode(), v.encode()) for k, v in fields.items()]}  # fmt: skip
+    scope = {"type": "http", "method": method, "path": path, "raw_path": path.encode("latin-1"), "query_string": query.encode(),
+             "client": ("127.0.0.1", 5), "headers": [(k.encode(), v.encode("latin-1")) for k, v in fields.items()]}  # fmt: skip
     await gateway(scope, receive, send)
     answer = {k.decode(): v.decode() for k, v in sent[0]["headers"]}
     return sent[0]["status"], answer, b"".join(m.get("body", b"") for m in sent[1:])
@@ -127,3 +131,33 @@ def test_a_client_that_goes_is_noted(gateway: Gateway, tmp_path: Path) -> None:
              "client": None, "headers": [(b"content-length", b"5")]}  # fmt: skip
     asyncio.run(gateway(scope, receive, send))
     assert json.loads((tmp_path / "audit.log").read_text())["errorCode"] == "ClientGone"
+
+
+SEGMENTS = st.sampled_from(["2020-11-20", "projects", "p", "datasets", "train", "entries", "models", "1", "latest", "detect", "start", "tags",
+                            "modelpackagingjobs", "%2F", "..", "%00", "\u00e9".encode().decode("latin-1"), "bkt", "", "-", "x" * 300])  # fmt: skip
+BODIES = st.one_of(
+    st.binary(max_size=60),
+    st.recursive(st.none() | st.booleans() | st.integers() | st.text(max_size=9), lambda i: st.lists(i, max_size=3) | st.dictionaries(
+        st.sampled_from(["ProjectName", "DatasetType", "DatasetSource", "GroundTruthManifest", "S3Object", "Bucket", "Key", "OutputConfig",
+                         "S3Location", "Changes", "Tags", "Configuration", "Greengrass", "MinInferenceUnits", "ModelVersion"]), i,
+        max_size=4), max_leaves=12).map(lambda v: json.dumps(v).encode()),
+)  # fmt: skip
+QUERIES = st.lists(st.sampled_from(["nextToken=%ff", "maxResults=-1", "maxResults=9" * 20, "labeled=x", "createdBefore=1e999", "a",
+                                    "tagKeys=", "uploads", "uploadId=../x", "partNumber=0", "delete", "list-type=2", "max-keys=-5",
+                                    "X-Amz-Signature=1", "prefix=%00"]), max_size=3).map("&".join)  # fmt: skip
+HEADERS = st.lists(st.sampled_from([("x-amz-target", "RekognitionService.DescribeDataset"), ("x-amz-target", "\x00"),
+                                    ("content-type", "image/png"), ("authorization", "AWS4-HMAC-SHA256 x"), ("range", "bytes=9-1"),
+                                    ("x-amz-copy-source", "/%00/.."), ("x-amz-copy-source", "bkt"), ("content-length", "x"),
+                                    ("x-amz-content-sha256", "STREAMING-UNSIGNED-PAYLOAD-TRAILER"), ("x-amzn-client-token", "a b"),
+                                    ("x-amz-meta-a", "\u00e9".encode().decode("latin-1"))]), max_size=3).map(dict)  # fmt: skip
+
+
+@given(method=st.sampled_from(["GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS"]), parts=st.lists(SEGMENTS, max_size=7),
+       query=QUERIES, headers=HEADERS, body=BODIES)  # fmt: skip
+@settings(max_examples=600, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_no_request_is_a_fault_of_ours(
+    gateway: Gateway, method: str, parts: list[str], query: str, headers: dict[str, str], body: bytes
+) -> None:  # fmt: skip
+    status, _, answer = asyncio.run(ask(gateway, method, "/" + "/".join(parts), headers, body, query))
+    assert status in {200, 202, 204, 206, *range(400, 430), 501}, answer
+    assert b"Traceback" not in answer
