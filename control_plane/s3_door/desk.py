@@ -1,0 +1,157 @@
+"""What every action of the S3 door works with, and reading bodies: small documents, and objects that become files."""
+
+import hashlib
+import re
+from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from control_plane.access.authenticate import STREAMING, Caller, check_body, sha256
+from control_plane.access.sigv4 import chunk_signature, declared_hash
+from control_plane.exchange import BodyBudget, Exchange, in_thread
+from control_plane.objects.directory import DirectoryObjects
+from control_plane.s3_door.chunked import ChunkDecoder
+from control_plane.s3_door.errors import S3Error
+from control_plane.s3_door.multipart import Multipart
+from control_plane.services import Call, Services
+
+BLOCK = 1 << 20
+DOCUMENT_BYTES = 2 << 20
+OBJECT_BYTES = 5 << 30
+"""S3's own bound on one PUT; larger objects come in parts."""
+XML = [("content-type", "application/xml")]
+META = "x-amz-meta-"
+
+
+@dataclass(frozen=True, slots=True)
+class Desk:
+    """What actions work with.
+
+    Attributes:
+        services: of the server.
+        pool: threads for what blocks.
+        budget: memory for documents.
+        objects: the buckets.
+        uploads: multipart uploads to them.
+    """
+
+    services: Services
+    pool: ThreadPoolExecutor
+    budget: BodyBudget
+    objects: DirectoryObjects
+    uploads: Multipart
+
+
+@dataclass(slots=True)
+class Request:
+    """A call of S3.
+
+    Attributes:
+        exchange: of it.
+        caller: who calls.
+        bucket: first part of the path; empty for the list of buckets.
+        key: the rest.
+        query: decoded.
+        signing_key: for chunks that are signed.
+    """
+
+    exchange: Exchange
+    caller: Caller
+    bucket: str
+    key: str
+    query: dict[str, str]
+    signing_key: bytes = b""
+
+    def call(self, services: Services) -> Call:
+        """For asking what the caller may do."""
+        return Call(services, self.caller.scope, self.caller.identity, self.exchange.request_id)
+
+
+Action = Callable[[Desk, Request], Awaitable[None]]
+
+
+async def read_document(desk: Desk, request: Request) -> bytes:
+    """A small body, checked against its declared hash."""
+    body = await request.exchange.body(DOCUMENT_BYTES, desk.budget)
+    claim = request.caller.claim
+    declared = declared_hash(request.exchange.received, claim) if claim else None
+    if declared is not None:
+        check_body(declared, sha256(body))
+    return body
+
+
+async def receive(desk: Desk, request: Request) -> tuple[Path, str]:
+    """Write a body to a file; returns it and its MD5. The file is removed when the body is not as declared."""
+    exchange, claim = request.exchange, request.caller.claim
+    declared = (declared_hash(exchange.received, claim) if claim else exchange.headers.get("x-amz-content-sha256")) or ""
+    decoder = None
+    if declared in STREAMING:
+        sign = partial(chunk_signature, request.signing_key, claim) if claim and "HMAC" in declared else None
+        decoder = ChunkDecoder(sign, claim.signature if claim else "")
+        if "HMAC" in declared and claim is None:
+            raise S3Error("AccessDenied", 403, "signed chunks need a signed request")
+    if (exchange.length or 0) > OBJECT_BYTES:
+        raise S3Error("EntityTooLarge", 400, f"an object comes in parts of at most {OBJECT_BYTES} bytes")
+    incoming = desk.objects.incoming()
+    md5, sha = hashlib.md5(usedforsecurity=False), hashlib.sha256()
+    try:
+        with incoming.open("xb") as stream:
+            pending, total = bytearray(), 0
+            async for raw in exchange.chunks():
+                for part in decoder.feed(raw) if decoder else (raw,):
+                    pending += part
+                    total += len(part)
+                if total > OBJECT_BYTES:
+                    raise S3Error("EntityTooLarge", 400, f"an object comes in parts of at most {OBJECT_BYTES} bytes")
+                if len(pending) >= BLOCK:
+                    await in_thread(desk.pool, _write, stream, bytes(pending), md5, sha)
+                    pending.clear()
+            await in_thread(desk.pool, _write, stream, bytes(pending), md5, sha)
+        if decoder is not None and not decoder.finished:
+            raise S3Error("IncompleteBody", 400, "the body ended before its last chunk")
+        if decoder is None and claim is not None:
+            check_body(declared, sha.hexdigest())
+        if exchange.length is not None and exchange.read != exchange.length:
+            raise S3Error("IncompleteBody", 400, f"the body has {exchange.read} of {exchange.length} bytes")
+    except BaseException:
+        incoming.unlink(missing_ok=True)
+        raise
+    return incoming, md5.hexdigest()
+
+
+def _write(stream: Any, data: bytes, md5: Any, sha: Any) -> None:
+    md5.update(data)
+    sha.update(data)
+    stream.write(data)
+
+
+def require_bucket(desk: Desk, request: Request) -> None:
+    """Refuse a call on a bucket that is not there."""
+    if not desk.objects.bucket_exists(request.bucket):
+        raise S3Error("NoSuchBucket", 404, f"there is no bucket {request.bucket[:80]!r}")
+
+
+def about(request: Request) -> tuple[str, dict[str, str]]:
+    """Content type and the client's own metadata."""
+    headers = request.exchange.headers
+    metadata = {k.removeprefix(META): v for k, v in headers.items() if k.startswith(META)}
+    return headers.get("content-type") or "binary/octet-stream", metadata
+
+
+def byte_range(text: str, size: int) -> tuple[int, int] | None:
+    """First and last byte of a Range header; None for one that is to be ignored.
+
+    Raises:
+        S3Error: beyond the end.
+    """
+    match = re.fullmatch(r"bytes=(\d{0,18})-(\d{0,18})", text)
+    if not match or not (match[1] or match[2]):
+        return None
+    first = int(match[1]) if match[1] else max(size - int(match[2]), 0)
+    last = min(int(match[2]), size - 1) if match[1] and match[2] else size - 1
+    if first >= size or first > last:
+        raise S3Error("InvalidRange", 416, f"the range {text[:80]} lies outside the object's {size} bytes")
+    return first, last
