@@ -11,7 +11,7 @@ from sqlalchemy.engine import Connection
 from anomaly_model.bundle import atomic_file
 from anomaly_model.child_job import Outcome
 from anomaly_model.errors import LinewatchError
-from control_plane.entries import SEGMENTATION
+from control_plane.entries import SEGMENTATION, parse_entry
 from control_plane.identifiers import Scope
 from control_plane.jobs.place import Placement, write_spec
 from control_plane.jobs.table import Row
@@ -117,26 +117,25 @@ def _prepare_training(services: Services, connection: Connection, job: Row, fold
 
 
 def _write_manifest(connection: Connection, dataset_id: int, path: Path) -> list[str]:
-    """Copy a dataset's lines; returns the addresses of the pictures and masks of labelled ones."""
+    """Copy the lines of a dataset's labelled pictures; returns the addresses of what training reads."""
     if not path.exists():
-        query = sa.select(entries.c.line).where(entries.c.dataset_id == dataset_id).order_by(entries.c.id)
+        labelled = sa.and_(entries.c.dataset_id == dataset_id, entries.c.anomaly_class.is_not(None))
+        query = sa.select(entries.c.line).where(labelled).order_by(entries.c.id)
         with atomic_file(path) as stream:
             for (line,) in connection.execution_options(yield_per=1000).execute(query):
                 stream.write(line.encode() + b"\n")
-    addresses = []
     with path.open("rb") as lines:
-        for raw in lines:
-            addresses += _addresses(msgspec.json.decode(raw, type=dict[str, Any]))
-    return addresses
+        return [address for raw in lines for address in _addresses(raw)]
 
 
-def _addresses(line: dict[str, Any]) -> list[str]:
-    found = [line["source-ref"]]
-    for key, about in line.items():
-        if key.endswith("-ref-metadata") and isinstance(about, dict) and about.get("type") == SEGMENTATION:
-            address = line.get(key.removesuffix("-metadata"))
-            if isinstance(address, str):
-                found.append(address)
+def _addresses(raw: bytes) -> list[str]:
+    """The picture, and of an anomalous one its masks: published sets have dummy masks for normal pictures."""
+    entry, line = parse_entry(raw), msgspec.json.decode(raw, type=dict[str, Any])
+    found = [entry.source_ref]
+    if entry.anomaly_class == "anomaly":
+        for key, about in line.items():
+            if key.endswith("-ref-metadata") and isinstance(about, dict) and about.get("type") == SEGMENTATION:
+                found.append(line[key.removesuffix("-metadata")])
     return found
 
 

@@ -1,0 +1,148 @@
+"""Training as a job: the rules on numbers, the outcome files, and what a failure leaves."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import pytest
+from PIL import Image
+
+from anomaly_model.child_job import OUTCOME, SPEC, Outcome, Progress, ProgressFile, read_outcome, read_progress
+from anomaly_model.errors import DatasetError
+from anomaly_model.manifest import Label
+from training.dataset import Dataset, Sample
+from training.job import Rules, Spec, check_rules, run
+
+RULES = Rules(20, 10, 10, 10, 20, 10, 16000, 4000, 8000, 800)
+LABELS = (Label(name="dent", hex_color="#FF0000"), Label(name="scratch", hex_color="#00FF00"))
+
+
+def dataset(normal: int, anomaly: int, colors: Callable[[int], dict[str, str]] = lambda _: {}, masked: bool = False) -> Dataset:
+    samples = [Sample(f"n{i}", Path(f"n{i}"), False) for i in range(normal)]
+    samples += [Sample(f"a{i}", Path(f"a{i}"), True, Path("m"), colors(i)) for i in range(anomaly)]
+    return Dataset(tuple(samples), LABELS if masked else (), 0, "set")
+
+
+def one(i: int) -> dict[str, str]:
+    return {"#FF0000": "dent"} if i % 2 else {"#00FF00": "scratch"}
+
+
+@pytest.mark.parametrize(("learn", "test"), [
+    (dataset(20, 10), None), (dataset(10, 0), dataset(10, 10)), (dataset(20, 40, one, True), None),
+    (dataset(10, 20, one, True), dataset(10, 20, one, True)),
+])  # fmt: skip
+def test_the_least_that_is_enough(learn: Dataset, test: Dataset | None) -> None:
+    check_rules(learn, test, RULES)
+
+
+@pytest.mark.parametrize(("learn", "test", "message"), [
+    (dataset(19, 10), None, "normal pictures: 19, at least 20"), (dataset(20, 9), None, "anomalous pictures: 9, at least 10"),
+    (dataset(9, 0), dataset(10, 10), "normal training pictures: 9"), (dataset(10, 0), dataset(9, 9), "normal test pictures: 9.*anomalous test"),
+    (dataset(20, 39, one, True), None, "only 'dent': 19, at least 20"),
+    (dataset(10, 20, one, True), dataset(10, 19, one, True), "test pictures that show only 'dent': 9"),
+    (dataset(20, 8001, one, True), None, "training pictures: 8021, at most 8000"),
+    (dataset(10, 0), dataset(2000, 2001), "test pictures: 4001, at most 4000"),
+])  # fmt: skip
+def test_too_few_or_too_many(learn: Dataset, test: Dataset | None, message: str) -> None:
+    with pytest.raises(DatasetError, match=message):
+        check_rules(learn, test, RULES)
+
+
+def test_pictures_of_two_labels_do_not_count_for_either(tmp_path: Path) -> None:
+    both = {"#FF0000": "dent", "#00FF00": "scratch"}
+    samples = []
+    for i in range(3):
+        picture, mask = tmp_path / f"{i}.png", tmp_path / f"m{i}.png"
+        Image.fromarray(np.zeros((64, 64, 3), np.uint8)).save(picture)
+        pixels = np.full((64, 64, 3), 255, np.uint8)
+        pixels[:8] = (255, 0, 0)
+        if i == 0:
+            pixels[20:28] = (0, 255, 0)
+        Image.fromarray(pixels).save(mask)
+        samples.append(Sample(str(i), picture, True, mask, both))
+    rules = Rules(0, 0, 0, 0, 3, 0, 10, 10, 10, 10)
+    with pytest.raises(DatasetError, match=r"only 'dent': 2, at least 3.*only 'scratch': 0"):
+        check_rules(Dataset(tuple(samples), LABELS, 0, "set"), None, rules)
+
+
+def spec(folder: Path, manifest: Path, **changed: Any) -> Spec:
+    rules = Rules(5, 5, 0, 0, 0, 0, 100, 100, 100, 100)
+    values: dict[str, Any] = {
+        "manifest": str(manifest), "test_manifest": None, "root": str(folder), "output": str(folder / "bundle"),
+        "results": str(folder / "results"), "masks_at": "s3://out/masks/", "name": "p", "version": "2",
+        "arn": "arn:aws:lookoutvision:r:123456789012:model/p/2", "effort": "quick", "rules": rules,
+    }  # fmt: skip
+    return Spec(**{**values, **changed})
+
+
+def test_a_job_in_a_process_writes_its_outcome(parts: Path, tmp_path: Path) -> None:
+    lines = []
+    for kind in ("normal", "anomaly"):
+        for path in sorted((parts / "train" / kind).iterdir()):
+            target = tmp_path / "pictures" / "bkt" / path.name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_bytes(path.read_bytes())
+            about = {"class-name": kind, "type": "groundtruth/image-classification", "human-annotated": "yes"}
+            lines.append(json.dumps({"source-ref": f"s3://bkt/{path.name}", "label": 0, "label-metadata": about}))
+    manifest = tmp_path / "train.manifest"
+    manifest.write_text("\n".join(lines))
+    (tmp_path / SPEC).write_bytes(msgspec.json.encode(spec(tmp_path, manifest, root=str(tmp_path / "pictures"))))
+    done = subprocess.run([sys.executable, "-m", "training.job", str(tmp_path)], stdin=subprocess.DEVNULL, capture_output=True, check=False)
+    assert done.returncode == 0, done.stderr
+    outcome = read_outcome(tmp_path)
+    assert outcome is not None
+    assert outcome.result["evaluation_result"] == "EvaluationResult-p-2.json"
+    assert set(outcome.result["performance"]) == {"F1Score", "Recall", "Precision"}
+    result = json.loads((tmp_path / "results" / "EvaluationResult-p-2.json").read_text())
+    assert result["EvaluationDetails"]["ModelArn"] == "arn:aws:lookoutvision:r:123456789012:model/p/2"
+    assert "PixelAnomalyClassMetrics" not in result["AggregatedEvaluationResults"]["Metrics"]
+    assert read_progress(tmp_path) is not None
+
+
+def test_bad_data_is_an_outcome_and_a_fault_of_ours_says_so(tmp_path: Path) -> None:
+    (tmp_path / "b").mkdir()
+    (tmp_path / "b" / "k").touch()
+    (tmp_path / "train.manifest").write_text('{"source-ref": "s3://b/k"}\n')
+    with pytest.raises(DatasetError, match="no labelled pictures"):
+        run(spec(tmp_path, tmp_path / "train.manifest"), ProgressFile(tmp_path / "progress.json"))
+    (tmp_path / SPEC).write_bytes(msgspec.json.encode(spec(tmp_path, tmp_path / "train.manifest")))
+    done = subprocess.run([sys.executable, "-m", "training.job", str(tmp_path)], stdin=subprocess.DEVNULL, capture_output=True, check=False)
+    outcome = read_outcome(tmp_path)
+    assert (done.returncode, outcome) == (1, Outcome(error=outcome.error if outcome else ""))
+    assert outcome is not None
+    assert "no labelled pictures" in outcome.error
+    (tmp_path / SPEC).write_bytes(b"{}")
+    subprocess.run([sys.executable, "-m", "training.job", str(tmp_path)], stdin=subprocess.DEVNULL, capture_output=True, check=False)
+    outcome = read_outcome(tmp_path)
+    assert outcome is not None
+    assert outcome.fault
+
+
+def test_a_job_ends_with_its_parent(tmp_path: Path) -> None:
+    (tmp_path / SPEC).write_bytes(b"{}")
+    code = ("import sys, time\nfrom anomaly_model.child_job import main\n"
+            f"main(lambda s, p: time.sleep(60) or {{}}, dict, [{str(tmp_path)!r}, '--tied'])")  # fmt: skip
+    process = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, start_new_session=True)
+    assert process.stdin is not None
+    with pytest.raises(subprocess.TimeoutExpired):
+        process.wait(2)
+    process.stdin.close()
+    assert process.wait(10) == -9
+    assert not (tmp_path / OUTCOME).exists()
+
+
+def test_progress_is_whole_or_absent(tmp_path: Path) -> None:
+    assert read_progress(tmp_path) is None
+    report = ProgressFile(tmp_path / "progress.json")
+    report("reading", 1, 10)
+    report("reading", 2, 10)  # sooner than anybody looks
+    assert read_progress(tmp_path) == Progress("reading", 1, 10)
+    report("training", 0, 5)
+    assert read_progress(tmp_path) == Progress("training", 0, 5)
+    (tmp_path / "progress.json").write_text("{")
+    assert read_progress(tmp_path) is None
