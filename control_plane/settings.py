@@ -34,7 +34,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
         calls_waiting: calls that may wait for their turn; the next one is answered ThrottlingException.
         body_mib: memory for bodies of calls that are being read, all together.
         jobs_scheduler: address of a dask scheduler, tcp://HOST:PORT; empty runs jobs on this machine.
-        jobs_parallel: trainings and packagings that run at the same time on this machine.
+        jobs_parallel: trainings and packagings that run at the same time, over all workers.
         jobs_lease_s: seconds without a sign of life after which a job is given to another worker.
         jobs_attempts: how often a job that was lost is tried.
         training_effort: quick, standard or thorough.

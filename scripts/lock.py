@@ -32,8 +32,9 @@ def compile_lock(*sources: str) -> list[str]:
         subprocess.run(
             command, check=True, cwd=ROOT, env={**os.environ, "PIP_CONFIG_FILE": os.devnull, "PIP_FIND_LINKS": ""}
         )
-        text = target.read_text()
-    return [entry for entry in re.split(r"\n(?=[a-z])", text.strip()) if entry]
+        text = target.read_text().replace(f"{ROOT}/", "")  # no paths of this machine
+    entries = [entry for entry in re.split(r"\n(?=[a-z#])", text.strip()) if re.match(r"[a-z]", entry)]
+    return [entry for entry in entries if not entry.startswith("linewatch @")]  # named by its own extras
 
 
 def cpu_hashes() -> list[str]:

@@ -7,10 +7,12 @@ from dataclasses import fields
 from pathlib import Path
 
 import click
+import msgspec
 import pytest
 
 from anomaly_model.limits import Limits
 from anomaly_model.manifest import Manifest
+from control_plane.settings import Settings as ServerSettings
 from edge_agent.settings import Settings
 from linewatch.cli import main
 
@@ -39,6 +41,9 @@ def test_commands_are_shown_somewhere() -> None:
 def test_shown_commands_parse(page: str, line: str) -> None:
     name, *arguments = shlex.split(line)[1:]
     command = main.commands[name]  # type: ignore[attr-defined]
+    if isinstance(command, click.Group):
+        name, *arguments = arguments
+        command = command.commands[name]
     options = {o for p in command.params if isinstance(p, click.Option) for o in [*p.opts, *p.secondary_opts]}
     used = [a.split("=")[0] for a in arguments if a.startswith("-")]
     assert set(used) <= options, f"{page}: {line}"
@@ -58,9 +63,37 @@ def test_every_setting_is_documented_with_its_default() -> None:
         assert str(getattr(Settings(), name)) == default.replace("empty", "")
 
 
-def test_every_agent_flag_is_a_setting() -> None:
-    names = {p.name for p in main.commands["agent"].params} - {"settings_file"}  # type: ignore[attr-defined]
-    assert names <= set(Settings.__struct_fields__)
+def test_every_server_setting_is_documented_with_its_default() -> None:
+    page = text("docs/reference/server-settings.md")
+    rows = dict(re.findall(r"^\| `(\w+)` \| `?([^|`]*?)`? \|", page, re.MULTILINE))
+    assert list(rows) == list(ServerSettings.__struct_fields__)
+    for name, default in rows.items():
+        assert str(getattr(ServerSettings(), name)).replace("False", "false") == default.replace("empty", "")
+
+
+@pytest.mark.parametrize(("command", "settings"), [("agent", Settings), ("serve", ServerSettings)])
+def test_every_flag_is_a_setting(command: str, settings: type[msgspec.Struct]) -> None:
+    names = {p.name for p in main.commands[command].params} - {"settings_file"}  # type: ignore[attr-defined]
+    assert names <= set(settings.__struct_fields__)
+
+
+FEATURES = {"API": 18, "PRJ": 9, "DS": 32, "MF": 20, "RKG": 9, "TRN": 23, "MET": 12, "HST": 12, "DET": 15, "PKG": 20, "EDG": 30,
+            "TAG": 6, "OPS": 13, "SEC": 8, "CMP": 11}  # fmt: skip
+"""How many features the old service had, by group."""
+
+
+def test_every_feature_has_its_state_and_the_test_that_shows_it() -> None:
+    page = text("docs/features.md")
+    rows = re.findall(r"^\| F-([A-Z]+)-(\d+) \| .* \| (done|part|open) \| (.*?) \| (.*?) \|$", page, re.MULTILINE)
+    assert [(g, int(n)) for g, n, *_ in rows] == [(g, n) for g, count in FEATURES.items() for n in range(1, count + 1)]
+    sources: dict[str, str] = {}
+    for path in ROOT.glob("tests/**/*.py"):  # two files of one name: a test may be in either
+        sources[path.name] = sources.get(path.name, "") + path.read_text()
+    for group, number, state, shown, limit in rows:
+        if state != "open":
+            file, test = re.fullmatch(r"`(.+)`: `(\w+)`", shown).groups()  # type: ignore[union-attr]
+            assert f"def {test}(" in sources[file], f"F-{group}-{number}: {shown}"
+        assert bool(limit) == (state != "done"), f"F-{group}-{number}"
 
 
 def test_every_limit_is_documented() -> None:
@@ -95,7 +128,7 @@ def test_every_dependency_has_its_licence_listed() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "least"), [("constraints.txt", 40), ("constraints-cpu.txt", 0), ("constraints-cuda.txt", 10)]
+    ("name", "least"), [("constraints.txt", 40), ("constraints-cpu.txt", 0), ("constraints-cuda.txt", 10), ("tests/clients/constraints.txt", 10)]
 )
 def test_the_lock_has_hashes_and_no_addresses(name: str, least: int) -> None:
     lock = text(name)

@@ -357,6 +357,18 @@ def too_many_models(b: Bench) -> None:
     quota(lambda: b.api.create_model(ProjectName=b.project, **train_config()), "quota_models")
 
 
+@case("CreateModel", "ServiceQuotaExceededException")
+def too_many_trainings(b: Bench) -> None:
+    b.make("train")
+    for version in range(1, 51):
+        store_model(b, version, "TRAINING")
+    try:
+        quota(lambda: b.api.create_model(ProjectName=b.project, **train_config()), "quota_trainings")
+    finally:
+        for version in range(1, 51):
+            b.api.delete_model(ProjectName=b.project, ModelVersion=str(version))
+
+
 def store_model(b: Bench, version: int, status: str = "TRAINED") -> None:
     """A model without its files."""
     import sqlalchemy as sa
