@@ -4,6 +4,7 @@ import contextlib
 import logging
 import os
 import queue
+import re
 import shutil
 import subprocess
 import sys
@@ -26,12 +27,30 @@ from edge_agent.client import AgentCallError, AgentClient
 
 log = logging.getLogger(__name__)
 
+SEGMENTS = Path("/dev/shm")
 _SPAWNER = ThreadPoolExecutor(1, thread_name_prefix="spawn")
 """The agents' parent as the kernel sees it; lives as long as this process."""
 _DRAIN_S = 30
 _STOP_S = 10
 _WAIT_S = 30
 _BROKEN = ("UNAVAILABLE", "FAILED_PRECONDITION", "INTERNAL", "UNKNOWN", "CANCELLED", "DEADLINE_EXCEEDED")
+
+
+_PREFIX = "linewatch-hosting-"
+_LEFT = re.compile(r"linewatch-(?:hosting-)?(\d+)-\w+")
+
+
+def clear_leftovers() -> None:
+    """Remove what servers that were killed left: folders of agents, and shared memory for pictures."""
+    for place in (Path(tempfile.gettempdir()), SEGMENTS):
+        for path in place.glob("linewatch-*"):
+            match = _LEFT.fullmatch(path.name)
+            if match is None or path.lstat().st_uid != os.getuid() or Path(f"/proc/{match[1]}").exists():
+                continue
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink(missing_ok=True)
 
 
 class HostingError(LinewatchError):
@@ -64,7 +83,7 @@ class HostedModel:
         self.is_segmentation = manifest.is_segmentation
         self.scaler = Scaler(least, most or least)
         self._bundle, self._threads, self._queue, self._start_s = bundle, threads, waiting, start_s
-        self._folder = Path(tempfile.mkdtemp(prefix="linewatch-hosting-"))
+        self._folder = Path(tempfile.mkdtemp(prefix=f"{_PREFIX}{os.getpid()}-"))
         self._address = f"unix://{self._folder / 'agent.sock'}"
         self._process: subprocess.Popen[bytes] | None = None
         self._free: queue.LifoQueue[Unit] = queue.LifoQueue()

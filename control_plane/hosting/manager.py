@@ -13,7 +13,7 @@ import sqlalchemy as sa
 
 from anomaly_model.errors import LinewatchError
 from control_plane.errors import ConflictError, ThrottlingError
-from control_plane.hosting.hosted_model import HostedModel
+from control_plane.hosting.hosted_model import HostedModel, clear_leftovers
 from control_plane.jobs.preparation import bundle_folder
 from control_plane.jobs.table import Row
 from control_plane.settings import Settings
@@ -41,6 +41,7 @@ class HostingManager:
 
     def start(self) -> None:
         """Begin. What an earlier server hosted is not available until it is hosted again."""
+        clear_leftovers()
         with self._store.write() as connection:
             for row in connection.execute(sa.select(models).where(models.c.status == "HOSTED")).all():
                 advance(connection, "model", row.id, "interrupted", message="the server was restarted; the model is starting")

@@ -7,13 +7,13 @@ from typing import Any
 
 import msgspec
 
-from control_plane.jobs.place import Placement, run_job
+from control_plane.jobs.place import STOPPING, Placement, run_job
 from control_plane.jobs.table import Row
 from control_plane.settings import Settings
 from control_plane.store.database import now
 
 log = logging.getLogger(__name__)
-_CONNECT_S = 20
+_CONNECT_S, _CLOSE_S = 20, 15
 
 
 @dataclass(slots=True)
@@ -66,13 +66,17 @@ class Cluster:
         if not address and self._local is None:
             self._local = distributed.LocalCluster(
                 n_workers=1, threads_per_worker=self._settings.jobs_parallel, processes=False, dashboard_address=None,
-                protocol="inproc://", silence_logs=logging.ERROR, memory_limit=0,
+                protocol="inproc://", silence_logs=logging.ERROR, memory_limit=0, dashboard=False,  # no port but ours
             )  # fmt: skip
         self._client = distributed.Client(address or self._local, timeout=_CONNECT_S, set_as_default=False)
         return self._client
 
     def close(self) -> None:
         """Leave the cluster; the in-process one ends, and its jobs with it."""
+        STOPPING.set()
         for part in (self._client, self._local):
             if part is not None:
-                part.close(timeout=5)
+                try:
+                    part.close(timeout=_CLOSE_S)
+                except TimeoutError:
+                    log.warning("dask did not end within %s s", _CLOSE_S)

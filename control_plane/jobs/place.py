@@ -12,6 +12,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -32,6 +33,8 @@ CANCEL, HEARTBEAT, LOCK, LOG, FINAL = "cancel", "heartbeat", "lock", "log", "fin
 MODULES = {"train": "training.job", "package": "packager.job"}
 _BEAT_S = 0.5
 _GRACE_S = 5
+STOPPING = threading.Event()
+"""Set when this process is about to end: its jobs end too, without an outcome, and go on elsewhere or later."""
 
 
 class Placement(msgspec.Struct, frozen=True):
@@ -93,7 +96,7 @@ def _locked(folder: Path) -> Iterator[int]:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 break
             except BlockingIOError:
-                (folder / HEARTBEAT).touch()
+                _sign_of_life(folder)
                 time.sleep(_BEAT_S)
         yield descriptor
     finally:
@@ -124,12 +127,25 @@ class ChildKilledError(Exception):
     """The child was killed from outside: for want of memory, for one. Worth another attempt."""
 
 
+class WorkerEndsError(Exception):
+    """The worker's process is about to end."""
+
+
 class _CancelledError(Exception):
     pass
 
 
 class _TimeoutError(Exception):
     pass
+
+
+def _sign_of_life(folder: Path) -> None:
+    """Show that the job is worked on, and look whether it still should be."""
+    if (folder / CANCEL).exists():
+        raise _CancelledError
+    if STOPPING.is_set():
+        raise WorkerEndsError("the worker's process is about to end")
+    (folder / HEARTBEAT).touch()
 
 
 def _stage_in(objects: Objects, placement: Placement, folder: Path) -> None:
@@ -140,9 +156,7 @@ def _stage_in(objects: Objects, placement: Placement, folder: Path) -> None:
         target = (folder / "pictures" / bucket / key).resolve()
         if not target.is_relative_to((folder / "pictures").resolve()):
             raise ObjectsError(f"{address} cannot be a file below a folder")
-        if (folder / CANCEL).exists():
-            raise _CancelledError
-        (folder / HEARTBEAT).touch()
+        _sign_of_life(folder)
         if target.exists():
             continue
         try:
@@ -167,9 +181,7 @@ def _run_child(placement: Placement, folder: Path, lock: int) -> None:
         )  # fmt: skip
     try:
         while process.poll() is None:
-            (folder / HEARTBEAT).touch()
-            if (folder / CANCEL).exists():
-                raise _CancelledError
+            _sign_of_life(folder)
             if time.monotonic() > deadline:
                 raise _TimeoutError
             with suppress(subprocess.TimeoutExpired):
@@ -197,7 +209,7 @@ def _end(process: "subprocess.Popen[bytes]") -> None:
 def _stage_out(objects: Objects, placement: Placement, folder: Path) -> None:
     for pattern, bucket, key, content_type in placement.upload:
         for path in sorted(folder.glob(pattern)):
-            (folder / HEARTBEAT).touch()
+            _sign_of_life(folder)
             name = key + path.name if "*" in pattern else key
             objects.put(bucket, name, path, content_type)
 
@@ -206,6 +218,8 @@ def clean_up(folder: Path) -> None:
     """Remove what a finished job no longer needs: everything but its spec, log and outcome."""
     for name in ("pictures", "results", "output"):
         shutil.rmtree(folder / name, ignore_errors=True)
+    for path in folder.glob("*.manifest"):
+        path.unlink()
 
 
 def write_spec(folder: Path, spec: Any) -> None:

@@ -29,6 +29,9 @@ log = logging.getLogger(__name__)
 _IDLE_S = 0.5
 _CHORE_THREADS = 4
 _TIDY_S = 600
+_AGAIN_S = 5
+_CLOCKS_S = 2
+"""How much the clocks of a server and a file system may differ."""
 TOKEN_LIFE_S = 8 * 3600
 """How long a client token is remembered."""
 
@@ -40,6 +43,9 @@ class JobRunner:
         self._services, self._store, self._settings = services, services.store, services.settings
         self._cluster = Cluster(services.settings)
         self._pool = ThreadPoolExecutor(_CHORE_THREADS, thread_name_prefix="chore")
+        # Reaching a scheduler that is away takes seconds, in which chores must not wait.
+        self._placer = ThreadPoolExecutor(1, thread_name_prefix="placing")
+        self._placing: Future[None] = self._placer.submit(lambda: None)
         self._chores: dict[int, Future[None]] = {}
         self._placed: dict[int, Placed] = {}
         self._retry_at: dict[int, float] = {}
@@ -64,6 +70,7 @@ class JobRunner:
         self._services.work.set()
         self._thread.join()
         self._pool.shutdown(cancel_futures=True)
+        self._placer.shutdown(cancel_futures=True)
         self._cluster.close()
 
     def _run(self) -> None:
@@ -87,8 +94,8 @@ class JobRunner:
                 continue
             if job.kind in CHORES:
                 self._begin_chore(job)
-            elif len(self._placed) < self._settings.jobs_parallel:
-                self._place(job)
+            elif len(self._placed) < self._settings.jobs_parallel and self._placing.done():
+                self._placing = self._placer.submit(self._place, job)
         if time.monotonic() - self._tidied > _TIDY_S:
             self._tidied = time.monotonic()
             with self._store.write() as connection:
@@ -159,9 +166,21 @@ class JobRunner:
             connection.execute(sa.update(jobs).where(jobs.c.id == job.id).values(log=log_path))
             if job.kind == "package":
                 advance(connection, "packaging", job.subject_id, "run")
-        self._placed[job.id] = self._cluster.submit(claimed, placement)
+        try:
+            self._placed[job.id] = self._cluster.submit(claimed, placement)
+        # dask and the network below it have many ways to say that the scheduler does not answer.
+        except Exception as error:
+            log.warning("job %s cannot be placed: %s", job.id, error)
+            self._retry_at[job.id] = time.monotonic() + _AGAIN_S
+            reason = f"waiting for the dask scheduler: {error}"[:500]
+            with self._store.write() as connection:
+                advance(connection, "job", job.id, "lost", message=reason)
+                tell(connection, job, reason)
 
     def _collect_placed(self) -> None:
+        if self._placing.done() and self._placing.exception() is not None:
+            log.error("a job cannot be placed; trying again", exc_info=self._placing.exception())
+            self._placing = self._placer.submit(lambda: None)
         for job_id, placed in list(self._placed.items()):
             if placed.future.done():
                 del self._placed[job_id]
@@ -173,17 +192,18 @@ class JobRunner:
         """Mirror signs of life and progress; give the job to another worker when there are none."""
         job, folder = placed.job, placed.folder
         try:
-            heartbeat = max((folder / HEARTBEAT).stat().st_mtime, placed.submitted)
+            heartbeat = (folder / HEARTBEAT).stat().st_mtime
         except OSError:
-            heartbeat = placed.submitted
-        progress = read_progress(folder)
-        message = f"{progress.what}: {progress.done} of {progress.total}" if progress else "waiting for a worker"
-        if now() - heartbeat > self._settings.jobs_lease_s and placed.future.status != "pending":
+            heartbeat = 0.0
+        begun = heartbeat >= placed.submitted - _CLOCKS_S  # else it is an earlier attempt's, and this one waits for a worker
+        if begun and now() - heartbeat > self._settings.jobs_lease_s:
             placed.future.cancel()
+        progress = read_progress(folder) if begun else None
+        message = f"{progress.what}: {progress.done} of {progress.total}" if progress else "waiting for a worker"
         if message != placed.message or now() - placed.told > self._settings.jobs_lease_s / 4:
             placed.message, placed.told = message, now()
             with self._store.write() as connection:
-                beat(connection, job, heartbeat, self._settings.jobs_lease_s, message)
+                beat(connection, job, heartbeat if begun else now(), self._settings.jobs_lease_s, message)
                 tell(connection, job, message)
 
     def _collect(self, placed: Placed) -> None:
@@ -213,6 +233,7 @@ class JobRunner:
         message = f"it was lost {losses} times, the last time by {reason}"
         if advance(connection, "job", job.id, "failed", message=message, finished=now()):
             finish(connection, self._services, job, Outcome(error=message, fault=True))
+            clean_up(self._settings.folder / "jobs" / str(job.id))
 
 
 def tell(connection: sa.Connection, job: Row, message: str) -> None:

@@ -245,6 +245,61 @@ def test_a_deleted_model_ends_its_training(plant: Path, tmp_path: Path) -> None:
         server.kill()
 
 
+def test_a_stopped_server_goes_on_with_its_training(plant: Path, tmp_path: Path) -> None:
+    server = Server(tmp_path / "data", SMALL).start()
+    try:
+        upload(server, plant)
+        begin_training(server)
+        wait_for(lambda: processes_below(f"training.job {server.data}"), bool)
+        server.stop()
+        assert not processes_below(f"training.job {server.data}")
+        server.start()
+        client = server.client(server.credential())
+        assert wait_for(lambda: status(client), lambda s: s != "TRAINING", 180) == "TRAINED"
+        assert [job.attempt for job in job_rows(server) if job.kind == "train"] == [2]
+        server.stop()
+        assert "Traceback" not in server.log
+    finally:
+        server.kill()
+
+
+def test_a_scheduler_that_is_away_keeps_nobody_from_working(plant: Path, tmp_path: Path) -> None:
+    server = Server(tmp_path / "data", {**SMALL, "jobs_scheduler": f"tcp://127.0.0.1:{free_port()}"}).start()
+    try:
+        upload(server, plant)
+        client = begin_training(server)
+
+        def message() -> str:
+            return str(client.describe_model(ProjectName="parts", ModelVersion="1")["ModelDescription"]["StatusMessage"])
+
+        client.create_dataset(ProjectName="parts", DatasetType="test")
+        began = time.monotonic()
+        client.update_dataset_entries(ProjectName="parts", DatasetType="test", Changes=json.dumps({"source-ref": f"s3://{BUCKET}/k"}))
+        wait_for(lambda: client.describe_dataset(ProjectName="parts", DatasetType="test")["DatasetDescription"]["Status"],
+                 lambda s: s == "UPDATE_COMPLETE", 10)  # fmt: skip
+        assert time.monotonic() - began < 10
+        assert "waiting for the dask scheduler" in wait_for(message, bool, 60)
+        assert status(client) == "TRAINING"
+        server.stop()
+    finally:
+        server.kill()
+
+
+def test_leftovers_of_killed_servers_are_removed() -> None:
+    from control_plane.hosting.hosted_model import SEGMENTS, clear_leftovers
+
+    dead = subprocess.Popen(["true"])
+    dead.wait()
+    gone, kept = SEGMENTS / f"linewatch-{dead.pid}-0123abcd", SEGMENTS / f"linewatch-{os.getpid()}-0123abcd"
+    for path in (gone, kept):
+        path.touch()
+    try:
+        clear_leftovers()
+        assert (gone.exists(), kept.exists()) == (False, True)
+    finally:
+        kept.unlink()
+
+
 def test_a_hosted_model_comes_back_when_its_agent_or_worker_dies(plant: Path, tmp_path: Path, bundle: Any) -> None:
     from tests.contract.control_plane.conftest import Bench
 
