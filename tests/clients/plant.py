@@ -44,3 +44,19 @@ def write_plant(folder: Path, per_class: int = 12, tests: int = 3) -> None:
     for kind in ("normal", "anomaly"):
         for path in sorted((raw / "test" / kind).iterdir()):
             shutil.copy(path, folder / "test" / f"{kind}-{path.name}")
+
+
+def write_cookies(source: Path, folder: Path) -> None:
+    """The published cookies, copied, with their manifest as their upload script would write it, and their test pictures."""
+    for name in ("training-images", "mask-images"):
+        shutil.copytree(source / "dataset-files" / name, folder / name)
+    shutil.copytree(source / "test-images", folder / "test")
+    lines = []
+    for text in (source / "dataset-files" / "manifests" / "template.manifest").read_text().splitlines():
+        if text.strip():
+            line = json.loads(text)
+            for key in ("source-ref", "anomaly-mask-ref"):
+                if key in line:
+                    line[key] = f"s3://{BUCKET}/{line[key]}"
+            lines.append(json.dumps(line))
+    (folder / "train.manifest").write_text("\n".join(lines) + "\n")

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from control_plane.client_files import install
-from tests.clients.plant import write_plant
+from tests.clients.plant import write_cookies, write_plant
 from tests.conftest import old_client
 from tests.server import REGION, ROOT, Server
 
@@ -77,6 +77,22 @@ def test_the_newest_boto3_with_what_client_install_gives(server: Server, plant: 
     found = run_lifecycle(sys.executable, server, plant, environment(server, tmp_path))
     assert found["boto3"] != "1.40.60"
     check(found)
+
+
+def test_the_cookies_by_boto3_alone(tmp_path: Path, cookies: Path) -> None:
+    """The service's own getting-started data, with its own demands on numbers."""
+    write_cookies(cookies, tmp_path / "plant")
+    server = Server(tmp_path / "data", {"training_effort": "quick", "hosting_start_s": 60}).start()
+    try:
+        found = run_lifecycle(old_client(), server, tmp_path / "plant", environment(server, tmp_path))
+        server.stop()
+    finally:
+        server.kill()
+    answers = found["answers"]
+    assert isinstance(answers, dict)
+    right = sum(("anomaly" in name) == said for name, said in answers.items())
+    assert (len(answers), right) >= (22, 18)
+    assert found["stats"] == {"Total": 63, "Labeled": 63, "Normal": 31, "Anomaly": 32}
 
 
 def test_the_aws_cli(server: Server, plant: Path, tmp_path: Path) -> None:
