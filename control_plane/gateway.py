@@ -11,7 +11,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 
-from prometheus_client import CONTENT_TYPE_LATEST, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Histogram, generate_latest
 
 from anomaly_model.limits import LIMITS
 from control_plane.access.audit import AuditLog, loggable
@@ -20,6 +20,7 @@ from control_plane.access.sigv4 import query_pairs
 from control_plane.dispatch import invoke
 from control_plane.errors import ApiError, InternalError, ThrottlingError, UnknownOperationError
 from control_plane.exchange import BodyBudget, ClientGoneError, Exchange, Message, Receive, Send, in_thread
+from control_plane.metrics import HostingCollector
 from control_plane.s3_door.door import S3Door
 from control_plane.services import Call, Services
 from control_plane.wire.answers import Headers, render, render_error
@@ -39,7 +40,6 @@ CALL_BYTES = MIB
 CALLS = Counter("linewatch_calls", "Calls by operation and error code", ("operation", "code"))
 SECONDS = Histogram("linewatch_call_seconds", "Time of calls", ("operation",),
                     buckets=(0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10))  # fmt: skip
-UNITS = Gauge("linewatch_inference_units", "InServiceInferenceUnits: units that serve", ("model_id",))
 
 
 class Gateway:
@@ -53,6 +53,8 @@ class Gateway:
         self._pictures = ThreadPoolExecutor(threads, thread_name_prefix="picture")
         self._budget = BodyBudget(services.settings.body_mib * MIB)
         self._calls, self._most_calls = 0, 2 * threads + services.settings.calls_waiting
+        self._hosting = CollectorRegistry()
+        self._hosting.register(HostingCollector(services.store, services.hosting))
         self._s3 = S3Door(services, self._pool, self._budget)
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
@@ -85,9 +87,8 @@ class Gateway:
             case "health":
                 await exchange.answer(200, [("content-type", "application/json")], b'{"status":"ok"}')
             case "metrics":
-                for model_id, (units, _) in self._services.hosting.counts().items():
-                    UNITS.labels(str(model_id)).set(units)
-                await exchange.answer(200, [("content-type", CONTENT_TYPE_LATEST)], generate_latest())
+                hosting = await in_thread(self._pool, generate_latest, self._hosting)
+                await exchange.answer(200, [("content-type", CONTENT_TYPE_LATEST)], generate_latest() + hosting)
             case _:
                 await self._refuse(exchange, "lookoutvision", UnknownOperationError(f"there is nothing at {exchange.path}"))
 

@@ -55,6 +55,8 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
         quota_test_pictures: most pictures of a test dataset.
         quota_train_masked: the same for a segmentation model.
         quota_test_masked: the same for a segmentation model.
+        quota_labels: most anomaly labels of a project.
+        quota_mask_labels: most anomaly labels in one mask.
         least_normal: normal pictures that a single dataset must have.
         least_anomaly: anomalous ones.
         least_normal_each: normal pictures that each of two datasets must have.
@@ -100,6 +102,8 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     quota_test_pictures: _Positive = 4000
     quota_train_masked: _Positive = 8000
     quota_test_masked: _Positive = 800
+    quota_labels: _Positive = 100
+    quota_mask_labels: _Positive = 20
     least_normal: _Count = 20
     least_anomaly: _Count = 10
     least_normal_each: _Count = 10

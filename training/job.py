@@ -32,6 +32,8 @@ class Rules(msgspec.Struct, frozen=True):
     most_test: int
     most_train_masked: int
     most_test_masked: int
+    most_labels: int
+    most_labels_in_mask: int
 
 
 class Spec(msgspec.Struct, frozen=True):
@@ -111,6 +113,7 @@ def check_rules(learn: Dataset, test: Dataset | None, rules: Rules) -> None:
             problems.append(f"{what}: {found}, at most {limit} are allowed")
 
     masked = bool(learn.labels)
+    most("anomaly labels", len(learn.labels), rules.most_labels)
     most("training pictures", len(learn.samples), rules.most_train_masked if masked else rules.most_train)
     if test is None:
         least("normal pictures", learn.normals, rules.least_normal)
@@ -125,23 +128,29 @@ def check_rules(learn: Dataset, test: Dataset | None, rules: Rules) -> None:
         if test is not None:
             sets = [("training ", learn, rules.least_label_each), ("test ", test, rules.least_label_each)]
         for which, dataset, wanted in sets:
-            alone = _pictures_of_one_label(dataset, learn)
+            alone, together = _labels_of_pictures(dataset, learn)
+            most(f"labels in one {which}mask", together, rules.most_labels_in_mask)
             for label in learn.labels:
                 least(f"{which}pictures that show only {label.name!r}", alone[label.name], wanted)
     if problems:
         raise DatasetError("the datasets cannot be trained on: " + "; ".join(problems))
 
 
-def _pictures_of_one_label(dataset: Dataset, learn: Dataset) -> Counter[str]:
-    """How many pictures show one label only, by label. A colour map with one label says so; else the mask is looked at."""
-    found: Counter[str] = Counter()
+def _labels_of_pictures(dataset: Dataset, learn: Dataset) -> tuple[Counter[str], int]:
+    """How many pictures show one label only, by label, and the most labels of a picture.
+
+    A colour map with one label says so; else the mask is looked at.
+    """
+    alone: Counter[str] = Counter()
+    together = 0
     for sample in dataset.samples:
         names = set(sample.colors.values())
         if len(names) > 1:
             names = _labels_in_mask(sample, learn)
+        together = max(together, len(names))
         if len(names) == 1:
-            found[names.pop()] += 1
-    return found
+            alone[names.pop()] += 1
+    return alone, together
 
 
 def _labels_in_mask(sample: Sample, learn: Dataset) -> set[str]:

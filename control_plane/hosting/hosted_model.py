@@ -93,6 +93,7 @@ class HostedModel:
         self._calls, self._busy_s, self._decided = 0, 0.0, time.monotonic()
         self._draining = False
         self.last_call = time.monotonic()
+        self.wanted = least
 
     @property
     def units(self) -> int:
@@ -163,10 +164,10 @@ class HostedModel:
             span = max(moment - self._decided, 1e-3) * max(self.units, 1)
             load, self._busy_s, self._decided = min(self._busy_s / span, 1.0), 0.0, moment
             waiting = max(self._calls - self.units, 0)
-        wanted = self.scaler.decide(self.units, load, waiting, moment)
-        if wanted > self.units:
+        self.wanted = self.scaler.decide(self.units, load, waiting, moment)
+        if self.wanted > self.units:
             self.grow()
-        elif wanted < self.units:
+        elif self.wanted < self.units:
             self.shrink()
 
     def detect(self, picture: Rgb) -> tuple[Any, Rgb | None]:

@@ -77,9 +77,10 @@ class HostingManager:
             f"The model {resource} is {row.status}; start it with StartModel and wait until it is HOSTED", resource, "MODEL"
         )
 
-    def counts(self) -> dict[int, tuple[int, HostedModel]]:
-        """Units in service by model id, for metrics."""
-        return {model_id: (model.units, model) for model_id, model in list(self._hosted.items())}
+    def units(self, model_id: int) -> tuple[int, int]:
+        """Units that the load asks for, and units that serve, of a model; none of one that is not running."""
+        model = self._hosted.get(model_id)
+        return (model.wanted, model.units) if model is not None else (0, 0)
 
     def _run(self) -> None:
         while not self._stop.is_set():

@@ -101,6 +101,7 @@ def _prepare_training(services: Services, connection: Connection, job: Row, fold
             "least_label": settings.least_label, "least_label_each": settings.least_label_each,
             "most_train": settings.quota_train_pictures, "most_test": settings.quota_test_pictures,
             "most_train_masked": settings.quota_train_masked, "most_test_masked": settings.quota_test_masked,
+            "most_labels": settings.quota_labels, "most_labels_in_mask": settings.quota_mask_labels,
         },
     })  # fmt: skip
     bundle_folder(services.settings, model.id).parent.mkdir(parents=True, exist_ok=True)

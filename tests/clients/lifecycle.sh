@@ -34,6 +34,14 @@ printf '{"source-ref": "s3://line-7/one-more.png"}\n' >"$output/more.jsonl"
 lfv update-dataset-entries --project-name parts --dataset-type train --changes "fileb://$output/more.jsonl" >/dev/null
 wait_for dataset UPDATE_COMPLETE UPDATE_FAILED_ROLLBACK_COMPLETE dataset
 "$aws" --endpoint-url "$endpoint" s3 cp --only-show-errors "$folder/test/$(ls "$folder/test" | head -n 1)" s3://line-7/one-more.png
+lfv create-dataset --project-name parts --dataset-type test >/dev/null
+arns=$("$aws" --endpoint-url "$endpoint" rekognition describe-projects --project-names parts \
+    --query 'ProjectDescriptions[0].Datasets[].DatasetArn' --output text)
+# shellcheck disable=SC2086
+"$aws" --endpoint-url "$endpoint" rekognition distribute-dataset-entries --datasets $(for arn in $arns; do echo "Arn=$arn"; done)
+tests() { lfv describe-dataset --project-name parts --dataset-type test --query DatasetDescription.Status --output text; }
+wait_for test UPDATE_COMPLETE UPDATE_FAILED_ROLLBACK_COMPLETE tests
+lfv describe-dataset --project-name parts --dataset-type test --query DatasetDescription.ImageStats.Labeled --output text
 lfv create-model --project-name parts --output-config '{"S3Location": {"Bucket": "line-7", "Prefix": "out/"}}' \
     --tags Key=line,Value=7 >/dev/null
 wait_for model TRAINED TRAINING_FAILED model
@@ -57,6 +65,7 @@ lfv delete-model --project-name parts --model-version 1 >/dev/null
 count() { lfv list-models --project-name parts --query 'length(Models)' --output text; }
 wait_for models 0 none count
 lfv delete-dataset --project-name parts --dataset-type train >/dev/null
+lfv delete-dataset --project-name parts --dataset-type test >/dev/null
 lfv delete-project --project-name parts >/dev/null
 "$aws" --endpoint-url "$endpoint" s3 rb --force s3://line-7 >/dev/null
 lfv list-projects --query 'length(Projects)' --output text

@@ -31,6 +31,7 @@ def server(tmp_path: Path) -> Iterator[Server]:
     """A server with small demands on the number of pictures."""
     running = Server(tmp_path / "data", {
         "training_effort": "quick", "least_normal": 10, "least_anomaly": 10, "least_label": 2, "hosting_start_s": 60,
+        "least_normal_each": 2, "least_test_anomaly": 2, "least_label_each": 0,
     }).start()  # fmt: skip
     try:
         yield running
@@ -102,11 +103,11 @@ def test_the_aws_cli(server: Server, plant: Path, tmp_path: Path) -> None:
                           timeout=900, check=False)  # fmt: skip
     assert done.returncode == 0, done.stderr.decode()[-3000:]
     lines = done.stdout.decode().split()
-    assert lines[0] == "12"
+    assert lines[:2] == ["12", "4"]  # a page of entries; labelled ones that were moved to the test dataset
     pictures = sorted((plant / "test").iterdir())
-    right = sum((p.name.startswith("anomaly")) == (said == "True") for p, said in zip(pictures, lines[1:], strict=False))
-    assert right >= len(pictures) - 1
-    assert lines[1 + len(pictures) :] == ["7", "0"]
+    right = sum((p.name.startswith("anomaly")) == (said == "True") for p, said in zip(pictures, lines[2:], strict=False))
+    assert right >= len(pictures) - 2
+    assert lines[2 + len(pictures) :] == ["7", "0"]
     assert len(list((tmp_path / "components").rglob("*_greengrass_model_component.zip"))) == 1
 
 

@@ -243,12 +243,13 @@ def test_units_grow_under_load_and_calls_over_capacity_are_throttled(start: Call
     for thread in threads:
         thread.start()
 
-    def units() -> float:
+    def units() -> dict[str, float]:
         text = urllib.request.urlopen(f"{server.url}/-/metrics", timeout=5).read().decode()
-        return float(next(x for x in text.splitlines() if x.startswith("linewatch_inference_units{")).split()[-1])
+        return {x[len("linewatch_") : x.index("_inference")]: float(x.split()[-1]) for x in text.splitlines()
+                if "_inference_units{" in x}  # fmt: skip
 
     try:
-        wait_for(units, lambda found: found == 2, 30)
+        wait_for(units, lambda found: found == {"min": 1, "max": 2, "desired": 2, "in_service": 2}, 30)
     finally:
         over.set()
         for thread in threads:
@@ -260,6 +261,7 @@ def test_units_grow_under_load_and_calls_over_capacity_are_throttled(start: Call
     assert f"linewatch_processed_images_total{labels} {answered}.0" in text
     assert f"linewatch_throttled_requests_total{labels} {len(outcomes) - answered}.0" in text
     bench.stopped()
+    assert units() == {}
     server.stop()
 
 

@@ -3,14 +3,17 @@
 from collections import Counter
 from pathlib import Path
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from anomaly_model.child_job import Outcome
 from anomaly_model.settings import SettingsError
 from control_plane.errors import ValidationError
 from control_plane.hosting.scaler import GROW_AFTER_S, SHRINK_AFTER_S, Scaler
 from control_plane.jobs.chores import choose_fifth
+from control_plane.jobs.place import Placement, run_job
 from control_plane.jobs.preparation import target_name
 from control_plane.operations.packaging import check_target, parse_options
 from control_plane.settings import Settings, load_settings
@@ -106,3 +109,11 @@ def test_tables_of_a_settings_file_are_prefixes(tmp_path: Path) -> None:
 def test_settings_that_are_refused(flags: dict[str, object], message: str) -> None:
     with pytest.raises(SettingsError, match=message):
         load_settings(None, {}, flags)
+
+
+def test_a_job_that_takes_too_long_is_ended(tmp_path: Path) -> None:
+    (tmp_path / "spec.json").write_text("{}")
+    placement = Placement("train", str(tmp_path), 1e-5, str(tmp_path / "objects"), "", "r", [], [])
+    outcome = msgspec.json.decode(run_job(msgspec.json.encode(placement)), type=Outcome)
+    assert "the most that the settings allow" in outcome.error
+    assert msgspec.json.decode((tmp_path / "final.json").read_bytes(), type=Outcome) == outcome

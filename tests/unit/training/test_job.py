@@ -18,7 +18,7 @@ from anomaly_model.manifest import Label
 from training.dataset import Dataset, Sample
 from training.job import Rules, Spec, check_rules, run
 
-RULES = Rules(20, 10, 10, 10, 20, 10, 16000, 4000, 8000, 800)
+RULES = Rules(20, 10, 10, 10, 20, 10, 16000, 4000, 8000, 800, 100, 20)
 LABELS = (Label(name="dent", hex_color="#FF0000"), Label(name="scratch", hex_color="#00FF00"))
 
 
@@ -65,13 +65,19 @@ def test_pictures_of_two_labels_do_not_count_for_either(tmp_path: Path) -> None:
             pixels[20:28] = (0, 255, 0)
         Image.fromarray(pixels).save(mask)
         samples.append(Sample(str(i), picture, True, mask, both))
-    rules = Rules(0, 0, 0, 0, 3, 0, 10, 10, 10, 10)
+    rules = Rules(0, 0, 0, 0, 3, 0, 10, 10, 10, 10, 2, 2)
     with pytest.raises(DatasetError, match=r"only 'dent': 2, at least 3.*only 'scratch': 0"):
         check_rules(Dataset(tuple(samples), LABELS, 0, "set"), None, rules)
+    tight = msgspec.structs.replace(rules, least_label=0, most_labels=1, most_labels_in_mask=1)
+    with pytest.raises(DatasetError, match="anomaly labels: 2, at most 1"):
+        check_rules(Dataset(tuple(samples), LABELS, 0, "set"), None, tight)
+    tight = msgspec.structs.replace(tight, most_labels=2)
+    with pytest.raises(DatasetError, match="labels in one mask: 2, at most 1"):
+        check_rules(Dataset(tuple(samples), LABELS, 0, "set"), None, tight)
 
 
 def spec(folder: Path, manifest: Path, **changed: Any) -> Spec:
-    rules = Rules(5, 5, 0, 0, 0, 0, 100, 100, 100, 100)
+    rules = Rules(5, 5, 0, 0, 0, 0, 100, 100, 100, 100, 10, 10)
     values: dict[str, Any] = {
         "manifest": str(manifest), "test_manifest": None, "root": str(folder), "output": str(folder / "bundle"),
         "results": str(folder / "results"), "masks_at": "s3://out/masks/", "name": "p", "version": "2",
