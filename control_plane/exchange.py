@@ -16,6 +16,8 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 
 _DRAINED = 64 << 20
+_SILENCE_S = 60
+"""A client that sends nothing of its body for so long is gone."""
 
 
 class ClientGoneError(Exception):
@@ -84,7 +86,11 @@ class Exchange:
             ClientGoneError
         """
         while not self.ended:
-            message = await self.receive()
+            try:
+                async with asyncio.timeout(_SILENCE_S):
+                    message = await self.receive()
+            except TimeoutError:
+                raise ClientGoneError from None
             if message["type"] == "http.disconnect":
                 raise ClientGoneError
             self.ended = not message.get("more_body", False)

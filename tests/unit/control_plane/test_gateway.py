@@ -133,6 +133,20 @@ def test_a_client_that_goes_is_noted(gateway: Gateway, tmp_path: Path) -> None:
     assert json.loads((tmp_path / "audit.log").read_text())["errorCode"] == "ClientGone"
 
 
+def test_a_client_that_falls_silent_is_gone(gateway: Gateway, tmp_path: Path) -> None:
+    async def receive() -> Any:
+        await asyncio.sleep(60)
+
+    async def send(message: Any) -> None:
+        raise AssertionError(message)
+
+    scope = {"type": "http", "method": "POST", "path": "/2020-11-20/projects", "raw_path": b"/2020-11-20/projects", "query_string": b"",
+             "client": None, "headers": [(b"content-length", b"5")]}  # fmt: skip
+    with mock.patch("control_plane.exchange._SILENCE_S", 0.05):
+        asyncio.run(gateway(scope, receive, send))
+    assert json.loads((tmp_path / "audit.log").read_text())["errorCode"] == "ClientGone"
+
+
 SEGMENTS = st.sampled_from(["2020-11-20", "projects", "p", "datasets", "train", "entries", "models", "1", "latest", "detect", "start", "tags",
                             "modelpackagingjobs", "%2F", "..", "%00", "\u00e9".encode().decode("latin-1"), "bkt", "", "-", "x" * 300])  # fmt: skip
 BODIES = st.one_of(
