@@ -5,6 +5,7 @@ import logging
 import os
 import signal
 import socket
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -93,20 +94,32 @@ def open_services(settings: Settings) -> Services:
     return Services(settings, store, objects, master, PageTokens(master.derive("page tokens")), hosting)
 
 
+def _configure_logs() -> None:
+    """One JSON line for each event, ours and the libraries', on standard output."""
+    shared: list[structlog.typing.Processor] = [
+        structlog.processors.TimeStamper(fmt="iso"), structlog.stdlib.add_log_level, structlog.processors.format_exc_info,
+    ]  # fmt: skip
+    structlog.configure(
+        processors=[*shared, structlog.processors.JSONRenderer()], logger_factory=structlog.PrintLoggerFactory()
+    )  # fmt: skip
+    handler = logging.StreamHandler(sys.stdout)
+    handler.setFormatter(structlog.stdlib.ProcessorFormatter(
+        foreign_pre_chain=[structlog.stdlib.add_logger_name, *shared],
+        processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, structlog.processors.JSONRenderer()],
+    ))  # fmt: skip
+    logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
+    logging.captureWarnings(capture=True)
+    for noisy in ("alembic", "boto3", "botocore", "uvicorn"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)
+
+
 def serve(settings: Settings) -> None:
     """Serve until SIGTERM or SIGINT.
 
     Raises:
         LinewatchError: the address, the data folder or the database cannot be used.
     """
-    structlog.configure(
-        processors=[structlog.processors.TimeStamper(fmt="iso"), structlog.processors.add_log_level,
-                    structlog.processors.format_exc_info, structlog.processors.JSONRenderer()],
-        logger_factory=structlog.PrintLoggerFactory(),
-    )  # fmt: skip
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
-    for noisy in ("distributed", "alembic", "botocore", "boto3"):
-        logging.getLogger(noisy).setLevel(logging.WARNING)
+    _configure_logs()
     with only_server(settings.folder):
         services = open_services(settings)
         audit = AuditLog(settings.audit_file)

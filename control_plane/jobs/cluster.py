@@ -62,6 +62,9 @@ class Cluster:
             return self._client
         import distributed
 
+        for name in logging.root.manager.loggerDict:  # importing it set levels of its own
+            if name.startswith("distributed"):
+                logging.getLogger(name).setLevel(logging.WARNING)
         address = self._settings.jobs_scheduler
         if not address and self._local is None:
             self._local = distributed.LocalCluster(
