@@ -89,7 +89,7 @@ def open_services(settings: Settings) -> Services:
     """Everything that lives as long as the server does; nothing is started yet."""
     store = open_store(settings)
     master = MasterKey.open(settings.folder)
-    objects = open_objects(settings.objects_root, settings.objects_endpoint, settings.region)
+    objects = open_objects(settings.objects_root, settings.objects_endpoint, settings.region, settings.objects_timeout_s)
     hosting = HostingManager(settings, store)
     return Services(settings, store, objects, master, PageTokens(master.derive("page tokens")), hosting)
 

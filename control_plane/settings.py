@@ -29,6 +29,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
         database: address of the database; empty is SQLite in the data folder.
         objects: folder of the buckets, or s3 for an S3 endpoint; empty is objects/ in the data folder.
         objects_endpoint: address of the S3 endpoint; empty is AWS's own.
+        objects_timeout_s: seconds without an answer of S3 after which it is asked again.
         audit: file of the audit log; empty is audit.log in the data folder.
         threads: calls that are worked on together.
         calls_waiting: calls that may wait for their turn; the next one is answered ThrottlingException.
@@ -76,6 +77,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     database: str = ""
     objects: str = ""
     objects_endpoint: str = ""
+    objects_timeout_s: _Positive = 30
     audit: str = ""
     threads: _Positive = 32
     calls_waiting: _Count = 512

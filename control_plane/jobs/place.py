@@ -47,6 +47,7 @@ class Placement(msgspec.Struct, frozen=True):
         objects: folder of the buckets, or s3.
         endpoint: of S3.
         region: of S3.
+        timeout_s: of S3.
         fetch: addresses of objects to bring to `pictures` in the folder first.
         upload: (file relative to the folder, or a pattern of files; bucket; key or prefix; content type) to store at the end.
     """
@@ -57,13 +58,14 @@ class Placement(msgspec.Struct, frozen=True):
     objects: str
     endpoint: str
     region: str
+    timeout_s: int
     fetch: list[str]
     upload: list[tuple[str, str, str, str]]
 
 
-def open_objects(objects: str, endpoint: str, region: str) -> Objects:
+def open_objects(objects: str, endpoint: str, region: str, timeout_s: int) -> Objects:
     """The buckets that settings name."""
-    return S3Objects(endpoint or None, region) if objects == "s3" else DirectoryObjects(Path(objects))
+    return S3Objects(endpoint or None, region, timeout_s) if objects == "s3" else DirectoryObjects(Path(objects))
 
 
 def run_job(data: bytes) -> bytes:
@@ -104,7 +106,7 @@ def _locked(folder: Path) -> Iterator[int]:
 
 
 def _attempt(placement: Placement, folder: Path, lock: int) -> Outcome:
-    objects = open_objects(placement.objects, placement.endpoint, placement.region)
+    objects = open_objects(placement.objects, placement.endpoint, placement.region, placement.timeout_s)
     try:
         if not (folder / OUTCOME).exists():
             _stage_in(objects, placement, folder)

@@ -53,7 +53,7 @@ def prepare(services: Services, job: Row) -> Placement:
     settings = services.settings
     return Placement(
         job.kind, str(folder), float(settings.training_hours) if job.kind == "train" else _PACKAGE_HOURS,
-        settings.objects_root, settings.objects_endpoint, settings.region, fetch, upload,
+        settings.objects_root, settings.objects_endpoint, settings.region, settings.objects_timeout_s, fetch, upload,
     )  # fmt: skip
 
 

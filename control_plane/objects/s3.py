@@ -11,18 +11,18 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 from control_plane.objects import NoSuchBucketError, NoSuchObjectError, Stream, UnavailableError
 
-CONNECT_S, READ_S, ATTEMPTS = 5, 30, 4
+CONNECT_S, ATTEMPTS = 5, 4
 
 
 class S3Objects:
     """Buckets of an S3 endpoint."""
 
-    def __init__(self, endpoint: str | None, region: str) -> None:
+    def __init__(self, endpoint: str | None, region: str, timeout_s: int) -> None:
         # Path style: host names such as BUCKET.minio.plant.local rarely resolve.
         style = {"addressing_style": "path"} if endpoint else {}
         self._client: Any = boto3.client(
             "s3", endpoint_url=endpoint or None, region_name=region,
-            config=Config(connect_timeout=CONNECT_S, read_timeout=READ_S, s3=style,
+            config=Config(connect_timeout=CONNECT_S, read_timeout=timeout_s, s3=style,
                           retries={"max_attempts": ATTEMPTS, "mode": "standard"}),
         )  # fmt: skip
 

@@ -121,3 +121,12 @@ def test_new_clients_have_no_service_without_the_files(tmp_path: Path) -> None:
     keys = {"AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b"}
     done = subprocess.run([sys.executable, "-c", code], env={**bare, **keys}, capture_output=True, check=False)
     assert b"Name your Linewatch server" in done.stderr
+
+
+def test_the_files_do_not_disturb_a_client_that_has_the_service(server: Server, tmp_path: Path) -> None:
+    install(tmp_path / ".aws" / "models")
+    code = ("import boto3; c = boto3.client('lookoutvision'); c.create_project(ProjectName='p'); "
+            "print(boto3.__version__, c.can_paginate('list_models'), c.list_projects()['Projects'][0]['ProjectName'])")  # fmt: skip
+    env = {**environment(server, tmp_path), "AWS_ENDPOINT_URL_LOOKOUTVISION": server.url}
+    done = subprocess.run([old_client(), "-c", code], env=env, capture_output=True, text=True, check=False)
+    assert done.stdout.split() == ["1.40.60", "True", "p"], done.stderr

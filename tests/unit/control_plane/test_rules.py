@@ -113,7 +113,7 @@ def test_settings_that_are_refused(flags: dict[str, object], message: str) -> No
 
 def test_a_job_that_takes_too_long_is_ended(tmp_path: Path) -> None:
     (tmp_path / "spec.json").write_text("{}")
-    placement = Placement("train", str(tmp_path), 1e-5, str(tmp_path / "objects"), "", "r", [], [])
+    placement = Placement("train", str(tmp_path), 1e-5, str(tmp_path / "objects"), "", "r", 1, [], [])
     outcome = msgspec.json.decode(run_job(msgspec.json.encode(placement)), type=Outcome)
     assert "the most that the settings allow" in outcome.error
     assert msgspec.json.decode((tmp_path / "final.json").read_bytes(), type=Outcome) == outcome
