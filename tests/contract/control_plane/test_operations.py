@@ -416,10 +416,12 @@ def delete_model(b: Bench) -> None:
 @case("DeleteModel", "ConflictException")
 def delete_a_hosted_model(b: Bench) -> None:
     b.make("train")
-    store_model(b, 1, "STOPPING_HOSTING")
+    b.model()
+    b.hosted()
     store_model(b, 2, "DELETING")
     for version in ("1", "2"):
         conflict(lambda version=version: b.api.delete_model(ProjectName=b.project, ModelVersion=version), "MODEL")
+    b.stopped()
 
 
 @case("DeleteModel", "ValidationException")
