@@ -29,7 +29,7 @@ log = logging.getLogger(__name__)
 _IDLE_S = 0.5
 _CHORE_THREADS = 4
 _TIDY_S = 600
-_AGAIN_S = 5
+_AGAIN_S, _LOOK_AGAIN_S = 5, 1
 _CLOCKS_S = 2
 """How much the clocks of a server and a file system may differ."""
 TOKEN_LIFE_S = 8 * 3600
@@ -152,6 +152,7 @@ class JobRunner:
         try:
             placement = prepare(self._services, job)
         except NotYetError:
+            self._retry_at[job.id] = time.monotonic() + _LOOK_AGAIN_S  # and others have their turn
             return
         except PreparationError as error:
             with self._store.write() as connection:
@@ -228,6 +229,7 @@ class JobRunner:
         """Another attempt, or the end of it."""
         losses = job.losses + 1
         if losses < self._settings.jobs_attempts:
+            self._retry_at[job.id] = time.monotonic() + _AGAIN_S * losses
             advance(connection, "job", job.id, "lost", message=reason, losses=losses)
             return
         message = f"it was lost {losses} times, the last time by {reason}"

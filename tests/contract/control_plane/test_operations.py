@@ -566,6 +566,21 @@ def packaging_jobs(b: Bench) -> None:
                                     Configuration=package_config(f"c.{b.project}", ComponentVersion="1.0.0"))  # fmt: skip
 
 
+def test_a_training_that_waits_for_its_dataset_holds_nobody_up(bench: Bench) -> None:
+    busy_dataset(bench)
+    store_model(bench, 5)
+    waiting = bench.api.create_model(ProjectName=bench.project, **train_config())["ModelMetadata"]["ModelVersion"]
+    job = bench.api.start_model_packaging_job(ProjectName=bench.project, ModelVersion="5", Configuration=package_config(bench.project))
+
+    def packaging() -> str:
+        found = bench.api.describe_model_packaging_job(ProjectName=bench.project, JobName=job["JobName"])
+        return str(found["ModelPackagingDescription"]["Status"])
+
+    assert wait_for(packaging, lambda s: s not in ("CREATED", "RUNNING")) == "FAILED"  # its model has no files
+    assert bench.status(waiting) == "TRAINING"
+    bench.api.delete_model(ProjectName=bench.project, ModelVersion=waiting)
+
+
 @case("StartModelPackagingJob", "ConflictException")
 def packaging_what_is_there_or_cannot_be(b: Bench) -> None:
     b.make("train")
