@@ -5,7 +5,6 @@ from collections.abc import Mapping
 
 import msgspec
 import sqlalchemy as sa
-from sqlalchemy.engine import Connection
 
 from control_plane.access.policy import Policy
 from control_plane.errors import ConflictError, NotFoundError, ResourceType
@@ -31,8 +30,7 @@ def invoke(call: Call, operation: Operation, params: Params) -> Result:
         ApiError: the answer is an error.
     """
     services = call.services
-    with services.store.read() as connection:
-        _authorize(call, connection, operation, params)
+    _authorize(call, operation, params)
     if operation.name == "DetectAnomalies":
         return detect_anomalies(call, params)
     handler = HANDLERS[operation.service][operation.name]
@@ -82,17 +80,18 @@ def _resource_type(operation: Operation) -> ResourceType:
     return next((kind for word, kind in kinds.items() if word in operation.name), "PROJECT")
 
 
-def _authorize(call: Call, connection: Connection, operation: Operation, params: Params) -> None:
+def _authorize(call: Call, operation: Operation, params: Params) -> None:
     resources = resources_of(call.scope, operation, params)
     tags: Mapping[str, str] = {}
     if _has_conditions(call.identity.policy) or params.get("ModelVersion") == "latest":
         try:
             scope, project, version = _model_of(call.scope, operation, params)
-            row = find_model(connection, scope, project, version)
+            with call.services.store.read() as connection:
+                row = find_model(connection, scope, project, version)
+                tags = model_tags(connection, row.id)
         except (NotFoundError, _NoModelError):
             pass  # what is not there has no tags; that it is not there is the operation's to say
         else:
-            tags = model_tags(connection, row.id)
             resources = [scope.model(project, row.version)]
     for resource in resources:
         call.require(operation.action, resource, tags)
