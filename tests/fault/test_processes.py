@@ -1,5 +1,6 @@
 """What happens when processes are killed, sockets are left behind, and a trainer dies in the middle."""
 
+import contextlib
 import errno
 import os
 import resource
@@ -29,8 +30,10 @@ BLANK = np.zeros((240, 320, 3), np.uint8)
 
 def children(pid: int) -> list[int]:
     found = []
-    for task in Path(f"/proc/{pid}/task").iterdir():
-        found += [int(p) for p in (task / "children").read_text().split()]
+    with contextlib.suppress(FileNotFoundError):  # of a process that ends at this moment
+        for task in Path(f"/proc/{pid}/task").iterdir():
+            with contextlib.suppress(FileNotFoundError):  # of a thread that does
+                found += [int(p) for p in (task / "children").read_text().split()]
     return found
 
 
