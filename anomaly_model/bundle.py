@@ -169,8 +169,11 @@ def write_synced(path: Path, data: bytes) -> None:
 
 
 @contextmanager
-def atomic_file(path: Path) -> Iterator[BinaryIO]:
-    """Write a file that appears whole or not at all: temporary file, fsync, rename. Folders are made as needed."""
+def atomic_file(path: Path, mode: int = 0o644) -> Iterator[BinaryIO]:
+    """Write a file that appears whole or not at all: temporary file, fsync, rename. Folders are made as needed.
+
+    Nobody but its owner may read it before it is there, and then those whom `mode` allows.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
     try:
@@ -178,7 +181,7 @@ def atomic_file(path: Path) -> Iterator[BinaryIO]:
             yield stream
             stream.flush()
             os.fsync(stream.fileno())
-        Path(temporary).chmod(0o644)
+        Path(temporary).chmod(mode)
         Path(temporary).replace(path)
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
@@ -186,9 +189,9 @@ def atomic_file(path: Path) -> Iterator[BinaryIO]:
     _sync_folder(path.parent)
 
 
-def replace_file(path: Path, data: bytes) -> None:
+def replace_file(path: Path, data: bytes, mode: int = 0o644) -> None:
     """Replace a file's content atomically."""
-    with atomic_file(path) as stream:
+    with atomic_file(path, mode) as stream:
         stream.write(data)
 
 

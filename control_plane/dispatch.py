@@ -63,10 +63,12 @@ def _write(call: Call, operation: Operation, params: Params) -> Result:
                     token, _resource_type(operation),
                 )  # fmt: skip
             return dict(known.answer)
-        # A call that fails is forgotten with its transaction: the same token may try again.
-        result = HANDLERS[operation.service][operation.name](call, connection, params)
+        # The token is taken before the work: who comes with it meanwhile waits here, and fails at the unique key when it is
+        # kept. A call that fails is forgotten with its transaction: the same token may try again.
         connection.execute(sa.delete(client_tokens).filter_by(**mine))
-        connection.execute(sa.insert(client_tokens).values(**mine, request=request, answer=result, created=now()))
+        connection.execute(sa.insert(client_tokens).values(**mine, request=request, answer={}, created=now()))
+        result = HANDLERS[operation.service][operation.name](call, connection, params)
+        connection.execute(sa.update(client_tokens).filter_by(**mine).values(answer=result))
         return result
 
 

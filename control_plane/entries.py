@@ -33,15 +33,20 @@ class Entry:
         source_ref: address of the picture, s3://BUCKET/KEY; two entries of a dataset never share it.
         line: JSON text.
         anomaly_class: normal, anomaly, or None for an unlabelled picture.
-        has_mask: names a mask.
+        masks: addresses of its masks.
         created: epoch seconds of the label's creation-date; None where there is none that can be read.
     """
 
     source_ref: str
     line: str
     anomaly_class: str | None
-    has_mask: bool
+    masks: tuple[str, ...]
     created: float | None
+
+    @property
+    def has_mask(self) -> bool:
+        """Names a mask."""
+        return bool(self.masks)
 
     @property
     def bucket(self) -> str:
@@ -67,11 +72,11 @@ def parse_entry(raw: bytes) -> Entry:
     except InvalidNameError as error:
         raise EntryError(f"has the source-ref {error}") from None
     anomaly_class, created = _classify(line)
-    has_mask = _check_masks(line)
+    masks = _read_masks(line)
     text = msgspec.json.encode(line).decode()
     if len(text) > LINE_CHARS:
         raise EntryError(f"has {len(text)} characters; at most {LINE_CHARS} are allowed")
-    return Entry(source, text, anomaly_class, has_mask, created)
+    return Entry(source, text, anomaly_class, masks, created)
 
 
 def _classify(line: dict[str, Any]) -> tuple[str | None, float | None]:
@@ -95,8 +100,9 @@ def _classify(line: dict[str, Any]) -> tuple[str | None, float | None]:
     return found, created
 
 
-def _check_masks(line: dict[str, Any]) -> bool:
-    has_mask = False
+def _read_masks(line: dict[str, Any]) -> tuple[str, ...]:
+    """Addresses of the masks, whose colour maps are in order."""
+    masks = []
     for key, about in line.items():
         if not key.endswith("-ref-metadata") or not isinstance(about, dict) or about.get("type") != SEGMENTATION:
             continue
@@ -116,8 +122,8 @@ def _check_masks(line: dict[str, Any]) -> bool:
             _required(color, f"{key}, internal-color-map entry {index!r},", "class-name")
             if not re.fullmatch(r"\s*#[0-9A-Fa-f]{6}\s*", _required(color, f"{key}, entry {index!r},", "hex-color")):
                 raise EntryError(f"has {key} whose entry {index!r} has a hex-color that is not of the form #RRGGBB")
-        has_mask = True
-    return has_mask
+        masks.append(address)
+    return tuple(masks)
 
 
 def _required(about: dict[str, Any], where: str, name: str) -> str:

@@ -126,5 +126,9 @@ class InvalidSignatureError(ApiError):
     code, status = "InvalidSignatureException", 403
 
 
+class SkewedClockError(InvalidSignatureError):
+    """Signed too long ago, or in the future."""
+
+
 class ExpiredRequestError(AccessDeniedError):
     """A presigned request after its time."""

@@ -128,7 +128,7 @@ class Gateway:
         else:
             params = parse_rest(operation, Source(labels, query_pairs(exchange.query), exchange.headers, body))
         exchange.facts["requestParameters"] = loggable(params)
-        call = Call(self._services, caller.scope, caller.identity, exchange.request_id)
+        call = Call(self._services, caller.scope, caller.identity)
         return render(operation, invoke(call, operation, params))
 
     async def _refuse(self, exchange: Exchange, service: str, error: ApiError) -> None:

@@ -7,7 +7,6 @@ from control_plane.errors import ValidationError
 
 _MODEL = re.compile(r"arn:aws:lookoutvision:([a-z0-9-]+):([0-9]{12}):model/([a-zA-Z0-9][a-zA-Z0-9_\-]*)/([1-9][0-9]{0,9})")
 _DATASET = re.compile(r"arn:aws:rekognition:([a-z0-9-]+):([0-9]{12}):project/([^/]+)/dataset/(train|test)/([0-9]+)")
-_REKOGNITION_PROJECT = re.compile(r"arn:aws:rekognition:([a-z0-9-]+):([0-9]{12}):project/([^/]+)/([0-9]+)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,10 +19,6 @@ class Scope:
     def project(self, name: str) -> str:
         """ARN of a project."""
         return f"arn:aws:lookoutvision:{self.region}:{self.account}:project/{name}"
-
-    def dataset(self, project: str, kind: str) -> str:
-        """What policies call a dataset; the API itself gives datasets no ARN."""
-        return f"arn:aws:lookoutvision:{self.region}:{self.account}:dataset/{project}/{kind}"
 
     def model(self, project: str, version: int | str) -> str:
         """ARN of a model version."""
@@ -60,9 +55,3 @@ def parse_dataset_arn(arn: str) -> tuple[Scope, str, str, int] | None:
     """Scope, project, train or test, and creation time in ms of a Rekognition dataset's ARN; None for anything else."""
     match = _DATASET.fullmatch(arn)
     return (Scope(match[2], match[1]), match[3], match[4], int(match[5])) if match else None
-
-
-def parse_rekognition_project_arn(arn: str) -> tuple[Scope, str] | None:
-    """Scope and name of a Rekognition project's ARN; None for anything else."""
-    match = _REKOGNITION_PROJECT.fullmatch(arn)
-    return (Scope(match[2], match[1]), match[3]) if match else None

@@ -41,7 +41,6 @@ class Call:
     services: Services
     scope: Scope
     identity: Identity
-    request_id: str
 
     def require(self, action: str, resource: str, tags: Mapping[str, str] | None = None) -> None:
         """Refuse what the caller's policy does not allow.

@@ -123,6 +123,10 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
         """Address of the database."""
         return self.database or f"sqlite:///{self.folder.absolute() / 'linewatch.db'}"
 
+    def most_pictures(self, kind: str) -> int:
+        """Most pictures of a train or test dataset."""
+        return self.quota_train_pictures if kind == "train" else self.quota_test_pictures
+
     @property
     def objects_root(self) -> str:
         """Folder of the buckets, or s3."""

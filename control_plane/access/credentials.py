@@ -13,6 +13,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from anomaly_model.bundle import replace_file
 from anomaly_model.errors import LinewatchError
 from control_plane.access.policy import Policy
 
@@ -59,12 +60,8 @@ class MasterKey:
         """
         path = folder / KEY_FILE
         if not path.exists():
-            folder.mkdir(parents=True, exist_ok=True)
             part = path.with_suffix(f".{secrets.token_hex(8)}")
-            with os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as stream:
-                stream.write(secrets.token_bytes(_KEY_BYTES))
-                stream.flush()
-                os.fsync(stream.fileno())
+            replace_file(part, secrets.token_bytes(_KEY_BYTES), mode=0o600)
             with suppress(FileExistsError):  # somebody else made one at the same time: theirs counts
                 os.link(part, path)
             part.unlink()

@@ -20,7 +20,13 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from urllib.parse import quote, unquote
 
-from control_plane.errors import ExpiredRequestError, IncompleteSignatureError, InvalidSignatureError, MissingTokenError
+from control_plane.errors import (
+    ExpiredRequestError,
+    IncompleteSignatureError,
+    InvalidSignatureError,
+    MissingTokenError,
+    SkewedClockError,
+)
 
 ALGORITHM = "AWS4-HMAC-SHA256"
 SKEW_S = 300
@@ -168,7 +174,7 @@ def check_time(claim: Claim, now: float) -> None:
         now: epoch seconds.
 
     Raises:
-        InvalidSignatureError: signed too long ago or in the future, on which SDKs correct their clock.
+        SkewedClockError: signed too long ago or in the future, on which SDKs correct their clock.
         ExpiredRequestError: a presigned request after its time.
     """
     try:
@@ -179,11 +185,11 @@ def check_time(claim: Claim, now: float) -> None:
         ) from None
     ours = datetime.fromtimestamp(now, UTC).strftime("%Y%m%dT%H%M%SZ")
     if signed > now + SKEW_S:
-        raise InvalidSignatureError(
+        raise SkewedClockError(
             f"Signature not yet current: {claim.timestamp} is still later than {ours} ({SKEW_S // 60} min later)"
         )
     if claim.expires is None and signed < now - SKEW_S:
-        raise InvalidSignatureError(
+        raise SkewedClockError(
             f"Signature expired: {claim.timestamp} is now earlier than {ours} ({SKEW_S // 60} min earlier)"
         )
     if claim.expires is not None and now > signed + claim.expires:

@@ -8,6 +8,7 @@ import hashlib
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
@@ -19,6 +20,7 @@ from anomaly_model.limits import LIMITS
 from control_plane.entries import LINE_CHARS, Entry, EntryError, parse_entry
 from control_plane.jobs.table import Row, job_of
 from control_plane.objects import UnavailableError, read_lines
+from control_plane.operations.lookup import count
 from control_plane.services import Services
 from control_plane.store.database import now
 from control_plane.store.schema import datasets, entries, models
@@ -46,7 +48,7 @@ def import_manifest(services: Services, job: Row) -> None:
     where = f"s3://{spec['bucket']}/{spec['key']}"
     if services.objects.size(spec["bucket"], spec["key"], spec["version"]) > LIMITS.manifest_bytes:
         raise ChoreError(f"{where} is over the limit of {LIMITS.manifest_bytes} bytes")
-    most = services.settings.quota_train_pictures if row.kind == "train" else services.settings.quota_test_pictures
+    most = services.settings.most_pictures(row.kind)
     lines: dict[str, int] = {}
     bucket = ""
     with services.objects.open(spec["bucket"], spec["key"], spec["version"]) as stream:
@@ -85,22 +87,31 @@ def update_entries(services: Services, job: Row) -> None:
     """Apply the lines of a call: all of them or none."""
     path = services.settings.folder / "changes" / job.spec["changes"]
     dataset_id = job.subject_id
-    if path.exists():
-        changed: dict[str, Entry] = {}
+    with services.store.read() as connection:
+        row = connection.execute(sa.select(datasets).where(datasets.c.id == dataset_id)).first()
+    if row is not None and row.status == "UPDATE_IN_PROGRESS":
+        changed = _read_changes(path)
+        with services.store.write() as connection:
+            _check_bucket(connection, dataset_id, changed.values())
+            _upsert(connection, services.store.is_sqlite, [_values(dataset_id, e) for e in changed.values()])
+            _check_count(services, connection, row)
+            advance(connection, "dataset", dataset_id, "updated")
+    path.unlink(missing_ok=True)
+
+
+def _read_changes(path: Path) -> dict[str, Entry]:
+    """Entries by source-ref; of two lines for one picture the last one counts."""
+    changed = {}
+    try:
         with path.open("rb") as stream:
             for number, raw in read_lines(stream, 4 * LINE_CHARS):
                 entry = _parse(raw, f"line {number} of Changes")
-                changed[entry.source_ref] = entry  # of two lines for one picture the last one counts
-        if not changed:
-            raise ChoreError("Changes has no lines; expected a JSON object a line")
-        with services.store.write() as connection:
-            row = connection.execute(sa.select(datasets).where(datasets.c.id == dataset_id)).first()
-            if row is not None and row.status == "UPDATE_IN_PROGRESS":
-                _check_bucket(connection, dataset_id, changed.values())
-                _upsert(connection, services.store.is_sqlite, [_values(dataset_id, e) for e in changed.values()])
-                _check_count(services, connection, row)
-                advance(connection, "dataset", dataset_id, "updated")
-        path.unlink(missing_ok=True)
+                changed[entry.source_ref] = entry
+    except FileNotFoundError:  # a backup has none: they were being applied when it was made
+        raise ChoreError("the lines of this update were not kept; send them again") from None
+    if not changed:
+        raise ChoreError("Changes has no lines; expected a JSON object a line")
+    return changed
 
 
 def update_failed(connection: Connection, job: Row, reason: str) -> None:
@@ -133,10 +144,9 @@ def _check_bucket(connection: Connection, dataset_id: int, changed: Iterable[Ent
 
 
 def _check_count(services: Services, connection: Connection, row: Row) -> None:
-    most = services.settings.quota_train_pictures if row.kind == "train" else services.settings.quota_test_pictures
-    count = connection.execute(sa.select(sa.func.count()).select_from(entries).where(entries.c.dataset_id == row.id)).scalar()
-    if (count or 0) > most:
-        raise ChoreError(f"the dataset would have {count} pictures; the settings allow a {row.kind} dataset {most}")
+    most, total = services.settings.most_pictures(row.kind), count(connection, entries, entries.c.dataset_id == row.id)
+    if total > most:
+        raise ChoreError(f"the dataset would have {total} pictures; the settings allow a {row.kind} dataset {most}")
 
 
 def _upsert(connection: Connection, is_sqlite: bool, rows: Sequence[dict[str, Any]]) -> None:
@@ -179,8 +189,8 @@ def choose_fifth(rows: Sequence[tuple[int, str, str | None]]) -> list[int]:
         strata.setdefault(anomaly_class, []).append((digest, row_id))
     chosen = []
     for members in strata.values():
-        count = max(1, int(len(members) * MOVED_SHARE + 0.5))
-        chosen += [row_id for _, row_id in sorted(members)[:count]]
+        share = max(1, int(len(members) * MOVED_SHARE + 0.5))
+        chosen += [row_id for _, row_id in sorted(members)[:share]]
     return sorted(chosen)
 
 
@@ -214,18 +224,14 @@ def delete_model(services: Services, job: Row) -> None:
         connection.execute(sa.delete(models).where(models.c.id == job.subject_id, models.c.status == "DELETING"))
 
 
-def _keep_trying(_connection: Connection, _job: Row, _reason: str) -> None:
-    """What was deleted stays deleted for the user; what is left of it is removed at the next start."""
-
-
-CHORE: dict[str, tuple[Callable[[Services, Row], None], Callable[[Connection, Row, str], None]]] = {
+CHORE: dict[str, tuple[Callable[[Services, Row], None], Callable[[Connection, Row, str], None] | None]] = {
     "import": (import_manifest, import_failed),
     "update": (update_entries, update_failed),
     "distribute": (distribute, distribute_failed),
-    "purge": (purge, _keep_trying),
-    "delete_model": (delete_model, _keep_trying),
+    "purge": (purge, None),
+    "delete_model": (delete_model, None),
 }
-"""What does a chore, and what is to be done when it failed for good."""
+"""What does a chore, and what is to be done when it failed for good; None: it is tried until it succeeds."""
 
 WORTH_RETRYING = (UnavailableError, sa.exc.OperationalError)
 """Failures that may pass."""

@@ -4,14 +4,13 @@ import logging
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from anomaly_model.bundle import atomic_file
 from anomaly_model.child_job import Outcome
 from anomaly_model.errors import LinewatchError
-from control_plane.entries import SEGMENTATION, parse_entry
+from control_plane.entries import parse_entry
 from control_plane.identifiers import Scope
 from control_plane.jobs.place import Placement, write_spec
 from control_plane.jobs.table import Row
@@ -125,19 +124,12 @@ def _write_manifest(connection: Connection, dataset_id: int, path: Path) -> list
         with atomic_file(path) as stream:
             for (line,) in connection.execution_options(yield_per=1000).execute(query):
                 stream.write(line.encode() + b"\n")
+    addresses = []
     with path.open("rb") as lines:
-        return [address for raw in lines for address in _addresses(raw)]
-
-
-def _addresses(raw: bytes) -> list[str]:
-    """The picture, and of an anomalous one its masks: published sets have dummy masks for normal pictures."""
-    entry, line = parse_entry(raw), msgspec.json.decode(raw, type=dict[str, Any])
-    found = [entry.source_ref]
-    if entry.anomaly_class == "anomaly":
-        for key, about in line.items():
-            if key.endswith("-ref-metadata") and isinstance(about, dict) and about.get("type") == SEGMENTATION:
-                found.append(line[key.removesuffix("-metadata")])
-    return found
+        for entry in map(parse_entry, lines):
+            # Masks of anomalous pictures only: published sets have dummy ones for normal pictures.
+            addresses += [entry.source_ref, *(entry.masks if entry.anomaly_class == "anomaly" else ())]
+    return addresses
 
 
 def target_name(wanted: dict[str, Any]) -> str:

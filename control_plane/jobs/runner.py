@@ -12,7 +12,6 @@ import msgspec
 import sqlalchemy as sa
 
 from anomaly_model.child_job import Outcome, read_progress
-from control_plane.errors import ApiError
 from control_plane.jobs.chores import CHORE, WORTH_RETRYING, ChoreError
 from control_plane.jobs.cluster import Cluster, Placed
 from control_plane.jobs.place import HEARTBEAT, clean_up
@@ -21,7 +20,7 @@ from control_plane.jobs.table import CHORES, PLACED, Row, beat, claim, queued, r
 from control_plane.objects import ObjectsError
 from control_plane.services import Services
 from control_plane.store.database import now
-from control_plane.store.schema import client_tokens, jobs
+from control_plane.store.schema import client_tokens, jobs, models, packagings
 from control_plane.store.transitions import advance
 
 log = logging.getLogger(__name__)
@@ -113,15 +112,17 @@ class JobRunner:
         work, failed = CHORE[job.kind]
         try:
             work(self._services, job)
-        except (ChoreError, ObjectsError, ApiError, *WORTH_RETRYING) as error:
-            if isinstance(error, WORTH_RETRYING) and job.losses + 1 < self._settings.jobs_attempts:
-                self._retry(job, str(error))
-                return
-            self._give_up(job, failed, str(error))
         # A fault of ours must not leave a dataset in progress for ever.
         except Exception as error:
-            log.exception("chore %s %s failed", job.kind, job.id)
-            self._give_up(job, failed, f"internal error: {type(error).__name__}; the server's log has more")
+            reason = str(error)
+            if not isinstance(error, (ChoreError, ObjectsError, *WORTH_RETRYING)):
+                log.exception("chore %s %s failed", job.kind, job.id)
+                reason = f"internal error: {type(error).__name__}; the server's log has more"
+            retriable = isinstance(error, WORTH_RETRYING) and job.losses + 1 < self._settings.jobs_attempts
+            if failed is None or retriable:
+                self._retry(job, reason)
+            else:
+                self._give_up(job, failed, reason)
         else:
             with self._store.write() as connection:
                 advance(connection, "job", job.id, "succeeded", finished=now())
@@ -134,7 +135,7 @@ class JobRunner:
             advance(connection, "job", job.id, "failed", message=reason, finished=now())
 
     def _retry(self, job: Row, reason: str) -> None:
-        self._retry_at[job.id] = time.monotonic() + 2**job.losses
+        self._retry_at[job.id] = time.monotonic() + min(2**job.losses, _TIDY_S)
         with self._store.write() as connection:
             advance(connection, "job", job.id, "lost", message=reason, losses=job.losses + 1)
 
@@ -240,7 +241,5 @@ class JobRunner:
 
 def tell(connection: sa.Connection, job: Row, message: str) -> None:
     """Show a job's progress as the status message of what it works on."""
-    from control_plane.store.schema import models, packagings
-
     table, status = (models, "TRAINING") if job.kind == "train" else (packagings, "RUNNING")
     connection.execute(sa.update(table).where(table.c.id == job.subject_id, table.c.status == status).values(message=message))

@@ -46,10 +46,6 @@ class Stream(Protocol):
 class Objects(Protocol):
     """Buckets of objects."""
 
-    def bucket_exists(self, bucket: str) -> bool:
-        """Whether there is a bucket, and it may be used."""
-        ...
-
     def open(self, bucket: str, key: str, version: str | None = None) -> AbstractContextManager[Stream]:
         """Read an object as a stream.
 

@@ -63,7 +63,7 @@ class DirectoryObjects:
     # --- buckets
 
     def bucket_exists(self, bucket: str) -> bool:
-        """See `Objects`."""
+        """Whether there is a bucket."""
         return bool(_BUCKET.fullmatch(bucket)) and (self.root / bucket).is_dir()
 
     def create_bucket(self, bucket: str) -> bool:

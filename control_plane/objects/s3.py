@@ -26,15 +26,6 @@ class S3Objects:
                           retries={"max_attempts": ATTEMPTS, "mode": "standard"}),
         )  # fmt: skip
 
-    def bucket_exists(self, bucket: str) -> bool:
-        """See `Objects`."""
-        try:
-            with _translated(bucket, ""):
-                self._client.head_bucket(Bucket=bucket)
-        except (NoSuchBucketError, NoSuchObjectError):
-            return False
-        return True
-
     @contextmanager
     def open(self, bucket: str, key: str, version: str | None = None) -> Iterator[Stream]:
         """See `Objects`."""
@@ -71,7 +62,7 @@ def _translated(bucket: str, key: str) -> Iterator[None]:
         yield
     except ClientError as error:
         code = str(error.response.get("Error", {}).get("Code", ""))
-        if code == "NoSuchBucket" or (code in ("404", "NotFound") and not key):
+        if code == "NoSuchBucket":
             raise NoSuchBucketError(f"there is no bucket {bucket!r} in S3") from None
         if code in ("NoSuchKey", "NoSuchVersion", "404", "NotFound"):
             raise NoSuchObjectError(f"there is no object s3://{bucket}/{key}") from None

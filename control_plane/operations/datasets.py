@@ -6,13 +6,12 @@ from sqlalchemy.engine import Connection
 from control_plane.errors import ConflictError, ValidationError
 from control_plane.jobs.table import add_job, store_changes
 from control_plane.operations.lookup import Row, dataset_of, find_dataset, find_project
+from control_plane.operations.paging import read_page
 from control_plane.services import Call, Result
 from control_plane.store.database import now
 from control_plane.store.schema import datasets, entries
 from control_plane.store.transitions import advance
 from control_plane.wire.requests import Params
-
-PAGE = 100
 
 
 def create_dataset(call: Call, connection: Connection, params: Params) -> Result:
@@ -83,14 +82,10 @@ def release(connection: Connection, row: Row) -> bool:
 def list_dataset_entries(call: Call, connection: Connection, params: Params) -> Result:
     """ListDatasetEntries, in the order in which they were added. The filters combine."""
     row = find_dataset(connection, call.scope, params["ProjectName"], params["DatasetType"])
-    page = params.get("MaxResults", PAGE)
     filters = {k: params[k] for k in ("Labeled", "AnomalyClass", "BeforeCreationDate", "AfterCreationDate", "SourceRefContains")
                if k in params}  # fmt: skip
     listing = ["entries", row.id, filters]
-    last = call.services.tokens.open(listing, params.get("NextToken"))
     query = sa.select(entries.c.id, entries.c.line).where(entries.c.dataset_id == row.id)
-    if last is not None:
-        query = query.where(entries.c.id > last)
     if "Labeled" in filters:
         wanted = entries.c.anomaly_class
         query = query.where(wanted.is_not(None) if filters["Labeled"] else wanted.is_(None))
@@ -102,9 +97,8 @@ def list_dataset_entries(call: Call, connection: Connection, params: Params) -> 
         query = query.where(entries.c.created > filters["AfterCreationDate"])
     if "SourceRefContains" in filters:
         query = query.where(entries.c.source_ref.contains(filters["SourceRefContains"], autoescape=True))
-    rows = connection.execute(query.order_by(entries.c.id).limit(page + 1)).all()
-    token = call.services.tokens.seal(listing, rows[page - 1].id) if len(rows) > page else None
-    return {"DatasetEntries": [r.line for r in rows[:page]], "NextToken": token}
+    rows, token = read_page(call, connection, params, listing, query, entries.c.id)
+    return {"DatasetEntries": [r.line for r in rows], "NextToken": token}
 
 
 def update_dataset_entries(call: Call, connection: Connection, params: Params) -> Result:

@@ -13,16 +13,28 @@ Row = Any
 """A row of a table; its columns are attributes."""
 
 
+def count(connection: Connection, source: sa.FromClause, *conditions: sa.ColumnElement[bool]) -> int:
+    """Number of rows that keep all conditions."""
+    return int(connection.execute(sa.select(sa.func.count()).select_from(source).where(*conditions)).scalar_one())
+
+
+def owned(scope: Scope) -> sa.ColumnElement[bool]:
+    """The condition that a project belongs to an account and region."""
+    return sa.and_(projects.c.account == scope.account, projects.c.region == scope.region)
+
+
+def project_of(connection: Connection, scope: Scope, name: str) -> Row | None:
+    """A project, or None."""
+    return connection.execute(sa.select(projects).where(owned(scope), projects.c.name == name)).first()
+
+
 def find_project(connection: Connection, scope: Scope, name: str) -> Row:
     """A project.
 
     Raises:
         NotFoundError
     """
-    query = sa.select(projects).where(
-        projects.c.account == scope.account, projects.c.region == scope.region, projects.c.name == name
-    )
-    row = connection.execute(query).first()
+    row = project_of(connection, scope, name)
     if row is None:
         raise NotFoundError(f"The project {name} was not found in {scope.region}", name, "PROJECT")
     return row

@@ -6,7 +6,8 @@ from sqlalchemy.engine import Connection
 from control_plane.errors import ConflictError, QuotaError, ValidationError
 from control_plane.jobs.table import add_job
 from control_plane.operations.datasets import both_datasets
-from control_plane.operations.lookup import Row, find_model, find_project
+from control_plane.operations.lookup import Row, count, find_model, find_project
+from control_plane.operations.paging import read_page
 from control_plane.operations.tagging import put_tags
 from control_plane.services import Call, Result
 from control_plane.store.database import now
@@ -14,7 +15,6 @@ from control_plane.store.schema import models, projects, tags
 from control_plane.store.transitions import advance
 from control_plane.wire.requests import Params
 
-PAGE = 100
 ACTIVE = ("STARTING_HOSTING", "HOSTED", "SYSTEM_UPDATING", "STOPPING_HOSTING")
 
 
@@ -47,18 +47,15 @@ def create_model(call: Call, connection: Connection, params: Params) -> Result:
 
 def _check_quotas(connection: Connection, call: Call, project: Row) -> None:
     settings = call.services.settings
-    total = connection.execute(sa.select(sa.func.count()).select_from(models).where(models.c.project_id == project.id)).scalar()
-    if (total or 0) >= settings.quota_models:
+    total = count(connection, models, models.c.project_id == project.id)
+    if total >= settings.quota_models:
         raise QuotaError(
             f"The project {project.name} has {total} models, the most that quota_models allows; delete some",
             "quota_models", project.name, "PROJECT",
         )  # fmt: skip
     joined = models.join(projects, models.c.project_id == projects.c.id)
-    running = connection.execute(
-        sa.select(sa.func.count()).select_from(joined)
-        .where(projects.c.account == call.scope.account, models.c.status == "TRAINING")
-    ).scalar()  # fmt: skip
-    if (running or 0) >= settings.quota_trainings:
+    running = count(connection, joined, projects.c.account == call.scope.account, models.c.status == "TRAINING")
+    if running >= settings.quota_trainings:
         raise QuotaError(
             f"{running} models are being trained, the most that quota_trainings allows; wait for one to finish",
             "quota_trainings", project.name, "MODEL",
@@ -90,16 +87,11 @@ def describe_model(call: Call, connection: Connection, params: Params) -> Result
 
 def list_models(call: Call, connection: Connection, params: Params) -> Result:
     """ListModels, newest first."""
-    name, page = params["ProjectName"], params.get("MaxResults", PAGE)
+    name = params["ProjectName"]
     project = find_project(connection, call.scope, name)
-    listing = ["models", project.id]
-    last = call.services.tokens.open(listing, params.get("NextToken"))
     query = sa.select(models).where(models.c.project_id == project.id)
-    if last is not None:
-        query = query.where(models.c.version < last)
-    rows = connection.execute(query.order_by(models.c.version.desc()).limit(page + 1)).all()
-    token = call.services.tokens.seal(listing, rows[page - 1].version) if len(rows) > page else None
-    return {"Models": [_metadata(call, name, row) for row in rows[:page]], "NextToken": token}
+    rows, token = read_page(call, connection, params, ["models", project.id], query, models.c.version, newest_first=True)
+    return {"Models": [_metadata(call, name, row) for row in rows], "NextToken": token}
 
 
 def delete_model(call: Call, connection: Connection, params: Params) -> Result:
@@ -126,7 +118,7 @@ def start_model(call: Call, connection: Connection, params: Params) -> Result:
             f"{max(low, high or 0)} inference units were asked for; quota_units allows {settings.quota_units} for one model",
             "quota_units", resource, "MODEL",
         )  # fmt: skip
-    hosted = connection.execute(sa.select(sa.func.count()).select_from(models).where(models.c.status.in_(ACTIVE))).scalar() or 0
+    hosted = count(connection, models, models.c.status.in_(ACTIVE))
     if row.status not in ACTIVE and hosted >= settings.quota_hosted:
         raise QuotaError(
             f"{hosted} models are hosted, the most that quota_hosted allows; stop one", "quota_hosted", resource, "MODEL"

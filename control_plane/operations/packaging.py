@@ -11,13 +11,13 @@ from sqlalchemy.engine import Connection
 
 from control_plane.errors import ConflictError, QuotaError, ValidationError
 from control_plane.jobs.table import add_job
-from control_plane.operations.lookup import Row, find_model, find_packaging, find_project
+from control_plane.operations.lookup import Row, count, find_model, find_packaging, find_project
+from control_plane.operations.paging import read_page
 from control_plane.services import Call, Result
 from control_plane.store.database import now
 from control_plane.store.schema import components, packagings, projects
 from control_plane.wire.requests import Params
 
-PAGE = 100
 METHOD = "Greengrass"
 PACKABLE = ("TRAINED", "STARTING_HOSTING", "HOSTED", "SYSTEM_UPDATING", "STOPPING_HOSTING", "HOSTING_FAILED")
 _OPTIONS = {"gpu-code": r"sm_\d{2,3}", "trt-ver": r"\d+\.\d+\.\d+", "cuda-ver": r"\d+\.\d+", "mcpu": r"[A-Za-z0-9._-]+"}
@@ -67,11 +67,9 @@ def start_model_packaging_job(call: Call, connection: Connection, params: Params
 def _check_quota(connection: Connection, call: Call, project: str) -> None:
     quota = call.services.settings.quota_packagings
     joined = packagings.join(projects, packagings.c.project_id == projects.c.id)
-    running = connection.execute(
-        sa.select(sa.func.count()).select_from(joined)
-        .where(projects.c.account == call.scope.account, packagings.c.status.in_(("CREATED", "RUNNING")))
-    ).scalar()  # fmt: skip
-    if (running or 0) >= quota:
+    unfinished = packagings.c.status.in_(("CREATED", "RUNNING"))
+    running = count(connection, joined, projects.c.account == call.scope.account, unfinished)
+    if running >= quota:
         raise QuotaError(
             f"{running} packaging jobs are running, the most that quota_packagings allows; wait for one to finish",
             "quota_packagings", project, "MODEL_PACKAGE_JOB",
@@ -152,16 +150,11 @@ def describe_model_packaging_job(call: Call, connection: Connection, params: Par
 
 def list_model_packaging_jobs(call: Call, connection: Connection, params: Params) -> Result:
     """ListModelPackagingJobs, newest first."""
-    name, page = params["ProjectName"], params.get("MaxResults", PAGE)
+    name = params["ProjectName"]
     project = find_project(connection, call.scope, name)
-    listing = ["packagings", project.id]
-    last = call.services.tokens.open(listing, params.get("NextToken"))
     query = sa.select(packagings).where(packagings.c.project_id == project.id)
-    if last is not None:
-        query = query.where(packagings.c.id < last)
-    rows = connection.execute(query.order_by(packagings.c.id.desc()).limit(page + 1)).all()
-    token = call.services.tokens.seal(listing, rows[page - 1].id) if len(rows) > page else None
-    return {"ModelPackagingJobs": [_metadata(name, row) for row in rows[:page]], "NextToken": token}
+    rows, token = read_page(call, connection, params, ["packagings", project.id], query, packagings.c.id, newest_first=True)
+    return {"ModelPackagingJobs": [_metadata(name, row) for row in rows], "NextToken": token}
 
 
 def _metadata(project: str, row: Row) -> Result:

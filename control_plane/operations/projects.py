@@ -5,22 +5,20 @@ from sqlalchemy.engine import Connection
 
 from control_plane.errors import ConflictError, QuotaError
 from control_plane.operations.datasets import describe_metadata, release
-from control_plane.operations.lookup import Row, find_project
+from control_plane.operations.lookup import Row, count, find_project, owned, project_of
+from control_plane.operations.paging import read_page
 from control_plane.services import Call, Result
 from control_plane.store.database import now
 from control_plane.store.schema import datasets, entries, models, projects
 from control_plane.wire.requests import Params
 
-PAGE = 100
-
 
 def create_project(call: Call, connection: Connection, params: Params) -> Result:
     """CreateProject."""
     name, scope, quota = params["ProjectName"], call.scope, call.services.settings.quota_projects
-    mine = sa.and_(projects.c.account == scope.account, projects.c.region == scope.region)
-    if connection.execute(sa.select(projects.c.id).where(mine, projects.c.name == name)).first():
+    if project_of(connection, scope, name) is not None:
         raise ConflictError(f"The project {name} exists already", name, "PROJECT")
-    if (connection.execute(sa.select(sa.func.count()).select_from(projects).where(mine)).scalar() or 0) >= quota:
+    if count(connection, projects, owned(scope)) >= quota:
         raise QuotaError(f"There are {quota} projects, the most that quota_projects allows", "quota_projects", name, "PROJECT")
     row = connection.execute(
         sa.insert(projects).values(account=scope.account, region=scope.region, name=name, created=now()).returning(projects)
@@ -38,15 +36,10 @@ def describe_project(call: Call, connection: Connection, params: Params) -> Resu
 
 def list_projects(call: Call, connection: Connection, params: Params) -> Result:
     """ListProjects, by name."""
-    scope, page = call.scope, params.get("MaxResults", PAGE)
+    scope, query = call.scope, sa.select(projects).where(owned(call.scope))
     listing = ["projects", scope.account, scope.region]
-    last = call.services.tokens.open(listing, params.get("NextToken"))
-    query = sa.select(projects).where(projects.c.account == scope.account, projects.c.region == scope.region)
-    if last is not None:
-        query = query.where(projects.c.name > last)
-    rows = connection.execute(query.order_by(projects.c.name).limit(page + 1)).all()
-    token = call.services.tokens.seal(listing, rows[page - 1].name) if len(rows) > page else None
-    return {"Projects": [_metadata(call, row) for row in rows[:page]], "NextToken": token}
+    rows, token = read_page(call, connection, params, listing, query, projects.c.name)
+    return {"Projects": [_metadata(call, row) for row in rows], "NextToken": token}
 
 
 def delete_project(call: Call, connection: Connection, params: Params) -> Result:

@@ -9,13 +9,13 @@ from control_plane.errors import ApiError, ConflictError, NotFoundError, Validat
 from control_plane.identifiers import parse_dataset_arn
 from control_plane.jobs.table import add_job
 from control_plane.operations.datasets import image_stats
-from control_plane.operations.lookup import Row, dataset_of
+from control_plane.operations.lookup import Row, dataset_of, owned, project_of
+from control_plane.operations.paging import read_page
 from control_plane.services import Call, Result
 from control_plane.store.schema import datasets, entries, projects
 from control_plane.store.transitions import advance
 from control_plane.wire.requests import Params
 
-PAGE = 100
 _STATUS = {
     "UPDATE_FAILED_ROLLBACK_IN_PROGRESS": "UPDATE_IN_PROGRESS",
     "UPDATE_FAILED_ROLLBACK_COMPLETE": "UPDATE_FAILED",
@@ -55,10 +55,7 @@ def _find(call: Call, connection: Connection, arn: str) -> tuple[Row, Row]:
     if parsed is None or parsed[0] != call.scope:
         raise missing
     scope, name, kind, created = parsed
-    query = sa.select(projects).where(
-        projects.c.account == scope.account, projects.c.region == scope.region, projects.c.name == name
-    )
-    project = connection.execute(query).first()
+    project = project_of(connection, scope, name)
     row = dataset_of(connection, project.id, kind) if project else None
     if project is None or row is None or int(row.created * 1000) != created:
         raise missing
@@ -90,26 +87,20 @@ def _status(row: Row) -> Result:
 
 def describe_projects(call: Call, connection: Connection, params: Params) -> Result:
     """DescribeProjects: ours, with the ARNs by which Rekognition's calls know their datasets."""
-    scope, page = call.scope, params.get("MaxResults", PAGE)
-    listing = ["rekognition", scope.account, scope.region, params.get("ProjectNames"), params.get("Features")]
-    try:
-        last = call.services.tokens.open(listing, params.get("NextToken"))
-    except ValidationError as error:
-        raise InvalidPageTokenError(str(error)) from None
-    query = sa.select(projects).where(projects.c.account == scope.account, projects.c.region == scope.region)
+    scope, query = call.scope, sa.select(projects).where(owned(call.scope))
     if "ProjectNames" in params:
         query = query.where(projects.c.name.in_(params["ProjectNames"]))
     if "CUSTOM_LABELS" not in params.get("Features", ["CUSTOM_LABELS"]):
         query = query.where(sa.false())
-    if last is not None:
-        query = query.where(projects.c.name > last)
-    rows = connection.execute(query.order_by(projects.c.name).limit(page + 1)).all()
-    token = call.services.tokens.seal(listing, rows[page - 1].name) if len(rows) > page else None
-    shown = rows[:page]
-    owned = sa.and_(datasets.c.project_id.in_([r.id for r in shown]), datasets.c.kind.is_not(None))
+    listing = ["rekognition", scope.account, scope.region, params.get("ProjectNames"), params.get("Features")]
+    try:
+        shown, token = read_page(call, connection, params, listing, query, projects.c.name)
+    except ValidationError as error:
+        raise InvalidPageTokenError(str(error)) from None
+    theirs = sa.and_(datasets.c.project_id.in_([r.id for r in shown]), datasets.c.kind.is_not(None))
     below: dict[int, list[Result]] = {}
     names = {r.id: r.name for r in shown}
-    for row in connection.execute(sa.select(datasets).where(owned).order_by(datasets.c.kind.desc())):
+    for row in connection.execute(sa.select(datasets).where(theirs).order_by(datasets.c.kind.desc())):
         arn = scope.rekognition_dataset(names[row.project_id], row.kind, row.created)
         below.setdefault(row.project_id, []).append(
             {"CreationTimestamp": row.created, "DatasetType": row.kind.upper(), "DatasetArn": arn, **_status(row)}

@@ -7,7 +7,7 @@ from sqlalchemy.engine import Connection
 
 from control_plane.errors import NotFoundError, QuotaError, ValidationError
 from control_plane.identifiers import parse_model_arn
-from control_plane.operations.lookup import Row, find_model
+from control_plane.operations.lookup import Row, count, find_model
 from control_plane.services import Call, Result
 from control_plane.store.schema import tags
 from control_plane.wire.requests import Params
@@ -32,9 +32,9 @@ def put_tags(connection: Connection, model_id: int, wanted: list[dict[str, Any]]
     connection.execute(sa.delete(tags).where(tags.c.model_id == model_id, tags.c.key.in_(keys)))
     for tag in wanted:
         connection.execute(sa.insert(tags).values(model_id=model_id, key=tag["Key"], value=tag["Value"]))
-    count = connection.execute(sa.select(sa.func.count()).select_from(tags).where(tags.c.model_id == model_id)).scalar() or 0
-    if count > quota:
-        raise QuotaError(f"the model would have {count} tags; quota_tags allows {quota}", "quota_tags", resource, "MODEL")
+    total = count(connection, tags, tags.c.model_id == model_id)
+    if total > quota:
+        raise QuotaError(f"the model would have {total} tags; quota_tags allows {quota}", "quota_tags", resource, "MODEL")
 
 
 def tag_resource(call: Call, connection: Connection, params: Params) -> Result:

@@ -67,7 +67,7 @@ class Request:
 
     def call(self, services: Services) -> Call:
         """For asking what the caller may do."""
-        return Call(services, self.caller.scope, self.caller.identity, self.exchange.request_id)
+        return Call(services, self.caller.scope, self.caller.identity)
 
 
 Action = Callable[[Desk, Request], Awaitable[None]]

@@ -1,11 +1,10 @@
 """The errors of the S3 door: S3's own codes, in XML, and what ours are called there."""
 
-from typing import ClassVar
 from xml.sax.saxutils import escape
 
 from anomaly_model.errors import LinewatchError
-from control_plane.errors import ApiError
-from control_plane.objects import InvalidNameError, NoSuchBucketError, NoSuchObjectError, ObjectsError
+from control_plane.errors import ApiError, SkewedClockError
+from control_plane.objects import InvalidNameError, NoSuchBucketError, NoSuchObjectError
 from control_plane.objects.directory import BucketNotEmptyError
 
 
@@ -28,27 +27,25 @@ _OF_API: dict[str, tuple[str, int]] = {
 }
 
 
-class Names:
-    """What errors of ours are called in S3."""
-
-    OF_OBJECTS: ClassVar[dict[type[ObjectsError], tuple[str, int]]] = {
-        NoSuchBucketError: ("NoSuchBucket", 404),
-        NoSuchObjectError: ("NoSuchKey", 404),
-        InvalidNameError: ("InvalidArgument", 400),
-        BucketNotEmptyError: ("BucketNotEmpty", 409),
-    }
+_OF_OBJECTS: dict[type[LinewatchError], tuple[str, int]] = {
+    NoSuchBucketError: ("NoSuchBucket", 404),
+    NoSuchObjectError: ("NoSuchKey", 404),
+    InvalidNameError: ("InvalidArgument", 400),
+    BucketNotEmptyError: ("BucketNotEmpty", 409),
+}
+_FAULT = ("InternalError", 500)
 
 
 def translate(error: LinewatchError) -> S3Error:
     """An error of ours as S3 says it."""
     if isinstance(error, S3Error):
         return error
-    if isinstance(error, ApiError):
-        code, status = _OF_API.get(error.code, ("InternalError", 500))
-        if "Signature expired" in str(error) or "Signature not yet current" in str(error):
-            code = "RequestTimeTooSkewed"
-        return S3Error(code, status, str(error))
-    code, status = Names.OF_OBJECTS.get(type(error), ("InternalError", 500))  # type: ignore[arg-type]
+    if isinstance(error, SkewedClockError):
+        code, status = "RequestTimeTooSkewed", error.status
+    elif isinstance(error, ApiError):
+        code, status = _OF_API.get(error.code, _FAULT)
+    else:
+        code, status = _OF_OBJECTS.get(type(error), _FAULT)
     return S3Error(code, status, str(error))
 
 

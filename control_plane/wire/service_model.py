@@ -49,11 +49,6 @@ class Operation:
         """Of the request."""
         return self.model.input_shape
 
-    @property
-    def has_token(self) -> bool:
-        """Takes a client token: repeated within its time it answers as the first time."""
-        return "ClientToken" in self.input_shape.members
-
 
 def models_folder() -> Path:
     """Where client_models/ lies: in an installation below this package, in the source tree beside it."""
