@@ -8,11 +8,11 @@ import shutil
 import stat
 import tempfile
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
 import msgspec
 
@@ -36,6 +36,10 @@ from anomaly_model.manifest import (
     parse_manifest,
     verify_files,
 )
+from anomaly_model.signature import SIGNATURE_BYTES, SIGNATURE_NAME, sign, verify
+
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
 _CHUNK = 1024 * 1024
 _ZIP_DATE = (2020, 1, 1, 0, 0, 0)  # fixed, so that the same bundle always gives the same zip
@@ -70,8 +74,13 @@ class Bundle:
         return sorted({name.split("/")[1] for name in self.manifest.files if name.startswith("compiled/")})
 
 
-def open_bundle(path: Path, *, limits: Limits = LIMITS) -> Bundle:
+def open_bundle(path: Path, *, limits: Limits = LIMITS, trusted: "Sequence[Ed25519PublicKey]" = ()) -> Bundle:
     """Open and verify a bundle folder. For a zip, call `unzip_bundle` first.
+
+    Args:
+        path: the folder.
+        limits: what is still read.
+        trusted: when there are any, the bundle must be signed by one of these keys.
 
     Raises:
         BundleError: the subclass says which rule is broken.
@@ -86,9 +95,13 @@ def open_bundle(path: Path, *, limits: Limits = LIMITS) -> Bundle:
     if not stat.S_ISREG(status.st_mode):
         raise LinkError(f"{MANIFEST_NAME} in {path} is not a plain file")
     with manifest_path.open("rb") as stream:
-        manifest = parse_manifest(stream.read(limits.bundle_json_bytes + 1), limits)
+        encoded = stream.read(limits.bundle_json_bytes + 1)
     found = _walk(path, limits)
-    found.pop(MANIFEST_NAME, None)
+    if trusted:  # before anything else of it is believed
+        verify(encoded, _read_signature(path) if SIGNATURE_NAME in found else None, trusted, str(path))
+    manifest = parse_manifest(encoded, limits)
+    for name in (MANIFEST_NAME, SIGNATURE_NAME):
+        found.pop(name, None)
     check_totals(found.keys(), found.values(), limits)
     facts: dict[str, FileFacts] = {}
     for name, size in found.items():
@@ -100,13 +113,18 @@ def open_bundle(path: Path, *, limits: Limits = LIMITS) -> Bundle:
     return Bundle(path, manifest)
 
 
+def _read_signature(folder: Path) -> bytes:
+    with (folder / SIGNATURE_NAME).open("rb") as stream:
+        return stream.read(SIGNATURE_BYTES)
+
+
 def _walk(folder: Path, limits: Limits) -> dict[str, int]:
     """Relative names and sizes of the plain files below `folder`; anything else is refused."""
     sizes: dict[str, int] = {}
     pending = [folder]
     while pending:
         with os.scandir(pending.pop()) as listing:
-            entries = list(itertools.islice(listing, limits.bundle_files + 2))
+            entries = list(itertools.islice(listing, limits.bundle_files + 3))
         for entry in entries:
             name = Path(entry.path).relative_to(folder).as_posix()
             if entry.is_symlink():
@@ -120,7 +138,7 @@ def _walk(folder: Path, limits: Limits) -> dict[str, int]:
                 sizes[name] = size
             else:
                 raise LinkError(f"{name} is not a plain file; a bundle holds plain files only")
-            if len(sizes) + len(pending) > limits.bundle_files + 1:
+            if len(sizes) + len(pending) > limits.bundle_files + 2:
                 raise OversizeError(f"more than {limits.bundle_files} files in {folder}")
     return sizes
 
@@ -135,10 +153,13 @@ def facts_of(data: bytes) -> FileFacts:
     return FileFacts(bytes=len(data), sha256=hashlib.sha256(data).hexdigest())
 
 
-def write_bundle(folder: Path, manifest: Manifest, files: Mapping[str, bytes]) -> Bundle:
+def write_bundle(
+    folder: Path, manifest: Manifest, files: Mapping[str, bytes], key: "Ed25519PrivateKey | None" = None
+) -> Bundle:
     """Write a bundle folder so that it is either whole or absent, even after a power cut.
 
-    `manifest.files` is filled in here. An existing folder is replaced only if it is a bundle itself (or empty).
+    `manifest.files` is filled in here, and the whole is signed when there is a key. An existing folder is replaced only
+    if it is a bundle itself (or empty).
     """
     manifest = msgspec.structs.replace(manifest, files={name: facts_of(data) for name, data in sorted(files.items())})
     encoded = dump_manifest(manifest)
@@ -148,7 +169,8 @@ def write_bundle(folder: Path, manifest: Manifest, files: Mapping[str, bytes]) -
     folder.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     try:
-        for name, data in {**files, MANIFEST_NAME: encoded}.items():
+        signed = {} if key is None else {SIGNATURE_NAME: sign(encoded, key)}
+        for name, data in {**files, **signed, MANIFEST_NAME: encoded}.items():
             target = temporary / name
             target.parent.mkdir(parents=True, exist_ok=True)
             write_synced(target, data)
@@ -228,11 +250,14 @@ def _sync_folder(folder: Path) -> None:
 def zip_bundle(bundle: Bundle, path: Path) -> None:
     """Zip a bundle. The same bundle gives the same bytes: fixed dates, sorted names, fixed modes."""
     with atomic_file(path) as stream, zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED, compresslevel=6) as archive:
-        for name in sorted([MANIFEST_NAME, *bundle.manifest.files]):
+        own = {MANIFEST_NAME: dump_manifest(bundle.manifest)}
+        if (bundle.folder / SIGNATURE_NAME).is_file():
+            own[SIGNATURE_NAME] = _read_signature(bundle.folder)
+        for name in sorted([*own, *bundle.manifest.files]):
             entry = zipfile.ZipInfo(name, _ZIP_DATE)
             entry.external_attr = (stat.S_IFREG | 0o644) << 16
             entry.compress_type = zipfile.ZIP_DEFLATED
-            archive.writestr(entry, dump_manifest(bundle.manifest) if name == MANIFEST_NAME else bundle.read(name))
+            archive.writestr(entry, own[name] if name in own else bundle.read(name))
 
 
 def unzip_bundle(path: Path, folder: Path, *, limits: Limits = LIMITS) -> Bundle:
@@ -275,8 +300,9 @@ def _unzip(archive: zipfile.ZipFile, folder: Path, limits: Limits) -> None:
         seen.add(name.lower())
         check_size(name, entry.file_size, limits)
     files = [entry for entry in entries if not entry.is_dir()]
-    # bundle.json is not among the files that the limit counts.
-    check_totals((e.filename for e in files if e.filename != MANIFEST_NAME), (e.file_size for e in files), limits)
+    # bundle.json and bundle.sig are not among the files that the limit counts.
+    own = (MANIFEST_NAME, SIGNATURE_NAME)
+    check_totals((e.filename for e in files if e.filename not in own), (e.file_size for e in files), limits)
     for entry in files:
         target = folder / entry.filename
         target.parent.mkdir(parents=True, exist_ok=True)

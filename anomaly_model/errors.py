@@ -55,3 +55,11 @@ class UnlistedFileError(BundleError):
 
 class HashMismatchError(BundleError):
     """A file's content is not what bundle.json says."""
+
+
+class SignatureError(BundleError):
+    """A bundle is not signed by a key that is trusted."""
+
+
+class PlatformError(BundleError):
+    """A bundle's code is for another kind of machine."""

@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from anomaly_model.bundle import Bundle
-from anomaly_model.errors import RuntimeUnavailableError
+from anomaly_model.errors import PlatformError, RuntimeUnavailableError
 from anomaly_model.picture import Rgb
 
 RuntimeName = Literal["auto", "tvm", "onnxruntime"]
@@ -57,13 +57,19 @@ def split_outputs(arrays: list[npt.NDArray[np.float32]]) -> ModelOutputs:
 def open_runtime(bundle: Bundle, name: RuntimeName = "auto", *, threads: int = 1) -> Runtime:
     """Load a bundle's graph.
 
-    `auto` takes TVM when the bundle holds code for this machine, else ONNX Runtime.
+    `auto` takes TVM when the bundle holds code for this machine, and ONNX Runtime when it holds no code at all.
 
     Raises:
         RuntimeUnavailableError: the named runtime cannot run this bundle here.
+        PlatformError: the bundle holds code for other machines only.
     """
     from anomaly_model.runtime_tvm import TvmRuntime, host_target
 
+    if name == "auto" and bundle.targets() and host_target() not in bundle.targets():
+        raise PlatformError(
+            f"the bundle in {bundle.folder} is made for {', '.join(bundle.targets())}; this machine is {host_target()}. Deploy the "
+            "component that is made for it, or set runtime to onnxruntime"
+        )
     if name == "tvm" or (name == "auto" and host_target() in bundle.targets()):
         return TvmRuntime(bundle, threads=threads)
     try:

@@ -9,14 +9,14 @@ import platform
 import sys
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 import numpy as np
 import numpy.typing as npt
 
 from anomaly_model.bundle import Bundle
-from anomaly_model.errors import MalformedBundleError, RuntimeUnavailableError
+from anomaly_model.errors import MalformedBundleError, PlatformError, RuntimeUnavailableError
 from anomaly_model.picture import Rgb, box_tables
 from anomaly_model.runtime import ModelOutputs, split_outputs
 
@@ -37,6 +37,8 @@ class TargetDescription(msgspec.Struct, frozen=True, kw_only=True):
 
     runtime: str
     variants: list[Variant]
+    machine: str
+    glibc: Annotated[str, msgspec.Meta(pattern=r"^[0-9]{1,3}\.[0-9]{1,3}$")]
 
 
 def host_target() -> str:
@@ -76,6 +78,7 @@ class TvmRuntime:
 
         Raises:
             RuntimeUnavailableError: no code for this machine, or apache-tvm-ffi is not installed.
+            PlatformError: the code is for another architecture, C library or CPU. Nothing of it has been run then.
         """
         target = host_target()
         if target not in bundle.targets():
@@ -92,10 +95,11 @@ class TvmRuntime:
             description = msgspec.json.decode(bundle.read(f"{base}/target.json"), type=TargetDescription)
         except msgspec.DecodeError as error:
             raise MalformedBundleError(f"{base}/target.json: {error}") from error
+        _check_platform(description, bundle.folder)
         chosen = _choose_variant(description, variant)
         # Verified again just before code is loaded from these files.
         for name in (description.runtime, chosen.library):
-            bundle.read(f"{base}/{name}")
+            _check_library(f"{base}/{name}", bundle.read(f"{base}/{name}"))
         _load_libraries(bundle.path(f"{base}/{description.runtime}").resolve(), threads)
         self.name = f"tvm ({Path(chosen.library).stem})"
         self._module = tvm_ffi.load_module(str(bundle.path(f"{base}/{chosen.library}").resolve()))
@@ -139,13 +143,42 @@ class TvmRuntime:
         self._tables.clear()
 
 
+def _check_platform(description: TargetDescription, folder: Path) -> None:
+    if description.machine != platform.machine():
+        raise PlatformError(
+            f"the code in {folder} is for {description.machine}; this machine is {platform.machine()}. Deploy the component that is made "
+            "for it"
+        )
+    found = os.confstr("CS_GNU_LIBC_VERSION") if "CS_GNU_LIBC_VERSION" in os.confstr_names else None
+    _, _, here = (found or "").partition(" ")
+    if here and _numbers(description.glibc) > _numbers(here):
+        raise PlatformError(
+            f"the code in {folder} needs glibc {description.glibc}; this machine has {here}. Package the model again for a target with "
+            "an older system"
+        )
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in version.split(".")[:2])
+
+
+_ELF_MACHINES = {"x86_64": 62, "aarch64": 183}
+
+
+def _check_library(name: str, data: bytes) -> None:
+    """What the library's own header says; target.json may be of another one."""
+    machine = int.from_bytes(data[18:20], "little") if data[:4] == b"\x7fELF" else None
+    if machine != _ELF_MACHINES.get(platform.machine()):
+        raise PlatformError(f"{name} is no shared library for {platform.machine()}; deploy the component that is made for this machine")
+
+
 def _choose_variant(description: TargetDescription, wanted: str | None) -> Variant:
     flags = cpu_flags()
     for variant in description.variants:
         if wanted in (None, Path(variant.library).stem) and flags.issuperset(variant.flags):
             return variant
     needed = {Path(v.library).stem: v.flags for v in description.variants}
-    raise RuntimeUnavailableError(
+    raise PlatformError(
         f"no compiled variant{f' {wanted}' if wanted else ''} runs on this CPU; the bundle has {needed}, each with the CPU "
         "flags that it needs"
     )

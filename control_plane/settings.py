@@ -40,6 +40,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
         jobs_attempts: how often a job that was lost is tried.
         training_effort: quick, standard or thorough.
         training_hours: hours after which a training fails.
+        packaging_key: file of the private key that signs packages (`linewatch keys create`); empty leaves them unsigned.
         hosting_threads: CPU threads of one inference unit.
         hosting_queue: calls that may wait for one inference unit.
         hosting_idle_min: minutes without a call after which a hosted model is stopped; 0 never stops one.
@@ -88,6 +89,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     jobs_attempts: _Positive = 3
     training_effort: Annotated[str, msgspec.Meta(pattern="^(quick|standard|thorough)$")] = "standard"
     training_hours: _Positive = 24
+    packaging_key: str = ""
     hosting_threads: _Positive = 1
     hosting_queue: _Count = 4
     hosting_idle_min: _Count = 0

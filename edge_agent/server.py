@@ -15,6 +15,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from anomaly_model.settings import SettingsError
+from anomaly_model.signature import KeyFileError, read_trusted_keys
 from edge_agent.agent import Agent
 from edge_agent.protos import edge_agent_pb2, edge_agent_pb2_grpc
 from edge_agent.service import MESSAGE_BYTES, EdgeAgentService
@@ -91,13 +92,18 @@ def serve(settings: Settings) -> None:
     """Serve until SIGTERM or SIGINT. Running calls get the grace time; models give their memory back.
 
     Raises:
-        SettingsError: the socket cannot be bound as the settings say.
+        SettingsError: the socket cannot be bound as the settings say, or no trusted key can be read.
     """
     structlog.configure(
         processors=[structlog.processors.TimeStamper(fmt="iso"), structlog.processors.add_log_level,
                     structlog.processors.format_exc_info, structlog.processors.JSONRenderer()],
         logger_factory=structlog.PrintLoggerFactory(),
     )  # fmt: skip
+    if settings.trusted_keys:  # a device without its keys would refuse every model, one by one and much later
+        try:
+            read_trusted_keys(Path(settings.trusted_keys))
+        except KeyFileError as error:
+            raise SettingsError(f"trusted_keys: {error}") from error
     agent = Agent(settings)
     server = grpc.server(
         ThreadPoolExecutor(_THREADS, thread_name_prefix="call"),

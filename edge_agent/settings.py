@@ -22,6 +22,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
         socket_mode: permission bits of the socket, octal. 0660 lets the group in.
         socket_group: group of the socket, such as ggc_group; empty leaves it as it is.
         runtime: auto (TVM where the bundle has code for this machine), tvm or onnxruntime.
+        trusted_keys: public key, or folder of public keys (*.pub), of which one must have signed a model; empty asks for none.
         threads: CPU threads for one picture.
         queue: calls that may wait for one model; the next one is answered RESOURCE_EXHAUSTED.
         start_timeout_s: seconds that a model may take to load.
@@ -35,6 +36,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     socket_mode: Annotated[str, msgspec.Meta(pattern=r"^0?[0-7]{3}$")] = "0660"
     socket_group: str = ""
     runtime: Literal["auto", "tvm", "onnxruntime"] = "auto"
+    trusted_keys: str = ""
     threads: _Positive = 1
     queue: _Positive = 8
     start_timeout_s: _Positive = 120

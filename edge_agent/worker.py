@@ -1,4 +1,4 @@
-"""The process that runs one model: `python -m edge_agent.worker CHANNEL_FD EXCHANGE_FD BUNDLE RUNTIME THREADS`.
+"""The process that runs one model: `python -m edge_agent.worker CHANNEL_FD EXCHANGE_FD BUNDLE RUNTIME THREADS KEYS`.
 
 A process of its own gives a stopped model's memory back, and a crash in generated code ends this process only.
 """
@@ -18,6 +18,7 @@ from anomaly_model.detection import detect, mask_rows
 from anomaly_model.errors import LinewatchError, PictureError
 from anomaly_model.picture import check_size, wrap_rgb888
 from anomaly_model.runtime import Runtime, open_runtime
+from anomaly_model.signature import read_trusted_keys
 from edge_agent.channel import EXCHANGE_MASK_OFFSET, Answer, Area, DetectRequest, Ready, Refusal, receive_request, send
 
 _WARM_UP = 3
@@ -94,12 +95,13 @@ def serve(channel: socket.socket, worker: Worker) -> None:
 
 def main(arguments: list[str]) -> int:
     """Load, say Ready or Refusal, serve."""
-    channel_fd, exchange, folder, runtime_name, threads = arguments
+    channel_fd, exchange, folder, runtime_name, threads, keys = arguments
     # The agent decides when to end: a Ctrl-C in a terminal reaches the whole process group.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     with socket.socket(fileno=int(channel_fd)) as channel, contextlib.suppress(BrokenPipeError):
         try:
-            bundle = open_bundle(Path(folder))
+            # Nothing of a bundle is run before its signature and all hashes are checked.
+            bundle = open_bundle(Path(folder), trusted=read_trusted_keys(Path(keys)) if keys else ())
             runtime = open_runtime(bundle, runtime_name, threads=int(threads))  # type: ignore[arg-type]
             worker = Worker(bundle, runtime, int(exchange))
             worker.warm_up()

@@ -15,8 +15,9 @@ import msgspec
 from anomaly_model.errors import LinewatchError
 from linewatch import __version__
 from linewatch.command_line import EXISTING, FOLDER, examples, guarded, json_option, print_json
+from linewatch.package_commands import COMMANDS as PACKAGE_COMMANDS
 from linewatch.progress import StageProgress
-from linewatch.server_commands import COMMANDS
+from linewatch.server_commands import COMMANDS as SERVER_COMMANDS
 
 side_option = click.option(
     "--side", type=click.IntRange(64, 1024),
@@ -208,40 +209,10 @@ def recalibrate(bundle: Path, data: Path, output: Path, root: Path | None, false
     print_metrics("on these pictures (they chose the threshold)", done.bundle.manifest.evaluation)
 
 
-@main.command(epilog=examples("linewatch package bundle --target x86_64-cpu -o component"))
-@click.argument("bundle", type=EXISTING)
-@click.option("--target", default="x86_64-cpu", show_default=True, help="Platform to compile for.")
-@click.option("-o", "--output", type=FOLDER, required=True, help="Folder for recipe, artifact and the compiled bundle.")
-@click.option("--name", help="Component name; default model-NAME.")
-@click.option("--component-version", help="Component version; default MODELVERSION.0.0.")
-@json_option
-@guarded
-def package(bundle: Path, target: str, output: Path, name: str | None, component_version: str | None, as_json: bool) -> None:
-    """Compile a bundle, prove that it agrees with ONNX Runtime, and write a Greengrass component."""
-    from anomaly_model.bundle import open_bundle
-    from packager.package import find_target
-    from packager.package import package as run_packaging
-
-    with StageProgress(quiet=as_json) as progress:
-        done = run_packaging(
-            open_bundle(bundle), find_target(target), output, name=name, component_version=component_version,
-            progress=progress,
-        )  # fmt: skip
-    if as_json:
-        print_json({
-            "component": done.component.name, "version": done.component.version, "recipe": str(done.component.recipe),
-            "artifact": str(done.component.artifact), "artifact_bytes": done.component.artifact_bytes,
-            "seconds": done.seconds, "comparisons": done.comparisons, "not_run_here": done.skipped,
-        })  # fmt: skip
-        return
-    from linewatch.tables import print_package
-
-    print_package(done)
-
-
 @main.command(epilog=examples(
     "linewatch agent --models component",
     "linewatch agent --models models --socket unix:///tmp/aws.iot.lookoutvision.EdgeAgent.sock --socket-group ggc_group"))  # fmt: skip
+@click.option("--trusted-keys", default=None, help="Public key, or folder of public keys, that models must be signed by.")
 @click.option("--models", default=None, help="Folder with bundles or registrations. [default: models]")
 @click.option(
     "--socket", default=None, help="Address to listen on. [default: unix:///tmp/aws.iot.lookoutvision.EdgeAgent.sock]"
@@ -325,7 +296,7 @@ def doctor(bundle: Path | None, as_json: bool) -> None:
         sys.exit(1)
 
 
-for command in COMMANDS:
+for command in [*PACKAGE_COMMANDS, *SERVER_COMMANDS]:
     main.add_command(command)
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ EXTRAS = {
     **dict.fromkeys(("alembic", "boto3", "botocore", "httptools", "prometheus_client", "psycopg", "regex", "sqlalchemy", "uvicorn"),
                     "server"),
     "distributed": "cluster",
-    "tvm": "packager",
+    **dict.fromkeys(("tvm", "cyclonedx", "elftools", "cryptography"), "packager"),
 }
 """Which extra brings a module that is missing."""
 

@@ -19,10 +19,12 @@ import numpy as np
 from anomaly_model.bundle import replace_file
 from anomaly_model.errors import LinewatchError
 from anomaly_model.picture import read_picture
+from anomaly_model.runtime_tvm import host_target
+from anomaly_model.targets import find_target
 from edge_agent.client import AgentClient
 from linewatch.drawn_parts import PartSet, write_set
 from linewatch.splits import find_splits
-from packager.package import Package, find_target, package
+from packager.package import Package, package
 from training.dataset import Dataset
 from training.metrics import ImageMetrics, image_metrics
 from training.options import TrainingOptions
@@ -87,7 +89,7 @@ def run_demo(output: Path, data: Path | None, options: TrainingOptions, progress
     started = time.monotonic()
     bundle = train(learn, output / "bundle", dataclasses.replace(options, name=name), test, progress).bundle
     train_seconds = time.monotonic() - started
-    packed = package(bundle, find_target("x86_64-cpu"), output / "package", progress=progress)
+    packed = package(bundle, find_target(host_target()), output / "package", progress=progress)
     rows = list(_ask_agent(output / "package", name, test, progress))
     truth, scores = np.array([r.is_anomaly for r in rows]), np.array([r.score for r in rows])
     metrics = image_metrics(scores, truth, bundle.manifest.decision.threshold)
@@ -95,7 +97,7 @@ def run_demo(output: Path, data: Path | None, options: TrainingOptions, progress
     summary = Summary(
         f1=round(metrics.f1, 4), precision=round(metrics.precision, 4), recall=round(metrics.recall, 4),
         p50_ms=round(float(np.median(times)), 2), p99_ms=round(float(np.quantile(times, 0.99)), 2),
-        tvm_over_onnxruntime=packed.comparisons[0].tvm_over_onnxruntime, train_seconds=round(train_seconds, 1),
+        tvm_over_onnxruntime=next(v.timing.tvm_over_onnxruntime for v in packed.variants if v.timing), train_seconds=round(train_seconds, 1),
         package_seconds=packed.seconds, pictures=len(rows),
     )  # fmt: skip
     replace_file(output / "summary.json", msgspec.json.format(msgspec.json.encode(summary)) + b"\n")

@@ -56,7 +56,7 @@ def write_report(path: Path, result: "DemoResult", progress: "Progress") -> None
     dots, line = _strip(result.rows, threshold)
     html = environment.get_template("report.html").render(
         name=bundle.manifest.model.name, metrics=result.metrics, summary=result.summary, cards=cards, dots=dots, line=line,
-        threshold=threshold, comparisons=result.package.comparisons, training=bundle.manifest.training,
+        threshold=threshold, variants=result.package.variants, training=bundle.manifest.training,
         labels=bundle.manifest.labels, source=result.test.source,
     )  # fmt: skip
     replace_file(path, html.encode())

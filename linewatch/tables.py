@@ -85,15 +85,21 @@ def print_metrics(title: str, metrics: dict[str, Any]) -> None:
 def print_package(done: "Package") -> None:
     """What packaging made and proved."""
     console = _console()
-    table = Table("variant", "TVM p50 ms", "ONNX Runtime p50 ms", "ratio", "score differs by", "changed verdicts")
-    for c in done.comparisons:
+    table = Table("variant", "TVM p50 ms", "ONNX Runtime p50 ms", "ratio", "compared on", "score differs by", "changed verdicts")
+    for v in done.variants:
+        timing, parity = v.timing, v.parity
         table.add_row(
-            c.variant, f"{c.tvm.p50_ms}", f"{c.onnxruntime.p50_ms}", f"{c.tvm_over_onnxruntime}",
-            f"{c.score_difference:.1e} of its range", f"{c.changed_answers} of {c.pictures}",
+            v.isa.name, *((f"{timing.tvm.p50_ms}", f"{timing.onnxruntime.p50_ms}", f"{timing.tvm_over_onnxruntime}") if timing
+                          else ("", "", "")),
+            *((parity.ran_on, f"{parity.score_difference:.1e} of its range", f"{parity.changed_answers} of {parity.pictures}")
+              if parity else ("nothing here", "not proven", "")),
         )  # fmt: skip
     console.print(table)
-    for variant in done.skipped:
-        console.print(f"{variant}: compiled, but this CPU cannot run it, so nothing is proven for it")
+    for v in done.variants:
+        if v.parity is None:
+            console.print(f"{v.isa.name}: compiled, but nothing here can run it; on the device: linewatch doctor BUNDLE --parity")
+    for arch in done.cubins:
+        console.print(f"GPU code for {arch}, not run here; on the device: linewatch doctor BUNDLE --parity")
     console.print(
         f"component {done.component.name} {done.component.version}, {done.component.artifact_bytes / 1e6:.1f} MB, in {done.seconds} s"
     )

@@ -1,5 +1,6 @@
 """From a plan to a shared library that TVM's runtime loads."""
 
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -7,55 +8,90 @@ from typing import Any
 import numpy as np
 import tvm
 from tvm import relax
+from tvm.support import cc
 
-from packager.isa import Isa, Target
-from packager.kernels import elementwise, pool
+from anomaly_model.targets import Isa
+from packager.kernels import conv, elementwise, pool, resize
 from packager.kernels.box_resize import box_resize
-from packager.kernels.conv import choose_tile, convolution, pack_weights
+from packager.kernels.depthwise import depthwise, pack_depthwise
+from packager.kernels.winograd import pack_winograd, winograd
 from packager.plan import Plan, Step, make_plan
+from packager.schedule import Choice, Tile, Winograd, best_tile
+from packager.toolchain import compiler
+
+Choose = Callable[[Isa, Step], Choice]
 
 
-def compile_model(model: bytes, target: Target, isa: Isa, library: Path) -> None:
-    """Compile an ONNX graph for one variant of a target and write the library.
+def compile_model(model: bytes, machine: str, isa: Isa, choose: Choose) -> bytes:
+    """Compile an ONNX graph for one kind of CPU; returns the shared library. The same input gives the same bytes.
 
     Raises:
         UnsupportedGraphError: the graph has something that no schedule covers.
+        ToolError: no linker for the architecture.
     """
     plan = make_plan(model, isa.lanes)
-    module = _lower(plan, isa)
-    _, height, width, _ = plan.picture
-    module["box_resize"] = box_resize(height, width)
-    options = {"kind": "llvm", "mtriple": target.triple, "mcpu": isa.mcpu}
-    executable = tvm.compile(module, target=tvm.target.Target(options))
-    executable.export_library(str(library))
+    module = lower(plan, isa, choose)
+    if plan.source.dtype == "uint8":
+        _, height, width, _ = plan.source.shape
+        module["box_resize"] = box_resize(height, width)
+    return link(tvm.compile(module, target=cpu_target(machine, isa)), machine)
 
 
-def _lower(plan: Plan, isa: Isa) -> Any:
+def cpu_target(machine: str, isa: Isa) -> Any:
+    """What TVM generates code for."""
+    options = {"kind": "llvm", "mtriple": f"{machine}-linux-gnu", "mcpu": isa.mcpu}
+    return tvm.target.Target({**options, "mattr": list(isa.mattr)} if isa.mattr else options)
+
+
+def link(executable: Any, machine: str) -> bytes:
+    """Make a shared library of compiled code."""
+    linker = cc.cross_compiler(compiler(machine), output_format="so")
+
+    def linked(target: str, sources: list[str], **_: object) -> None:
+        # Without the build id nothing in the library depends on where and when it was linked.
+        linker(target, sources, options=["-shared", "-fPIC", "-Wl,--build-id=none", "-Wl,-s"])
+
+    linked.output_format, linked.get_target_triple = "so", linker.get_target_triple  # type: ignore[attr-defined]
+    with tempfile.TemporaryDirectory(prefix="linewatch-link-") as folder:
+        path = Path(folder) / "model.so"
+        executable.export_library(str(path), fcompile=linked, workspace_dir=folder)
+        return path.read_bytes()
+
+
+def lower(plan: Plan, isa: Isa, choose: Choose) -> Any:
+    """A module with the plan as `main` and a function for each kernel."""
     builder = relax.BlockBuilder()
-    functions: dict[str, Any] = {}
+    functions: dict[object, Any] = {}
 
-    def call(step_name: str, key: object, make: Callable[[], object], arguments: list[Any], shape: tuple[int, ...]) -> Any:
+    def call(name: str, key: object, make: Callable[[], object], arguments: list[Any], output: Any) -> Any:
         """Emit a kernel call; steps that are alike share one kernel."""
-        name = f"{step_name}|{key}"
-        if name not in functions:
-            functions[name] = builder.add_func(make(), step_name)
-        return builder.emit(relax.call_tir(functions[name], arguments, relax.TensorType(shape, "float32")))
+        if (name, key) not in functions:
+            functions[name, key] = builder.add_func(make(), name)
+        return builder.emit(relax.call_tir(functions[name, key], arguments, output))
 
-    picture = relax.Var("picture", relax.TensorType(plan.picture, "uint8"))
-    values: dict[str, Any] = {}
+    source = plan.source
+    picture = relax.Var("picture", relax.TensorType(source.shape, source.dtype))
+    values: dict[int, Any] = {}
     with builder.function("main", [picture]):
         with builder.dataflow():
             for step in plan.steps:
-                kernel, constants = _kernel(isa, step)
-                inputs = [picture] if step.kind == "picture" else [values[t.name] for t in step.inputs]
-                first, residual = inputs, []
-                if step.residual:
-                    first, residual = inputs[:-1], inputs[-1:]
+                if step.kind == "alias":
+                    values[id(step.output)] = values[id(step.inputs[0])]
+                    continue
+                flat = relax.TensorType((step.output.size,), "float32")
+                if step.kind == "input":
+                    made = call("input", 0, lambda s=step: elementwise.read_input(isa, source, s), [picture], flat)  # type: ignore[misc]
+                    values[id(step.output)] = made
+                    continue
+                choice = choose(isa, step) if step.kind == "conv" else None
+                kernel, constants = kernel_of(isa, step, choice)
+                inputs = [values[id(t)] for t in step.inputs]
+                first, residual = (inputs[:-1], inputs[-1:]) if step.residual else (inputs, [])
                 arguments = [*first, *(relax.const(c) for c in constants), *residual]
-                values[step.output.name] = call(step.kind, _key(step), kernel, arguments, step.output.shape)
+                values[id(step.output)] = call(step.kind, (_key(step), choice), kernel, arguments, flat)
             results = [
-                call("output", (o.shape, o.tensor.shape), lambda o=o: elementwise.to_output(isa, o),  # type: ignore[misc]
-                     [values[o.tensor.name]], o.shape)
+                call("output", o.name, lambda o=o: elementwise.write_output(isa, o),  # type: ignore[misc]
+                     [values[id(o.view.tensor)]], relax.TensorType(o.view.shape, "float32"))
                 for o in plan.outputs
             ]  # fmt: skip
             result = builder.emit_output(relax.Tuple(results))
@@ -65,43 +101,53 @@ def _lower(plan: Plan, isa: Isa) -> Any:
 
 def _key(step: Step) -> tuple[object, ...]:
     """What two steps must share to use the same kernel: shapes and static parameters, not weights."""
-    shapes = [(t.channels, t.shape) for t in [*step.inputs, step.output]]
-    return (*shapes, tuple(sorted(step.attributes.items())), step.residual, step.epilogue, step.weight is None)
+    shapes = [(t.channels, t.height, t.width, t.stored) for t in [*step.inputs, step.output]]
+    weight = None if step.weight is None else step.weight.shape
+    return (*shapes, tuple(sorted(step.attributes.items())), step.residual, step.epilogue, weight)
 
 
-def _kernel(isa: Isa, step: Step) -> tuple[Callable[[], object], list[Any]]:
+def kernel_of(isa: Isa, step: Step, choice: Choice | None) -> tuple[Callable[[], object], list[Any]]:
     """The function that writes a step's kernel, and the constants that it is called with."""
+    target = step.output
     match step.kind:
-        case "picture":
-            return lambda: elementwise.picture(isa, step), []
         case "conv":
             assert step.weight is not None
-            assert step.bias is not None
-            source, target = step.inputs[0], step.output
-            one_row = step.attributes["kernel"] == 1 and step.attributes["stride"] == 1
-            width = target.width * target.height if one_row else target.width
-            tile = choose_tile(isa, target.stored // isa.lanes, width)
-            bias = np.zeros(target.stored, np.float32)
-            bias[: len(step.bias)] = step.bias
-            packed = pack_weights(step.weight, target.stored, tile, isa.lanes)
-            return lambda: convolution(isa, step, tile), [packed, bias]
+            if isinstance(choice, Winograd):
+                packed = pack_winograd(step.weight, target.stored, choice, isa.lanes)
+                return lambda: winograd(isa, step, choice), [packed, _padded(step)]
+            assert isinstance(choice, Tile)
+            packed = conv.pack_weights(step.weight, target.stored, choice.blocks, isa.lanes)
+            return lambda: conv.convolution(isa, step, choice), [packed, _padded(step)]
+        case "transposed":
+            tile = best_tile(isa, step)
+            parts = [conv.pack_weights(w, target.stored, tile.blocks, isa.lanes) for _, w in conv.phases(step)]
+            return lambda: conv.transposed_convolution(isa, step, tile), [*parts, _padded(step)]
+        case "depthwise":
+            return lambda: depthwise(isa, step), [pack_depthwise(step), _padded(step)]
         case "pool":
             return lambda: pool.window_pool(isa, step), []
         case "global_pool":
             return lambda: pool.global_pool(isa, step), []
-        case "channel_reduce":
-            if step.attributes["op"] == "max":
-                return lambda: pool.channel_reduce(isa, step), []
+        case "channel_reduce" if step.attributes["op"] == "dot":
             assert step.bias is not None
             return lambda: pool.channel_reduce(isa, step), [pool.dot_weights(step), step.bias.astype(np.float32)]
+        case "channel_reduce":
+            return lambda: pool.channel_reduce(isa, step), []
+        case "softmax":
+            return lambda: pool.softmax(isa, step), []
         case "concat":
             return lambda: elementwise.concat(isa, step), []
+        case "take":
+            return lambda: elementwise.take_channels(isa, step), []
         case "elementwise":
-            return lambda: elementwise.elementwise(isa, step), [] if step.weight is None else [step.weight]
+            return lambda: elementwise.elementwise(isa, step), [] if step.weight is None else [step.weight.reshape(-1)]
         case "resize":
-            source, target = step.inputs[0], step.output
-            tables = [*elementwise.resize_table(source.height, target.height),
-                      *elementwise.resize_table(source.width, target.width)]  # fmt: skip
-            return lambda: elementwise.resize(isa, step), tables
-        case _:
-            raise AssertionError(step.kind)
+            return lambda: resize.resize(isa, step), resize.tables(step)
+    raise AssertionError(step.kind)
+
+
+def _padded(step: Step) -> Any:
+    assert step.bias is not None
+    bias = np.zeros(step.output.stored, np.float32)
+    bias[: len(step.bias)] = step.bias
+    return bias

@@ -2,6 +2,7 @@
 
     DIR/recipes/NAME-VERSION.json
     DIR/artifacts/NAME/VERSION/<12 hex>_greengrass_model_component.zip
+    DIR/component.json                name, version, tags, and the SHA-256 of both files above
     DIR/bundle/                       the same bundle, unpacked: for `linewatch agent --models DIR`
 
 The rules that the recipe keeps (both nuclei read it): JSON with exact key case; at most 8,000 bytes; `os`,
@@ -11,6 +12,7 @@ know; no privilege.
 
 import hashlib
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,11 +21,12 @@ import msgspec
 from anomaly_model.bundle import Bundle, replace_file, zip_bundle
 from anomaly_model.errors import LinewatchError
 from anomaly_model.manifest import dump_manifest
-from packager.isa import Target
+from anomaly_model.targets import Target
 
 RECIPE_BYTES = 8000
 _NAME = re.compile(r"[a-zA-Z0-9\-_.]{1,128}")
 _VERSION = re.compile(r"[0-9]{1,6}\.[0-9]{1,6}\.[0-9]{1,6}")
+_DESCRIPTION = re.compile(r"[a-zA-Z0-9\-_. ()':,;?]{1,256}")
 _MARKER = re.compile(r"@([A-Z_]+)@")
 
 
@@ -52,21 +55,36 @@ def default_version(bundle: Bundle) -> str:
     return f"{int(bundle.manifest.model.version)}.0.0"
 
 
-def check_identity(name: str, version: str) -> None:
-    """Refuse names and versions that Greengrass would refuse."""
+def check_identity(name: str, version: str, description: str = "") -> None:
+    """Refuse names, versions and descriptions that Greengrass would refuse."""
     if not _NAME.fullmatch(name):
         raise ComponentError(f"component name {name!r} is not allowed: 1 to 128 letters, digits, '-', '_' and '.'")
     if not _VERSION.fullmatch(version):
         raise ComponentError(f"component version {version!r} is not of the form major.minor.patch, such as 1.0.0")
+    if description and not _DESCRIPTION.fullmatch(description):
+        raise ComponentError(f"component description {description[:80]!r} is not allowed: 1 to 256 letters, digits, spaces and - _ . ( ) ' : , ; ?")
 
 
-def write_component(bundle: Bundle, target: Target, folder: Path, name: str, version: str) -> Component:
-    """Write recipe and artifact below `folder`.
+def write_component(
+    bundle: Bundle, target: Target, folder: Path, name: str, version: str, *, description: str = "",
+    tags: Mapping[str, str] | None = None, location: str = "",
+) -> Component:  # fmt: skip
+    """Write recipe, artifact and component.json below `folder`.
+
+    Args:
+        bundle: the compiled one.
+        target: what it is for.
+        folder: see above.
+        name: of the component.
+        version: of the component.
+        description: of the component; empty for one that names the model.
+        tags: given to Greengrass when the component is published; a recipe has no room for them.
+        location: address of the folder that the artifact will lie in.
 
     Raises:
         ComponentError: see `check_identity`; also a recipe over the size limit.
     """
-    check_identity(name, version)
+    check_identity(name, version, description)
     digest = hashlib.sha256(dump_manifest(bundle.manifest)).hexdigest()[:12]
     stem = f"{digest}_greengrass_model_component"
     artifact = folder / "artifacts" / name / version / f"{stem}.zip"
@@ -74,11 +92,18 @@ def write_component(bundle: Bundle, target: Target, folder: Path, name: str, ver
     recipe = render_recipe({
         "COMPONENT_NAME": name, "COMPONENT_VERSION": version, "ARCHITECTURE": target.architecture,
         "ARTIFACT": artifact.name, "ARTIFACT_STEM": stem, "MODEL_NAME": model.name, "MODEL_VERSION": model.version,
-        "MODEL_ARN": model.arn,
+        "MODEL_ARN": model.arn, "DESCRIPTION": description or f"Anomaly model {model.name} version {model.version}, packaged by Linewatch",
+        "LOCATION": location.rstrip("/") or f"s3://BUCKET/artifacts/{name}/{version}",
     })  # fmt: skip
     zip_bundle(bundle, artifact)
     path = folder / "recipes" / f"{name}-{version}.json"
     replace_file(path, recipe)
+    with artifact.open("rb") as stream:
+        digest = hashlib.file_digest(stream, "sha256").hexdigest()
+    facts = {"name": name, "version": version, "platform": f"linux/{target.architecture}", "tags": dict(tags or {}),
+             "artifact": str(artifact.relative_to(folder)), "artifact_sha256": digest, "recipe": str(path.relative_to(folder)),
+             "recipe_sha256": hashlib.sha256(recipe).hexdigest()}  # fmt: skip
+    replace_file(folder / "component.json", msgspec.json.format(msgspec.json.encode(facts)) + b"\n")
     return Component(name, version, path, artifact, artifact.stat().st_size)
 
 

@@ -8,7 +8,9 @@ import msgspec
 
 from anomaly_model.bundle import open_bundle
 from anomaly_model.child_job import ProgressFile, main
-from packager.package import find_target, package
+from anomaly_model.signature import read_private_key
+from anomaly_model.targets import find_target
+from packager.package import PackageOptions, package
 
 
 class Spec(msgspec.Struct, frozen=True):
@@ -17,9 +19,11 @@ class Spec(msgspec.Struct, frozen=True):
     Attributes:
         bundle: folder of the model.
         target: name of the platform, such as x86_64-cpu.
+        compiler_options: see `anomaly_model.targets.find_target`.
         output: folder for recipe and artifact.
-        name: of the component.
-        version: of the component.
+        name, version, description, tags: of the component.
+        location: address of the folder that the artifact will lie in.
+        key: file of the private key that signs the package; empty leaves it unsigned.
     """
 
     bundle: str
@@ -27,15 +31,22 @@ class Spec(msgspec.Struct, frozen=True):
     output: str
     name: str
     version: str
+    compiler_options: dict[str, str | list[str]] = {}
+    description: str = ""
+    tags: dict[str, str] = {}
+    location: str = ""
+    key: str = ""
 
 
 def run(spec: Spec, progress: ProgressFile) -> dict[str, Any]:
     """Compile, prove and pack; returns where artifact and recipe lie, relative to the output."""
     output = Path(spec.output)
-    done = package(
-        open_bundle(Path(spec.bundle)), find_target(spec.target), output, name=spec.name, component_version=spec.version,
-        progress=progress,
-    ).component  # fmt: skip
+    options = PackageOptions(
+        name=spec.name, version=spec.version, description=spec.description, tags=spec.tags, location=spec.location,
+        key=read_private_key(Path(spec.key)) if spec.key else None,
+    )  # fmt: skip
+    target = find_target(spec.target, spec.compiler_options)
+    done = package(open_bundle(Path(spec.bundle)), target, output, options, progress).component
     return {"artifact": str(done.artifact.relative_to(output)), "recipe": str(done.recipe.relative_to(output))}
 
 

@@ -3,28 +3,71 @@
 import shutil
 import tempfile
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from importlib.metadata import version
-from importlib.util import find_spec
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import msgspec
 
-from anomaly_model.bundle import Bundle, write_bundle
-from anomaly_model.errors import LinewatchError
-from anomaly_model.runtime_tvm import cpu_flags
+from anomaly_model.bundle import Bundle, replace_file, write_bundle
+from anomaly_model.targets import Isa, Target
+from packager.bill import BILL_NAME, bill_of_materials
 from packager.component import Component, check_identity, default_name, default_version, write_component
-from packager.isa import TARGETS, Target
-from packager.measure import Comparison, compare_in_child
+from packager.elf import check_library, find_cubins
+from packager.measure import Timing, measure_in_child
+from packager.parity import Parity
+from packager.prove import prove, where
+from packager.toolchain import RUNTIME, runtime_library
+from packager.tune import Log, chooser, read_log, tune
+
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 Progress = Callable[[str, int, int], None]
 """Called with what is being done, how many steps are done, and how many there are."""
-_RUNTIME = "libtvm_runtime.so"
+MEASURED_NAME = "measured.json"
+_TOOLS = ("linewatch", "apache-tvm", "apache-tvm-ffi", "onnxruntime")
 
 
-class UnknownTargetError(LinewatchError):
-    """No such target."""
+@dataclass(frozen=True, slots=True)
+class PackageOptions:
+    """What a user may choose.
+
+    Attributes:
+        name, version: of the component; empty for `model-NAME` and `MODELVERSION.0.0`.
+        description: of the component; empty for one that names the model.
+        tags: of the component.
+        location: address of the folder that the artifact will lie in; empty for a place to be filled in.
+        tuning: `measure` schedules on this machine where it can run the code, `model` their cost, or the path of a log.
+        key: signs the package; None leaves it unsigned.
+        rounds: calls of each runtime that are timed; 0 for none.
+    """
+
+    name: str = ""
+    version: str = ""
+    description: str = ""
+    tags: Mapping[str, str] = field(default_factory=dict)
+    location: str = ""
+    tuning: str = "measure"
+    key: "Ed25519PrivateKey | None" = None
+    rounds: int = 60
+
+
+@dataclass(frozen=True, slots=True)
+class Variant:
+    """One compiled library and what is known of it.
+
+    Attributes:
+        isa: what it is for.
+        parity: against ONNX Runtime; None when nothing here can run it, so that nothing is proven.
+        timing: beside ONNX Runtime; None when this machine cannot run it.
+    """
+
+    isa: Isa
+    parity: Parity | None
+    timing: Timing | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,104 +77,142 @@ class Package:
     Attributes:
         component: recipe and artifact.
         bundle: the compiled bundle, unpacked.
-        comparisons: one for each variant that could run here, best first.
-        skipped: variants that this machine's CPU cannot run, so that nothing is proven for them.
+        variants: best first.
+        cubins: GPU architectures that code was made for.
     """
 
     component: Component
     bundle: Bundle
-    comparisons: list[Comparison]
-    skipped: list[str]
+    variants: list[Variant]
+    cubins: list[str]
     seconds: float
 
 
-def find_target(name: str) -> Target:
-    """Look a target up by name.
-
-    Raises:
-        UnknownTargetError: lists the valid names.
-    """
-    if name not in TARGETS:
-        raise UnknownTargetError(f"unknown target {name!r}; known targets: {', '.join(sorted(TARGETS))}")
-    return TARGETS[name]
-
-
 def package(
-    bundle: Bundle,
-    target: Target,
-    folder: Path,
-    *,
-    name: str | None = None,
-    component_version: str | None = None,
-    rounds: int = 60,
+    bundle: Bundle, target: Target, folder: Path, options: PackageOptions | None = None,
     progress: Progress = lambda _what, _done, _total: None,
-) -> Package:
+) -> Package:  # fmt: skip
     """Compile, compare, write. Nothing is written to `folder` unless every comparison passes.
 
+    The same bundle, target, options and schedules give the same artifact, byte by byte. What was timed is written beside
+    it, to measured.json.
+
     Raises:
-        ParityError, UnsupportedGraphError, ComponentError, UnknownTargetError
+        ParityError, UnsupportedGraphError, ComponentError, ToolError, LibraryError, TuningError
     """
+    started = time.monotonic()
+    options = options or PackageOptions()
+    name, component_version = options.name or default_name(bundle), options.version or default_version(bundle)
+    check_identity(name, component_version, options.description)
+    steps = _Steps(progress, 3 * len(target.variants) + (2 if target.gpu else 1))
+    # A component is for one platform: what was compiled for others stays behind.
+    files = {n: bundle.read(n) for n in bundle.manifest.files if not n.startswith("compiled/") and n != BILL_NAME}
+    base = f"compiled/{target.cpu}"
+    files[f"{base}/{RUNTIME}"] = runtime_library(target.machine)
+    logs: dict[str, Log] = {}
+    for isa in target.variants:
+        steps.next(f"choosing schedules for {isa.name}")
+        logs[isa.name] = _schedules(files["model.onnx"], target, isa, options.tuning)
+        steps.next(f"compiling for {isa.name}")
+        files[f"{base}/{isa.name}.so"] = _compiled(files["model.onnx"], target, isa, logs[isa.name])
+    parities = {}
+    for isa in target.variants:
+        steps.next(f"comparing {isa.name} with ONNX Runtime")
+        if where(target.machine, isa):
+            parities[isa.name] = prove(bundle, files[f"{base}/{isa.name}.so"], target.machine, isa)
+            parities[isa.name].check()
+    files[f"{base}/target.json"] = _json(_describe(target, files, logs, parities))
+    cubins: list[str] = []
+    if target.gpu:
+        steps.next(f"compiling for {target.gpu.arch}")
+        cubins = _add_gpu(target, files)
+    tools = {tool: version(tool) for tool in _TOOLS}
+    files[BILL_NAME] = bill_of_materials(bundle.manifest, files, tools, {f"{base}/{RUNTIME}": "apache-tvm"})
+    timings = _timed(bundle, target, files, options.rounds)
+    steps.next("writing the component")
+    compiled = write_bundle(folder / "bundle", bundle.manifest, files, options.key)
+    component = write_component(
+        compiled, target, folder, name, component_version, description=options.description, tags=options.tags,
+        location=options.location,
+    )  # fmt: skip
+    replace_file(folder / MEASURED_NAME, _json([msgspec.to_builtins(t) for t in timings.values()]))
+    steps.finish()
+    variants = [Variant(isa, parities.get(isa.name), timings.get(isa.name)) for isa in target.variants]
+    return Package(component, compiled, variants, cubins, round(time.monotonic() - started, 2))
+
+
+class _Steps:
+    def __init__(self, progress: Progress, total: int) -> None:
+        self._progress, self._total, self._done = progress, total, -1
+
+    def next(self, what: str) -> None:
+        self._done += 1
+        self._progress(what, self._done, self._total)
+
+    def finish(self) -> None:
+        self._progress("done", self._total, self._total)
+
+
+def _schedules(model: bytes, target: Target, isa: Isa, tuning: str) -> Log:
+    if tuning == "model":
+        return {}
+    if tuning != "measure":
+        return read_log(Path(tuning))
+    return tune(model, isa) if where(target.machine, isa) == "this machine" else {}
+
+
+def _compiled(model: bytes, target: Target, isa: Isa, log: Log) -> bytes:
     from packager.compile import compile_model
 
-    started = time.monotonic()
-    name, component_version = name or default_name(bundle), component_version or default_version(bundle)
-    check_identity(name, component_version)
-    steps, done = 2 * len(target.variants) + 1, 0
-    files = {n: bundle.read(n) for n in bundle.manifest.files if not n.startswith(f"compiled/{target.name}/")}
-    base = f"compiled/{target.name}"
-    files[f"{base}/{_RUNTIME}"] = _runtime_library()
+    library = compile_model(model, target.machine, isa, chooser(log))
+    check_library(library, target.machine, target.glibc)
+    return library
+
+
+def _add_gpu(target: Target, files: dict[str, bytes]) -> list[str]:
+    from packager.gpu import GPU_LIBRARY, compile_gpu, describe_gpu
+
+    assert target.gpu is not None
+    library = compile_gpu(files["model.onnx"], target.machine, target.gpu)
+    check_library(library, target.machine, target.glibc)
+    base = f"compiled/{target.machine}-cuda"
+    files[f"{base}/{GPU_LIBRARY}"] = library
+    files[f"{base}/target.json"] = _json(describe_gpu(target.gpu, {tool: version(tool) for tool in _TOOLS}))
+    return find_cubins(library)
+
+
+def _timed(bundle: Bundle, target: Target, files: Mapping[str, bytes], rounds: int) -> dict[str, Timing]:
+    runnable = [isa for isa in target.variants if where(target.machine, isa) == "this machine"]
+    if not rounds or not runnable:
+        return {}
     scratch = Path(tempfile.mkdtemp(prefix="linewatch-package-"))
     try:
-        for isa in target.variants:
-            progress(f"compiling for {isa.name}", done, steps)
-            library = scratch / f"{isa.name}.so"
-            compile_model(files["model.onnx"], target, isa, library)
-            files[f"{base}/{isa.name}.so"] = library.read_bytes()
-            done += 1
-        description = _describe(target)
-        files[f"{base}/target.json"] = _json(description)
         trial = write_bundle(scratch / "trial", bundle.manifest, files)
-        flags = cpu_flags()
-        runnable = [isa.name for isa in target.variants if flags.issuperset(isa.flags)]
-        comparisons = []
-        for variant in runnable:
-            progress(f"comparing {variant} with ONNX Runtime", done, steps)
-            comparisons.append(compare_in_child(trial.folder, variant, rounds))
-            comparisons[-1].check()
-            done += 1
-        skipped = [isa.name for isa in target.variants if isa.name not in runnable]
-        files[f"{base}/target.json"] = _json({
-            **description, "parity": [msgspec.to_builtins(c) for c in comparisons], "not_run_here": skipped,
-        })  # fmt: skip
-        progress("writing the component", steps - 1, steps)
-        compiled = write_bundle(folder / "bundle", bundle.manifest, files)
-        component = write_component(compiled, target, folder, name, component_version)
-        progress("writing the component", steps, steps)
+        return {isa.name: measure_in_child(trial.folder, isa.name, rounds) for isa in runnable}
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
-    return Package(component, compiled, comparisons, skipped, round(time.monotonic() - started, 2))
 
 
 def _json(value: object) -> bytes:
     return msgspec.json.format(msgspec.json.encode(value)) + b"\n"
 
 
-def _describe(target: Target) -> dict[str, object]:
+def _describe(
+    target: Target, files: Mapping[str, bytes], logs: Mapping[str, Log], parities: Mapping[str, Parity]
+) -> dict[str, object]:  # fmt: skip
+    base = f"compiled/{target.cpu}"
+    needed = max(check_library(data, target.machine, target.glibc).glibc for name, data in files.items()
+                 if name.startswith(base) and name.endswith(".so"))  # fmt: skip
     return {
         "target": target.name,
         "triple": target.triple,
-        "runtime": _RUNTIME,
+        "machine": target.machine,
+        "glibc": ".".join(map(str, needed)),
+        "runtime": RUNTIME,
         "variants": [{"library": f"{isa.name}.so", "flags": list(isa.flags)} for isa in target.variants],
         "mcpu": {isa.name: isa.mcpu for isa in target.variants},
-        "tools": {p: version(p) for p in ("linewatch", "apache-tvm", "apache-tvm-ffi", "onnxruntime")},
+        "tools": {tool: version(tool) for tool in _TOOLS},
+        "parity": [msgspec.to_builtins(parities[isa.name]) for isa in target.variants if isa.name in parities],
+        "not_run_here": [isa.name for isa in target.variants if isa.name not in parities],
+        "schedules": {name: msgspec.to_builtins(dict(sorted(log.items()))) for name, log in logs.items()},
     }
-
-
-def _runtime_library() -> bytes:
-    """TVM's device runtime for x86-64, from the installed apache-tvm."""
-    spec = find_spec("tvm")
-    for place in (spec.submodule_search_locations or []) if spec else []:
-        path = Path(place) / "lib" / _RUNTIME
-        if path.is_file():
-            return path.read_bytes()
-    raise LinewatchError(f"{_RUNTIME} was not found in apache-tvm; install it with: pip install 'linewatch[packager]'")

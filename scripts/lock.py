@@ -15,9 +15,10 @@ import tempfile
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-EXTRAS = ("agent", "packager", "train", "server", "dev")
+EXTRAS = ("agent", "packager", "cuda", "train", "server", "bench", "dev")
 CLIENTS = ROOT / "tests" / "clients" / "requirements.in"
-CUDA = re.compile(r"^(nvidia-|cuda-|triton\b)")
+CUDA = re.compile(r"^(nvidia-(?!cuda-nvrtc-cu1[12]\b)|cuda-|triton\b)")
+"""What torch's build for CUDA brings along; the compilers of the extra `cuda` are for everybody."""
 TORCH = "torch==2.13.0"
 
 

@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 
 from anomaly_model.bundle import Bundle, open_bundle
+from anomaly_model.targets import find_target
 from edge_agent.client import AgentClient
 from linewatch.demo import running_agent
 from linewatch.drawn_parts import PartSet, write_set
-from packager.package import Package, find_target, package
+from packager.package import Package, PackageOptions, package
 from training.dataset import read_dataset
 from training.options import TrainingOptions
 from training.train import train
@@ -75,7 +76,7 @@ def bundle(parts: Path, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
 @pytest.fixture(scope="session")
 def packaged(bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Package:
     """It, compiled and packed."""
-    return package(bundle, find_target("x86_64-cpu"), tmp_path_factory.mktemp("package"), rounds=20)
+    return package(bundle, find_target("x86_64-cpu"), tmp_path_factory.mktemp("package"), PackageOptions(rounds=20))
 
 
 @pytest.fixture(scope="session")

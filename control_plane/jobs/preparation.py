@@ -2,7 +2,6 @@
 
 import logging
 from pathlib import Path
-from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
@@ -15,6 +14,7 @@ from control_plane.identifiers import Scope
 from control_plane.jobs.place import Placement, write_spec
 from control_plane.jobs.table import Row
 from control_plane.operations.lookup import dataset_of
+from control_plane.operations.packaging import compiler_options, target_name
 from control_plane.services import Services
 from control_plane.settings import Settings
 from control_plane.store.database import now
@@ -132,15 +132,6 @@ def _write_manifest(connection: Connection, dataset_id: int, path: Path) -> list
     return addresses
 
 
-def target_name(wanted: dict[str, Any]) -> str:
-    """The packager's name of a platform."""
-    platform = wanted.get("TargetPlatform")
-    if platform is None:
-        return str(wanted["TargetDevice"]).replace("_", "-")
-    arch = {"X86_64": "x86_64", "ARM64": "aarch64"}[platform["Arch"]]
-    return f"{arch}-{'cuda' if platform.get('Accelerator') else 'cpu'}"
-
-
 def _prepare_packaging(services: Services, connection: Connection, job: Row, folder: Path) -> Files:
     row = connection.execute(sa.select(packagings).where(packagings.c.id == job.subject_id)).first()
     if row is None:
@@ -151,13 +142,16 @@ def _prepare_packaging(services: Services, connection: Connection, job: Row, fol
         raise PreparationError(f"the model version {row.model_version} is gone")
     wanted = row.configuration["Greengrass"]
     name, version = wanted["ComponentName"], wanted["ComponentVersion"]
-    write_spec(folder, {
-        "bundle": str(bundle_folder(services.settings, model_id)), "target": target_name(wanted), "output": str(folder / "output"),
-        "name": name, "version": version,
-    })  # fmt: skip
     place = wanted["S3OutputLocation"]
     base = f"{place.get('Prefix', '')}{name}/{version}/"
+    write_spec(folder, {
+        "bundle": str(bundle_folder(services.settings, model_id)), "target": target_name(wanted), "output": str(folder / "output"),
+        "name": name, "version": version, "compiler_options": compiler_options(wanted),
+        "description": wanted.get("ComponentDescription", ""), "tags": {t["Key"]: t["Value"] for t in wanted.get("Tags", [])},
+        "location": f"s3://{place['Bucket']}/{base}", "key": services.settings.packaging_key,
+    })  # fmt: skip
     return [], [
+        ("output/component.json", place["Bucket"], f"{base}component.json", "application/json"),
         (f"output/artifacts/{name}/{version}/*.zip", place["Bucket"], base, "application/zip"),
         (f"output/recipes/{name}-{version}.json", place["Bucket"], f"{base}recipe.json", "application/json"),
     ]

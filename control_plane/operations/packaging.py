@@ -1,14 +1,12 @@
 """Packaging jobs: a model becomes a Greengrass component."""
 
-import ast
-import re
 import uuid
 from typing import Any
 
-import msgspec
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
+from anomaly_model.targets import GPU_OPTIONS, TargetError, find_target, parse_options
 from control_plane.errors import ConflictError, QuotaError, ValidationError
 from control_plane.jobs.table import add_job
 from control_plane.operations.lookup import Row, count, find_model, find_packaging, find_project
@@ -20,8 +18,6 @@ from control_plane.wire.requests import Params
 
 METHOD = "Greengrass"
 PACKABLE = ("TRAINED", "STARTING_HOSTING", "HOSTED", "SYSTEM_UPDATING", "STOPPING_HOSTING", "HOSTING_FAILED")
-_OPTIONS = {"gpu-code": r"sm_\d{2,3}", "trt-ver": r"\d+\.\d+\.\d+", "cuda-ver": r"\d+\.\d+", "mcpu": r"[A-Za-z0-9._-]+"}
-_NVIDIA = ("gpu-code", "trt-ver", "cuda-ver")
 
 
 def start_model_packaging_job(call: Call, connection: Connection, params: Params) -> Result:
@@ -85,46 +81,34 @@ def check_target(wanted: dict[str, Any]) -> None:
     device, platform, text = wanted.get("TargetDevice"), wanted.get("TargetPlatform"), wanted.get("CompilerOptions")
     if (device is None) == (platform is None):
         raise ValidationError("Give either TargetDevice or TargetPlatform" + (", not both" if device else ""))
-    if device is not None:
-        if text is not None:
-            raise ValidationError("With TargetDevice there are no CompilerOptions; give TargetPlatform to choose them")
-        return
-    options = parse_options(text) if text is not None else {}
-    if platform and platform.get("Accelerator") == "NVIDIA":
-        missing = [name for name in _NVIDIA if name not in options]
-        if missing:
-            raise ValidationError(
-                f"CompilerOptions for NVIDIA lack {', '.join(missing)}; expected such as "
-                '{"gpu-code": "sm_75", "trt-ver": "7.1.3", "cuda-ver": "10.2"}'
-            )
-    elif any(name in options for name in _NVIDIA):
-        raise ValidationError("CompilerOptions name a GPU, but TargetPlatform has no Accelerator; add Accelerator NVIDIA")
+    if device is not None and text is not None:
+        raise ValidationError("With TargetDevice there are no CompilerOptions; give TargetPlatform to choose them")
+    try:
+        options = compiler_options(wanted)
+        if (platform or {}).get("Accelerator") and not options:
+            raise TargetError(f'NVIDIA needs {", ".join(GPU_OPTIONS)}, such as {{"gpu-code": "sm_75", "trt-ver": "8.6.1", "cuda-ver": "12.4"}}')
+        find_target(target_name(wanted), options)
+    except TargetError as error:
+        raise ValidationError(f"CompilerOptions: {error}") from None
 
 
-def parse_options(text: str) -> dict[str, Any]:
-    """CompilerOptions: a JSON object; Python's single quotes, which the early documents showed, are read too.
+def target_name(wanted: dict[str, Any]) -> str:
+    """The packager's name of a platform."""
+    platform = wanted.get("TargetPlatform")
+    if platform is None:
+        return str(wanted["TargetDevice"])
+    arch = {"X86_64": "x86_64", "ARM64": "aarch64"}[platform["Arch"]]
+    return f"{arch}-{'nvidia' if platform.get('Accelerator') else 'cpu'}"
+
+
+def compiler_options(wanted: dict[str, Any]) -> dict[str, str | list[str]]:
+    """CompilerOptions, read.
 
     Raises:
-        ValidationError: not an object, an unknown name, or a value of the wrong form.
+        TargetError: not an object.
     """
-    try:
-        options = msgspec.json.decode(text)
-    except msgspec.DecodeError:
-        try:
-            options = ast.literal_eval(text)
-        except (ValueError, SyntaxError, MemoryError, RecursionError):
-            raise ValidationError(f"CompilerOptions {text[:200]!r} is not a JSON object") from None
-    if not isinstance(options, dict):
-        raise ValidationError(f"CompilerOptions {text[:200]!r} is not a JSON object")
-    for name, value in options.items():
-        if name == "mattr":
-            if not isinstance(value, list) or not all(isinstance(v, str) and re.fullmatch(r"[+-][a-z0-9.-]+", v) for v in value):
-                raise ValidationError('CompilerOptions: mattr is a list of features, such as ["+neon"]')
-        elif name not in _OPTIONS:
-            raise ValidationError(f"CompilerOptions: {name!r} is not known; expected {', '.join([*_OPTIONS, 'mattr'])}")
-        elif not isinstance(value, str) or not re.fullmatch(_OPTIONS[name], value):
-            raise ValidationError(f"CompilerOptions: {name} is {value!r}; expected the form {_OPTIONS[name]}")
-    return options
+    text = wanted.get("CompilerOptions")
+    return parse_options(text) if text is not None else {}
 
 
 def describe_model_packaging_job(call: Call, connection: Connection, params: Params) -> Result:

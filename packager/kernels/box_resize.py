@@ -12,6 +12,7 @@ from tvm.tirx import PrimFunc, Var, decl_buffer
 
 from anomaly_model.picture import BOX_BITS
 from packager.kernels.writer import (
+    PARALLEL_WORK,
     Buffer,
     Expr,
     Stmt,
@@ -87,6 +88,6 @@ def box_resize(height: int, width: int) -> PrimFunc:
         """
         return sequence([loop(width - 1, lambda x: body(x, _PIXEL, 0)), loop(3, lambda c: body(width - 1, 1, c))])
 
-    body = SBlockRealize([], True, SBlock([], [], [], "root", loop(height, output_row, parallel=True)))
+    body = SBlockRealize([], True, SBlock([], [], [], "root", loop(height, output_row, work=PARALLEL_WORK)))
     function = PrimFunc([source, table, target], body)
     return function.with_attr("tirx.noalias", True).with_attr("s_tir", True).with_attr("global_symbol", "box_resize")

@@ -1,18 +1,20 @@
-"""Convolution: a tile of pixels x output vectors stays in registers; weights are packed to be read in order.
+"""Direct convolution: a tile of pixels x output vectors stays in registers; weights are packed to be read in order.
 
-Packed weights: [O / (blocks * lanes)][K][K][I][blocks * lanes]. For each input value one broadcast feeds `blocks`
+Packed weights: [O / (blocks * lanes)][KH][KW][I][blocks * lanes]. For each input value one broadcast feeds `blocks`
 multiply-adds, for each weight vector `pixels` of them. Padding costs no copy: rows outside are not looped over, columns
-outside are left out of the two border tiles when the code is written.
+outside are left out of the border tiles when the code is written.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
+import msgspec
 import numpy as np
-import numpy.typing as npt
 from tvm import tirx
 
-from packager.isa import Isa
+from anomaly_model.targets import Isa
 from packager.kernels.writer import (
+    Buffer,
     Expr,
     Kernel,
     Stmt,
@@ -26,66 +28,108 @@ from packager.kernels.writer import (
     store,
 )  # fmt: skip
 from packager.plan import Step
+from packager.plan.values import F32
+from packager.schedule import Tile
 
 
 @dataclass(frozen=True, slots=True)
-class Tile:
-    """Register tile: `pixels` of a row x `blocks` vectors of output channels."""
+class Geometry:
+    """Which input each output reads: row `y * sy - top + ky * dy`; and where it is written: row `y * every_y + at_y`."""
 
-    pixels: int
-    blocks: int
-
-
-def choose_tile(isa: Isa, vectors: int, width: int) -> Tile:
-    """The tile of the best modelled throughput.
-
-    The model: loads per multiply-add are (pixels + blocks) / (pixels * blocks); below ten accumulators the units wait
-    for each other; a row's last, narrower tile wastes what it does not fill; accumulators, weights and one broadcast
-    must fit the registers.
-    """
-    best, best_score = Tile(1, 1), 0.0
-    for blocks in (4, 3, 2, 1):
-        if vectors % blocks:
-            continue
-        for pixels in range(1, 29):
-            tile = pixels * blocks
-            if tile + blocks + 1 > isa.registers or pixels > width:
-                continue
-            filled = width / (-(-width // pixels) * pixels)
-            pipelined = min(1.0, tile / 10)
-            score = filled * pipelined / (1 + 0.6 * (pixels + blocks) / tile)
-            if score > best_score:
-                best, best_score = Tile(pixels, blocks), score
-    return best
+    ky: int
+    kx: int
+    sy: int = 1
+    sx: int = 1
+    dy: int = 1
+    dx: int = 1
+    top: int = 0
+    left: int = 0
+    rows: int = 0
+    columns: int = 0
+    every_y: int = 1
+    every_x: int = 1
+    at_y: int = 0
+    at_x: int = 0
 
 
-def pack_weights(weight: npt.NDArray[np.float32], stored_out: int, tile: Tile, lanes: int) -> npt.NDArray[np.float32]:
-    """O x I x K x K to the packed order, channels padded with zeros."""
-    out, inner, k, _ = weight.shape
-    padded = np.zeros((stored_out, inner, k, k), np.float32)
+def pack_weights(weight: F32, stored_out: int, blocks: int, lanes: int) -> F32:
+    """O x I x KH x KW to the packed order, channels padded with zeros; flat."""
+    out, inner, ky, kx = weight.shape
+    padded = np.zeros((stored_out, inner, ky, kx), np.float32)
     padded[:out] = weight
-    group = tile.blocks * lanes
-    return np.ascontiguousarray(padded.reshape(stored_out // group, group, inner, k, k).transpose(0, 3, 4, 2, 1))
+    group = blocks * lanes
+    return np.ascontiguousarray(padded.reshape(stored_out // group, group, inner, ky, kx).transpose(0, 3, 4, 2, 1)).reshape(-1)
+
+
+def geometry_of(step: Step) -> Geometry:
+    """Of a convolution step."""
+    numbers = {name: step.number(name) for name in ("ky", "kx", "sy", "sx", "dy", "dx", "top", "left")}
+    return Geometry(**numbers, rows=step.output.height, columns=step.output.width)
 
 
 def convolution(isa: Isa, step: Step, tile: Tile) -> object:
     """Parameters: input, packed weights, bias, [residual,] output."""
+    source, target, geometry = step.inputs[0], step.output, geometry_of(step)
+    kernel = Kernel()
+    x = kernel.array(source.size)
+    w = kernel.array(geometry.ky * geometry.kx * source.channels * target.stored)
+    b = kernel.array(target.stored)
+    r = kernel.array(target.size) if step.residual else None
+    y = kernel.array(target.size)
+    return kernel.finish(_body(isa, step, geometry, tile, x, w, b, r, y))
+
+
+def phases(step: Step) -> list[tuple[Geometry, F32]]:
+    """A transposed convolution as convolutions: one for each residue of the output's row and column by the stride.
+
+    Output row y takes weight row k from input row (y + top - k) / sy where that divides; for y = sy * i + at the rows k
+    are those with (at + top - k) mod sy = 0, walked backwards.
+    """
+    assert step.weight is not None
+    target, found = step.output, []
+    sy, sx, top, left = (step.number(n) for n in ("sy", "sx", "top", "left"))
+    for at_y in range(min(sy, target.height)):
+        for at_x in range(min(sx, target.width)):
+            rows = [k for k in range(step.weight.shape[2]) if (at_y + top - k) % sy == 0][::-1]
+            columns = [k for k in range(step.weight.shape[3]) if (at_x + left - k) % sx == 0][::-1]
+            weight = step.weight[:, :, rows][:, :, :, columns] if rows and columns else np.zeros((*step.weight.shape[:2], 1, 1), np.float32)
+            geometry = Geometry(
+                ky=weight.shape[2], kx=weight.shape[3],
+                top=-((at_y + top - rows[0]) // sy) if rows else 0, left=-((at_x + left - columns[0]) // sx) if columns else 0,
+                rows=-(-(target.height - at_y) // sy), columns=-(-(target.width - at_x) // sx),
+                every_y=sy, every_x=sx, at_y=at_y, at_x=at_x,
+            )  # fmt: skip
+            found.append((geometry, np.ascontiguousarray(weight, np.float32)))
+    return found
+
+
+def transposed_convolution(isa: Isa, step: Step, tile: Tile) -> object:
+    """Parameters: input, packed weights of each phase, bias, output."""
     source, target = step.inputs[0], step.output
-    k, stride, pad = (int(step.attributes[n]) for n in ("kernel", "stride", "pad"))
+    kernel = Kernel()
+    x = kernel.array(source.size)
+    parts = [(geometry, kernel.array(weight.shape[2] * weight.shape[3] * source.channels * target.stored))
+             for geometry, weight in phases(step)]  # fmt: skip
+    b = kernel.array(target.stored)
+    y = kernel.array(target.size)
+    bodies = []
+    for geometry, w in parts:
+        mine = msgspec.structs.replace(tile, pixels=min(tile.pixels, geometry.columns))
+        bodies.append(_body(isa, step, geometry, mine, x, w, b, None, y))
+    return kernel.finish(sequence(bodies))
+
+
+def _body(isa: Isa, step: Step, g: Geometry, tile: Tile, x: Buffer, w: Buffer, b: Buffer, r: Buffer | None, y: Buffer) -> Stmt:
+    source, target = step.inputs[0], step.output
     ih, iw, ic = source.height, source.width, source.channels
-    pitch = source.stored  # padding channels are stored but not multiplied
-    oh, ow, oc = target.height, target.width, target.stored
-    pointwise = k == 1 and stride == 1 and pad == 0
+    pitch, oc, wide = source.stored, target.stored, target.width  # padding channels are stored but not multiplied
+    oh, ow = g.rows, g.columns
+    pointwise = (g.ky, g.kx, g.sy, g.sx, g.top, g.left, g.every_y, g.every_x) == (1, 1, 1, 1, 0, 0, 1, 1) and (oh, ow) == (ih, iw)
     if pointwise:  # rows do not matter: one long row
-        ih, iw, oh, ow = 1, ih * iw, 1, oh * ow
+        ih, iw, oh, ow, wide = 1, ih * iw, 1, oh * ow, oh * ow
     lanes, blocks = isa.lanes, tile.blocks
     groups = oc // (blocks * lanes)
-    kernel = Kernel(isa)
-    x = kernel.array(source.shape)
-    w = kernel.array((groups, k, k, ic, blocks * lanes))
-    b = kernel.array((oc,))
-    r = kernel.array(target.shape) if step.residual else None
-    y = kernel.array(target.shape)
+    work = oh * ow * oc * g.ky * g.kx * ic
 
     def row_tile(group: Expr, row: Expr, column: int | Expr, pixels: int, inside: bool) -> Stmt:
         """Compute `pixels` outputs from `column` on; `inside`: no column of the window is outside the input."""
@@ -104,10 +148,10 @@ def convolution(isa: Isa, step: Step, tile: Tile) -> object:
             def body(c: Expr) -> Stmt:
                 updates = []
                 for m in members:
-                    position = (column + m) * stride - pad + kx
-                    value = spread(load(x, ((row * stride + ky - pad) * iw + position) * pitch + c), lanes)
+                    position = (column + m) * g.sx - g.left + kx * g.dx
+                    value = spread(load(x, ((row * g.sy + ky * g.dy - g.top) * iw + position) * pitch + c), lanes)
                     for j in range(blocks):
-                        weight = load(w, (((group * k + ky) * k + kx) * ic + c) * (blocks * lanes) + j * lanes, lanes)
+                        weight = load(w, (((group * g.ky + ky) * g.kx + kx) * ic + c) * (blocks * lanes) + j * lanes, lanes)
                         updates.append(store(acc, load(acc, slot(m, j), lanes) + value * weight, slot(m, j), lanes))
                 return sequence(updates)
 
@@ -115,29 +159,38 @@ def convolution(isa: Isa, step: Step, tile: Tile) -> object:
 
         def window_row(ky: Expr) -> Stmt:
             if inside:
-                return loop(k, lambda kx: taps(ky, kx, list(range(pixels)))) if k > 1 else taps(ky, 0, list(range(pixels)))
+                return loop(g.kx, lambda kx: taps(ky, kx, list(range(pixels)))) if g.kx > 1 else taps(ky, 0, list(range(pixels)))
             assert isinstance(column, int)
-            columns = [(kx, [m for m in range(pixels) if 0 <= (column + m) * stride - pad + kx < iw]) for kx in range(k)]
-            return sequence(taps(ky, kx, members) for kx, members in columns if members)
+            columns = [(kx, [m for m in range(pixels) if 0 <= (column + m) * g.sx - g.left + kx * g.dx < iw]) for kx in range(g.kx)]
+            parts = [taps(ky, kx, members) for kx, members in columns if members]
+            return sequence(parts) if parts else tirx.Evaluate(0)
 
-        if pad == 0:
-            statements.append(loop(k, window_row) if k > 1 else window_row(integer(0)))
-        else:
-            first = tirx.max(integer(0), pad - row * stride)
-            last = tirx.min(integer(k), ih + pad - row * stride)
+        if _rows_inside(g, ih, oh):
+            statements.append(loop(g.ky, window_row) if g.ky > 1 else window_row(integer(0)))
+        elif g.dy == 1:
+            first = tirx.max(integer(0), g.top - row * g.sy)
+            last = tirx.max(first, tirx.min(integer(g.ky), ih + g.top - row * g.sy))
             statements.append(loop(last - first, window_row, start=first))
+        else:
+
+            def checked(ky: Expr) -> Stmt:
+                position = row * g.sy + ky * g.dy - g.top
+                return tirx.IfThenElse(tirx.all(position >= 0, position < ih), window_row(ky), None)
+
+            statements.append(loop(g.ky, checked))
         for m in range(pixels):
             for j in range(blocks):
-                index = (row * ow + column + m) * oc + (group * blocks + j) * lanes
+                place = (row * g.every_y + g.at_y) * wide + (column + m) * g.every_x + g.at_x
+                index = place * oc + (group * blocks + j) * lanes
                 value = load(acc, slot(m, j), lanes)
                 if r is not None:
                     value = value + load(r, index, lanes)
                 statements.append(store(y, apply(value, step.epilogue, lanes), index, lanes))
         return sequence(statements)
 
-    segments = _segments(ow, iw, k, stride, pad, tile.pixels)
+    segments = _segments(g, ow, iw, tile.pixels)
     if pointwise:
-        return kernel.finish(_pointwise(row_tile, segments, groups, tile.pixels))
+        return _pointwise(row_tile, segments, groups, tile.pixels, work)
 
     def row(p: Expr) -> Stmt:
         group, out_row = tirx.floordiv(p, integer(oh)), tirx.floormod(p, integer(oh))
@@ -149,16 +202,21 @@ def convolution(isa: Isa, step: Step, tile: Tile) -> object:
                 body.append(loop(count, lambda t, s=start, n=pixels: row_tile(group, out_row, s + t * n, n, True)))  # type: ignore[misc]
         return sequence(body)
 
-    return kernel.finish(loop(groups * oh, row, parallel=True))
+    return loop(groups * oh, row, work=work)
 
 
-def _segments(ow: int, iw: int, k: int, stride: int, pad: int, pixels: int) -> list[tuple[int, int, int, bool]]:
+def _rows_inside(g: Geometry, ih: int, oh: int) -> bool:
+    """Whether no window row is ever outside the input."""
+    return g.top <= 0 and (oh - 1) * g.sy - g.top + (g.ky - 1) * g.dy < ih
+
+
+def _segments(g: Geometry, ow: int, iw: int, pixels: int) -> list[tuple[int, int, int, bool]]:
     """Split an output row in runs of tiles: (first column, pixels a tile, tiles, whether the window stays inside)."""
     runs: list[tuple[int, int, int, bool]] = []
     column = 0
     while column < ow:
         n = min(pixels, ow - column)
-        inside = column * stride - pad >= 0 and (column + n - 1) * stride - pad + k - 1 < iw
+        inside = column * g.sx - g.left >= 0 and (column + n - 1) * g.sx - g.left + (g.kx - 1) * g.dx < iw
         if runs and inside and runs[-1][3] and runs[-1][1] == n:
             first, _, count, _ = runs[-1]
             runs[-1] = (first, n, count + 1, True)
@@ -168,9 +226,11 @@ def _segments(ow: int, iw: int, k: int, stride: int, pad: int, pixels: int) -> l
     return runs
 
 
-def _pointwise(row_tile: object, segments: list[tuple[int, int, int, bool]], groups: int, pixels: int) -> Stmt:
+def _pointwise(
+    row_tile: Callable[[Expr, Expr, int | Expr, int, bool], Stmt], segments: list[tuple[int, int, int, bool]], groups: int,
+    pixels: int, work: float,
+) -> Stmt:  # fmt: skip
     """A 1x1 convolution: parallel over (group, chunk of tiles), the remaining tiles after it."""
-    assert callable(row_tile)
     tiles = segments[0][2] if segments[0][1] == pixels else 0
     chunk = max(1, tiles // 8)
     chunks = tiles // chunk
@@ -181,10 +241,11 @@ def _pointwise(row_tile: object, segments: list[tuple[int, int, int, bool]], gro
             group, part = tirx.floordiv(p, integer(chunks)), tirx.floormod(p, integer(chunks))
             return loop(chunk, lambda t: row_tile(group, integer(0), (part * chunk + t) * pixels, pixels, True))
 
-        body.append(loop(groups * chunks, some, parallel=True))
+        body.append(loop(groups * chunks, some, work=work))
     rest = [(chunks * chunk * pixels, pixels, tiles - chunks * chunk), *(s[:3] for s in segments[1 if tiles else 0 :])]
     for first, n, count in rest:
         if count:
             body.append(loop(groups, lambda g, first=first, n=n, count=count: loop(  # type: ignore[misc]
-                count, lambda t: row_tile(g, integer(0), first + t * n, n, True))))  # fmt: skip
+                count, lambda t: row_tile(g, integer(0), first + t * n, n, True)),
+                work=0 if chunks else work))  # fmt: skip
     return sequence(body)

@@ -1,17 +1,19 @@
-"""Elementwise operators, concatenation, bilinear resize, and the two conversions at the graph's ends."""
+"""Elementwise operators, concatenation and selection of channels, and the two conversions at the graph's ends."""
 
 from collections.abc import Callable
 
 import numpy as np
-import numpy.typing as npt
 from tvm import tirx
 
-from packager.isa import Isa
+from anomaly_model.targets import Isa
 from packager.kernels.writer import (
     Expr,
     Kernel,
     Stmt,
     apply,
+    floats,
+    integer,
+    lanes_of,
     load,
     loop,
     real,
@@ -19,12 +21,13 @@ from packager.kernels.writer import (
     spread,
     store,
 )
-from packager.plan import Output, Step, Tensor
+from packager.plan import Output, Source, Step, Tensor
 
 
 def _every_value(isa: Isa, target: Tensor, compute: Callable[[Expr, int], Stmt]) -> Stmt:
-    """`compute(index, lanes)` over a tensor's memory, row by row: whole vectors, then what is left of the row."""
-    length = target.width * target.stored
+    """`compute(index, lanes)` over a tensor's memory, in whole vectors, then what is left."""
+    rows = target.height
+    length = target.size // rows
     whole = length // isa.lanes
 
     def row(r: Expr) -> Stmt:
@@ -33,115 +36,148 @@ def _every_value(isa: Isa, target: Tensor, compute: Callable[[Expr, int], Stmt])
             parts.append(loop(length % isa.lanes, lambda i: compute(r * length + i, 1), start=whole * isa.lanes))
         return sequence(parts)
 
-    return loop(target.height, row, parallel=True)
+    return loop(rows, row, work=target.size)
 
 
-def picture(isa: Isa, step: Step) -> object:
-    """uint8 to float32, same order. Parameters: picture, output."""
-    kernel = Kernel(isa)
-    x, y = kernel.array(step.output.shape, "uint8"), kernel.array(step.output.shape)
+def read_input(isa: Isa, source: Source, step: Step) -> object:
+    """The graph's input to float32, channels last. Parameters: input, output."""
+    target = step.output
+    kernel = Kernel()
+    x, y = kernel.shaped(source.shape, source.dtype), kernel.array(target.size)
+    if step.attributes["order"] == "HWC":
 
-    def convert(index: Expr, lanes: int) -> Stmt:
-        dtype = f"float32x{lanes}" if lanes > 1 else "float32"
-        return store(y, tirx.Cast(dtype, load(x, index, lanes)), index, lanes)
+        def convert(index: Expr, lanes: int) -> Stmt:
+            value = load(x, index, lanes)
+            return store(y, value if source.dtype == "float32" else tirx.Cast(floats(lanes), value), index, lanes)
 
-    return kernel.finish(_every_value(isa, step.output, convert))
+        return kernel.finish(_every_value(isa, target, convert))
+
+    def row(r: Expr) -> Stmt:
+        def pixel(c: Expr) -> Stmt:
+            place = r * target.width + c
+            copies = loop(target.channels, lambda k: store(
+                y, load(x, (k * target.height + r) * target.width + c), place * target.stored + k))  # fmt: skip
+            padding = target.stored - target.channels
+            zeros = loop(padding, lambda k: store(y, real(0), place * target.stored + k), start=target.channels)
+            return sequence([copies, zeros] if padding else [copies])
+
+        return loop(target.width, pixel)
+
+    return kernel.finish(loop(target.height, row, work=target.size))
+
+
+_OPERATORS: dict[str, Callable[[Expr, Expr], Expr]] = {
+    "add": lambda a, b: a + b, "sub": lambda a, b: a - b, "rsub": lambda a, b: b - a, "mul": lambda a, b: a * b,
+    "div": lambda a, b: a / b, "max": tirx.max, "min": tirx.min,
+}  # fmt: skip
 
 
 def elementwise(isa: Isa, step: Step) -> object:
-    """One or two operands of the same shape, the second one perhaps constant. Parameters: inputs, constant, output."""
-    kernel = Kernel(isa)
-    inputs = [kernel.array(t.shape) for t in step.inputs]
+    """One or two operands. Parameters: inputs, constant, output.
+
+    The second one has the first one's shape, or one value a channel or a place; it may be constant.
+    """
+    target, op = step.output, str(step.attributes["op"])
+    kernel = Kernel()
+    inputs = [kernel.array(t.size) for t in step.inputs]
+    second = str(step.attributes.get("second", "all"))
     if step.weight is not None:
-        inputs.append(kernel.array(step.weight.shape))
-    y = kernel.array(step.output.shape)
+        inputs.append(kernel.array(step.weight.size))
+        second = "all" if step.weight.size == target.size else "channels"
+    y = kernel.array(target.size)
+    if len(inputs) == 1 or second == "all":
 
-    def compute(index: Expr, lanes: int) -> Stmt:
-        values = [load(x, index, lanes) for x in inputs]
-        match step.attributes["op"]:
-            case "add":
-                value = values[0] + values[1]
-            case "sub":
-                value = values[0] - values[1]
-            case "mul":
-                value = values[0] * values[1]
-            case _:
-                value = values[0]
-        return store(y, apply(value, step.epilogue, lanes), index, lanes)
+        def compute(index: Expr, lanes: int) -> Stmt:
+            values = [load(x, index, lanes) for x in inputs]
+            value = _OPERATORS[op](*values) if len(values) == 2 else values[0]
+            return store(y, apply(value, step.epilogue, lanes), index, lanes)
 
-    return kernel.finish(_every_value(isa, step.output, compute))
+        return kernel.finish(_every_value(isa, target, compute))
+    lanes = lanes_of(isa, target.stored)
+
+    def pixel(place: Expr) -> Stmt:
+        def vector(v: Expr) -> Stmt:
+            index = place * target.stored + v * lanes
+            other = load(inputs[1], v * lanes, lanes) if second == "channels" else spread(load(inputs[1], place), lanes)
+            value = _OPERATORS[op](load(inputs[0], index, lanes), other)
+            return store(y, apply(value, step.epilogue, lanes), index, lanes)
+
+        return loop(target.stored // lanes, vector)
+
+    width = target.width
+    return kernel.finish(loop(target.height, lambda r: loop(width, lambda c: pixel(r * width + c)), work=target.size))
+
+
+def _copy_channels(isa: Isa, channels: int, read: Callable[[Expr, int], Expr], write: Callable[[Expr, Expr, int], Stmt]) -> list[Stmt]:
+    """In vectors as far as they go."""
+    lanes, parts = isa.lanes, []
+    whole = channels // lanes
+    if whole:
+        parts.append(loop(whole, lambda v: write(read(v * lanes, lanes), v * lanes, lanes)))
+    if channels % lanes:
+        parts.append(loop(channels % lanes, lambda c: write(read(c, 1), c, 1), start=whole * lanes))
+    return parts
 
 
 def concat(isa: Isa, step: Step) -> object:
     """Along channels; what pads the last vector is set to zero. Parameters: inputs, output."""
     target = step.output
-    kernel = Kernel(isa)
-    inputs = [kernel.array(t.shape) for t in step.inputs]
-    y = kernel.array(target.shape)
-    lanes = isa.lanes
+    kernel = Kernel()
+    inputs = [kernel.array(t.size) for t in step.inputs]
+    y = kernel.array(target.size)
 
     def pixel(i: Expr) -> Stmt:
         parts, offset = [], 0
         for x, tensor in zip(inputs, step.inputs, strict=True):
-            whole = tensor.channels // lanes
-            source, base = i * tensor.stored, i * target.stored + offset
-            if whole:
-                parts.append(loop(whole, lambda v, x=x, s=source, b=base: store(  # type: ignore[misc]
-                    y, load(x, s + v * lanes, lanes), b + v * lanes, lanes)))  # fmt: skip
-            if tensor.channels % lanes:
-                parts.append(loop(tensor.channels % lanes, lambda c, x=x, s=source, b=base: store(  # type: ignore[misc]
-                    y, load(x, s + c), b + c), start=whole * lanes))  # fmt: skip
+            base, start = i * tensor.stored, i * target.stored + offset
+            parts += _copy_channels(
+                isa, tensor.channels, lambda c, n, x=x, base=base: load(x, base + c, n),  # type: ignore[misc]
+                lambda value, c, n, start=start: store(y, value, start + c, n),  # type: ignore[misc]
+            )  # fmt: skip
             offset += tensor.channels
         if offset < target.stored:
             parts.append(loop(target.stored - offset, lambda c: store(y, real(0), i * target.stored + c), start=offset))
         return sequence(parts)
 
     width = target.width
-    return kernel.finish(loop(target.height, lambda r: loop(width, lambda c: pixel(r * width + c)), parallel=True))
+    return kernel.finish(loop(target.height, lambda r: loop(width, lambda c: pixel(r * width + c)), work=target.size))
 
 
-def resize_table(size_in: int, size_out: int) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.float32]]:
-    """For each output position: lower and upper input index (2 x n), and the upper one's share. Half-pixel centres."""
-    position = np.clip((np.arange(size_out) + 0.5) * size_in / size_out - 0.5, 0, size_in - 1)
-    low = np.floor(position).astype(np.int32)
-    return np.stack([low, np.minimum(low + 1, size_in - 1)]), (position - low).astype(np.float32)
+def take_channels(isa: Isa, step: Step) -> object:
+    """Some channels that follow each other. Parameters: input, output."""
+    source, target, first = step.inputs[0], step.output, step.number("start")
+    kernel = Kernel()
+    x, y = kernel.array(source.size), kernel.array(target.size)
+
+    def pixel(i: Expr) -> Stmt:
+        parts = _copy_channels(isa, target.channels, lambda c, n: load(x, i * source.stored + first + c, n),
+                               lambda value, c, n: store(y, value, i * target.stored + c, n))  # fmt: skip
+        padding = target.stored - target.channels
+        if padding:
+            parts.append(loop(padding, lambda c: store(y, real(0), i * target.stored + c), start=target.channels))
+        return sequence(parts)
+
+    width = target.width
+    return kernel.finish(loop(target.height, lambda r: loop(width, lambda c: pixel(r * width + c)), work=target.size))
 
 
-def resize(isa: Isa, step: Step) -> object:
-    """Bilinear. Parameters: input, row indices, row shares, column indices, column shares, output."""
-    source, target = step.inputs[0], step.output
-    lanes = isa.lanes if source.stored % isa.lanes == 0 else 1
-    kernel = Kernel(isa)
-    x = kernel.array(source.shape)
-    rows, row_share = kernel.array((2, target.height), "int32"), kernel.array((target.height,))
-    columns, column_share = kernel.array((2, target.width), "int32"), kernel.array((target.width,))
-    y = kernel.array(target.shape)
-
-    def value(r: Expr, c: Expr, block: Expr) -> Stmt:
-        def corner(i: int, j: int) -> Expr:
-            index = load(rows, i * target.height + r) * source.width + load(columns, j * target.width + c)
-            return load(x, index * source.stored + block * lanes, lanes)
-
-        across, down = spread(load(column_share, c), lanes), spread(load(row_share, r), lanes)
-        top = corner(0, 0) + (corner(0, 1) - corner(0, 0)) * across
-        bottom = corner(1, 0) + (corner(1, 1) - corner(1, 0)) * across
-        index = (r * target.width + c) * target.stored + block * lanes
-        return store(y, apply(top + (bottom - top) * down, step.epilogue, lanes), index, lanes)
-
-    blocks = source.stored // lanes
-    return kernel.finish(
-        loop(target.height, lambda r: loop(target.width, lambda c: loop(blocks, lambda k: value(r, c, k))), parallel=True)
-    )
-
-
-def to_output(isa: Isa, output: Output) -> object:
+def write_output(isa: Isa, output: Output) -> object:
     """Channels-last to the graph's own order. Parameters: tensor, output."""
-    tensor = output.tensor
-    kernel = Kernel(isa)
-    x, y = kernel.array(tensor.shape), kernel.array(output.shape)
+    del isa
+    tensor, view = output.view.tensor, output.view
+    kernel = Kernel()
+    x, y = kernel.array(tensor.size), kernel.shaped(view.shape)
+    letters = "".join(a for axis in view.axes for a in axis if a != "-")
+    steps = {}
+    for i, letter in enumerate(letters):
+        steps[letter] = int(np.prod([view.length(a) for a in letters[i + 1 :]], dtype=int))
+
+    def index(r: Expr, c: Expr, k: Expr) -> Expr:
+        parts = [position * steps[letter] for letter, position in (("H", r), ("W", c), ("C", k)) if letter in steps]
+        return sum(parts[1:], parts[0]) if parts else integer(0)
 
     def row(r: Expr) -> Stmt:
-        return loop(tensor.channels, lambda c: loop(tensor.width, lambda k: store(
-            y, load(x, (r * tensor.width + k) * tensor.stored + c), (c * tensor.height + r) * tensor.width + k)))  # fmt: skip
+        return loop(tensor.channels, lambda k: loop(tensor.width, lambda c: store(
+            y, load(x, (r * tensor.width + c) * tensor.stored + k), index(r, c, k))))  # fmt: skip
 
-    return kernel.finish(loop(tensor.height, row, parallel=True))
+    return kernel.finish(loop(tensor.height, row, work=tensor.size))

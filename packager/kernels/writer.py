@@ -21,7 +21,7 @@ from tvm.tirx import (
     decl_buffer,
 )  # fmt: skip
 
-from packager.isa import Isa
+from anomaly_model.targets import Isa
 from packager.plan import Unary
 
 Expr = Any
@@ -29,6 +29,8 @@ Stmt = Any
 Buffer = Any
 
 LARGEST = 3.4e38
+PARALLEL_WORK = 60_000
+"""Multiply-adds, or values moved, from which a loop is worth waking other threads for: some 10 microseconds."""
 
 
 def integer(value: int | Expr) -> Expr:
@@ -47,10 +49,18 @@ def sequence(statements: Iterable[Stmt]) -> Stmt:
     return items[0] if len(items) == 1 else SeqStmt(items)
 
 
-def loop(extent: int | Expr, body: Callable[[Expr], Stmt], *, start: int | Expr = 0, parallel: bool = False) -> Stmt:
-    """`for i in start .. start + extent: body(i)`."""
+def loop(extent: int | Expr, body: Callable[[Expr], Stmt], *, start: int | Expr = 0, work: float = 0) -> Stmt:
+    """`for i in start .. start + extent: body(i)`.
+
+    Args:
+        extent: how often.
+        body: of the loop.
+        start: first value of i.
+        work: multiply-adds or values moved of the whole loop; large ones are shared among threads.
+    """
     variable = Var("i", "int32")
-    kind = ForKind.PARALLEL if parallel else ForKind.SERIAL
+    shared = work >= PARALLEL_WORK and not (isinstance(extent, int) and extent == 1)
+    kind = ForKind.PARALLEL if shared else ForKind.SERIAL
     return For(variable, integer(start), integer(extent), kind, body(variable))
 
 
@@ -69,6 +79,12 @@ def spread(value: Expr, lanes: int) -> Expr:
     return Broadcast(value, lanes) if lanes > 1 else value
 
 
+def scratch(size: int) -> tuple[Buffer, Stmt]:
+    """Working memory of one thread, from the runtime's pool."""
+    buffer = decl_buffer((size,), "float32", name="work", layout=None)
+    return buffer, AllocBuffer(buffer)
+
+
 def accumulators(count: int) -> tuple[Buffer, Stmt]:
     """An array that LLVM keeps in registers.
 
@@ -78,50 +94,125 @@ def accumulators(count: int) -> tuple[Buffer, Stmt]:
     return buffer, AllocBuffer(buffer)
 
 
+def floats(lanes: int) -> str:
+    """The dtype of a vector of floats."""
+    return f"float32x{lanes}" if lanes > 1 else "float32"
+
+
+def let(value: Expr, body: Callable[[Expr], Expr], lanes: int) -> Expr:
+    """Compute a value once and use it several times."""
+    variable = Var("v", floats(lanes))
+    return tirx.Let(variable, value, body(variable))
+
+
+def exp(value: Expr, lanes: int) -> Expr:
+    """e^x to about 2 units in the last place, in vector instructions: LLVM would call the C library for each lane.
+
+    x = n ln 2 + r with |r| <= ln 2 / 2; e^r by the polynomial of Cephes' expf; 2^n by writing n into the exponent.
+    """
+
+    def constant(x: float) -> Expr:
+        return spread(real(x), lanes)
+
+    def reduced(x: Expr) -> Expr:
+        return let(tirx.floor(x * constant(1.4426950408889634) + constant(0.5)), lambda n: scaled(x, n), lanes)
+
+    def scaled(x: Expr, n: Expr) -> Expr:
+        remainder = x - n * constant(0.693359375) + n * constant(2.12194440e-4)
+        integers = f"int32x{lanes}" if lanes > 1 else "int32"
+        bits = tirx.Cast(integers, n) + spread(integer(127), lanes)
+        power = tirx.reinterpret(floats(lanes), tirx.shift_left(bits, spread(integer(23), lanes)))
+        return let(remainder, lambda r: polynomial(r) * power, lanes)
+
+    def polynomial(r: Expr) -> Expr:
+        result = constant(1.9875691500e-4)
+        for coefficient in (1.3981999507e-3, 8.3334519073e-3, 4.1665795894e-2, 1.6666665459e-1, 5.0000001201e-1):
+            result = result * r + constant(coefficient)
+        return result * r * r + r + constant(1)
+
+    return let(tirx.max(tirx.min(value, constant(88.0)), constant(-87.0)), reduced, lanes)
+
+
 def apply(value: Expr, chain: tuple[Unary, ...], lanes: int) -> Expr:
     """Apply a chain of unary operators to a vector."""
     for unary in chain:
-        match unary.kind:
-            case "relu":
-                value = tirx.max(value, spread(real(0), lanes))
-            case "abs":
-                value = tirx.max(value, spread(real(0), lanes) - value)
-            case "sqrt":
-                value = tirx.sqrt(value)
-            case "sigmoid":
-                one = spread(real(1), lanes)
-                value = one / (one + tirx.exp(spread(real(0), lanes) - value))
-            case "affine":
-                if unary.a != 1:
-                    value = value * spread(real(unary.a), lanes)
-                if unary.b != 0:
-                    value = value + spread(real(unary.b), lanes)
-            case _:
-                raise ValueError(unary.kind)
+        value = _apply(value, unary, lanes)
     return value
 
 
+def _apply(value: Expr, unary: Unary, lanes: int) -> Expr:
+    def constant(x: float) -> Expr:
+        return spread(real(x), lanes)
+
+    def sigmoid(x: Expr) -> Expr:
+        return constant(1) / (constant(1) + exp(constant(0) - x, lanes))
+
+    def gate(x: Expr) -> Expr:
+        return tirx.max(tirx.min(x * constant(unary.a) + constant(unary.b), constant(1)), constant(0))
+
+    match unary.kind:
+        case "relu":
+            return tirx.max(value, constant(0))
+        case "leaky":
+            return let(value, lambda x: tirx.max(x, constant(0)) + tirx.min(x, constant(0)) * constant(unary.a), lanes)
+        case "clip":
+            value = tirx.max(value, constant(unary.a)) if unary.a > -LARGEST else value
+            return tirx.min(value, constant(unary.b)) if unary.b < LARGEST else value
+        case "abs":
+            return let(value, lambda x: tirx.max(x, constant(0) - x), lanes)
+        case "square":
+            return let(value, lambda x: x * x, lanes)
+        case "sqrt":
+            return tirx.sqrt(value)
+        case "reciprocal":
+            return constant(1) / value
+        case "exp":
+            return exp(value, lanes)
+        case "sigmoid":
+            return sigmoid(value)
+        case "silu":
+            return let(value, lambda x: x * sigmoid(x), lanes)
+        case "tanh":
+            return constant(1) - constant(2) / (constant(1) + exp(value * constant(2), lanes))
+        case "hard_sigmoid":
+            return gate(value)
+        case "hard_silu":
+            return let(value, lambda x: x * gate(x), lanes)
+        case "affine":
+            value = value * constant(unary.a) if unary.a != 1 else value
+            return value + constant(unary.b) if unary.b != 0 else value
+    raise ValueError(unary.kind)
+
+
+def lanes_of(isa: Isa, stored: int) -> int:
+    """Whole vectors where the memory is laid out in them."""
+    return isa.lanes if stored % isa.lanes == 0 else 1
+
+
 class Kernel:
-    """Collects a function's parameters, in call order; the output comes last."""
+    """Collects a function's parameters, in call order; the output comes last. All are flat."""
 
-    def __init__(self, isa: Isa) -> None:
-        self.isa = isa
+    def __init__(self) -> None:
         self._parameters: list[Buffer] = []
-        self._flat: list[tuple[Buffer, Buffer]] = []
+        self._views: list[Stmt] = []
 
-    def array(self, shape: tuple[int, ...], dtype: str = "float32") -> Buffer:
-        """Add a parameter; returned is a flat view of it."""
-        name = f"p{len(self._parameters)}"
-        parameter = decl_buffer(shape, dtype, name=name, layout=None)
-        flat = decl_buffer((int(np.prod(shape)),), dtype, name=f"{name}_flat", layout=None)
+    def array(self, size: int, dtype: str = "float32") -> Buffer:
+        """Add a parameter of so many values."""
+        buffer = decl_buffer((size,), dtype, name=f"p{len(self._parameters)}", layout=None)
+        self._parameters.append(buffer)
+        return buffer
+
+    def shaped(self, shape: tuple[int, ...], dtype: str = "float32") -> Buffer:
+        """Add a parameter of the graph's own shape: an input or output. Returned is a flat view of it."""
+        parameter = decl_buffer(shape, dtype, name=f"p{len(self._parameters)}", layout=None)
         self._parameters.append(parameter)
-        self._flat.append((flat, parameter))
+        flat = decl_buffer((int(np.prod(shape)),), dtype, name=f"{parameter.name}_flat", layout=None)
+        self._views.append(DeclBuffer(flat, data=parameter.data))
         return flat
 
     def finish(self, body: Stmt) -> Any:
         """The finished function."""
-        views = [DeclBuffer(flat, data=parameter.data) for flat, parameter in self._flat]
         # The outermost block is what TVM's Relax passes expect of every scheduled function.
-        block = SBlockRealize([], True, SBlock([], [], [], "root", sequence([*views, body])))
+        block = SBlockRealize([], True, SBlock([], [], [], "root", sequence([*self._views, body])))
         function = PrimFunc(self._parameters, block)
         return function.with_attr("tirx.noalias", True).with_attr("s_tir", True).with_attr("op_pattern", 8)

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from anomaly_model.manifest import InputSpec
 from anomaly_model.picture import BOX_BITS, _box_windows, box_tables, to_model_input
 from anomaly_model.runtime_tvm import cpu_flags
-from packager.isa import AVX2, AVX512, Isa
+from anomaly_model.targets import AVX2, AVX512, Isa
 from packager.kernels.box_resize import box_resize
 
 side = st.integers(64, 500)

@@ -11,10 +11,10 @@ from tvm import relax
 
 from anomaly_model.runtime_onnx import OnnxRuntime
 from anomaly_model.runtime_tvm import cpu_flags
-from packager.compile import _lower
-from packager.isa import AVX2, AVX512, Isa
-from packager.kernels.conv import choose_tile
-from packager.plan import UnsupportedGraphError, make_plan
+from anomaly_model.targets import AVX2, AVX512, Isa
+from packager.compile import lower
+from packager.plan import Step, UnsupportedGraphError, make_plan
+from packager.schedule import Choice, Winograd, choose, tiles, winograds
 
 RNG = np.random.default_rng(0)
 Build = Callable[["Net"], str]
@@ -36,6 +36,14 @@ class Net:
     def op(self, kind: str, *inputs: str, **attributes: object) -> str:
         self.nodes.append(helper.make_node(kind, list(inputs), [f"v{len(self.nodes)}"], **attributes))
         return str(self.nodes[-1].output[0])
+
+    def convolve(self, x: str, weight: tuple[int, ...], kind: str = "Conv", **attributes: object) -> str:
+        return self.op(kind, x, self.const(RNG.normal(size=weight).astype(np.float32)), **attributes)
+
+    def split(self, x: str, sizes: list[int]) -> list[str]:
+        names = [f"v{len(self.nodes)}.{i}" for i in range(len(sizes))]
+        self.nodes.append(helper.make_node("Split", [x, self.const(np.array(sizes))], names, axis=1))
+        return names
 
     def conv(self, x: str, inner: int, out: int, k: int, stride: int = 1, pad: int = 0) -> str:
         weight, bias = RNG.normal(size=(out, inner, k, k)).astype(np.float32), RNG.normal(size=out).astype(np.float32)
@@ -97,6 +105,37 @@ def beside_constant_map(op: str, channels: int) -> Build:
     return build
 
 
+def excite(n: Net) -> str:
+    x = n.conv(n.x, 3, 20, 1)
+    gate = n.conv(n.op("Relu", n.conv(n.op("GlobalAveragePool", x), 20, 5, 1)), 5, 20, 1)
+    return n.op("Mul", x, n.op("HardSigmoid", gate))
+
+
+def silu(n: Net) -> str:
+    x = n.conv(n.x, 3, 20, 1)
+    return n.op("Mul", x, n.op("Sigmoid", x))
+
+
+def swapped(n: Net) -> str:
+    first, second = n.split(n.conv(n.x, 3, 30, 1), [17, 13])
+    return n.op("Concat", second, first, axis=1)
+
+
+def dense(n: Net) -> str:
+    x = n.op("MaxPool", n.conv(n.x, 3, 20, 1), kernel_shape=[5, 5], strides=[5, 5])
+    weight = n.const(RNG.normal(size=(9, 20 * 4 * 7)).astype(np.float32))
+    return n.op("Gemm", n.op("Flatten", x), weight, n.const(RNG.normal(size=9).astype(np.float32)), transB=1)
+
+
+def patches(n: Net) -> str:
+    """Rows of a matrix are places: to (1, P, C), a product, the smallest, and back to a map."""
+    flat = n.op("Reshape", n.conv(n.x, 3, 20, 1), n.const(np.array([1, 20, n.height * n.width])))
+    products = n.op("MatMul", n.op("Transpose", flat, perm=[0, 2, 1]), n.const(RNG.normal(size=(20, 50)).astype(np.float32)))
+    nearest = n.op("ReduceMin", products, axes=[2], keepdims=0)
+    return n.op("Resize", n.op("Reshape", nearest, n.const(np.array([1, 1, n.height, n.width]))), "",
+                n.const(np.float32([1, 1, 2, 2])), mode="linear")  # fmt: skip
+
+
 CASES: dict[str, Build] = {
     "subtract a constant map": beside_constant_map("Sub", 20),
     "multiply by a constant map": beside_constant_map("Mul", 37),
@@ -125,6 +164,50 @@ CASES: dict[str, Build] = {
         "ReduceMax", n.op("Sub", n.conv(n.x, 3, 3, 1), n.const(np.float32([[[[99.0]]]]))), axes=[1], keepdims=1),
     "resize 2": resized(20, 2),
     "resize 3 one channel": resized(1, 3),
+    "conv 3x5 strides 2, 1": lambda n: n.convolve(n.x, (16, 3, 3, 5), strides=[2, 1], pads=[1, 0, 0, 2]),
+    "conv dilated": lambda n: n.convolve(n.conv(n.x, 3, 16, 1), (16, 16, 3, 3), dilations=[2, 3], pads=[2, 3, 2, 3]),
+    "conv grouped": lambda n: n.convolve(n.conv(n.x, 3, 24, 1), (32, 6, 3, 3), group=4, pads=[1] * 4),
+    "depthwise": lambda n: n.convolve(n.conv(n.x, 3, 37, 1), (37, 1, 3, 3), group=37, pads=[1] * 4),
+    "depthwise stride 2": lambda n: n.op("Clip", n.convolve(n.conv(n.x, 3, 16, 1), (16, 1, 5, 5), group=16, pads=[2] * 4,
+                                         strides=[2, 2]), n.const(np.float32(0)), n.const(np.float32(6))),
+    "depthwise dilated": lambda n: n.convolve(n.conv(n.x, 3, 16, 1), (16, 1, 3, 3), group=16, pads=[2] * 4, dilations=[2, 2]),
+    "transposed 2x2": lambda n: n.convolve(n.conv(n.x, 3, 16, 1), (16, 20, 2, 2), "ConvTranspose", strides=[2, 2]),
+    "transposed 4x4": lambda n: n.op("Relu", n.convolve(n.conv(n.x, 3, 16, 1), (16, 20, 4, 4), "ConvTranspose", strides=[2, 2],
+                                     pads=[1] * 4)),
+    "transposed 3x3 uneven": lambda n: n.convolve(n.conv(n.x, 3, 16, 1), (16, 5, 3, 3), "ConvTranspose", strides=[2, 3],
+                                                  pads=[1, 0, 0, 1], output_padding=[1, 1]),
+    "transposed 1x1 stride 2": lambda n: n.convolve(n.x, (3, 5, 1, 1), "ConvTranspose", strides=[2, 2]),
+    "normalised": lambda n: n.op("BatchNormalization", n.conv(n.x, 3, 16, 3), *(
+        n.const(RNG.uniform(0.5, 2, 16).astype(np.float32)) for _ in range(4))),
+    "max 3x3 ceil": pooled("MaxPool", 3, 2, 0, 20, ceil_mode=1),
+    "mean 2x3": lambda n: n.op("AveragePool", n.conv(n.x, 3, 16, 1), kernel_shape=[2, 3], strides=[1, 2]),
+    "channel min, square root": lambda n: n.op("Sqrt", n.op("ReduceMin", n.op("Mul", n.x, n.x), axes=[1], keepdims=1)),
+    "channel mean": lambda n: n.op("ReduceMean", n.conv(n.x, 3, 37, 1), axes=[1], keepdims=1),
+    "channel length": lambda n: n.op("ReduceL2", n.conv(n.x, 3, 37, 1), axes=[1], keepdims=0),
+    "picture mean": lambda n: n.op("ReduceMean", n.conv(n.x, 3, 37, 1), axes=[2, 3], keepdims=0),
+    "picture sum": lambda n: n.op("ReduceSum", n.conv(n.x, 3, 16, 1), n.const(np.array([-1, -2]))),
+    "softmax": lambda n: n.op("Softmax", n.conv(n.x, 3, 37, 1), axis=1),
+    "softmax of few": lambda n: n.op("Softmax", n.x, axis=1),
+    "nearest 2": lambda n: n.op("Resize", n.conv(n.x, 3, 20, 1), "", n.const(np.float32([1, 1, 2, 2])), mode="nearest",
+                                coordinate_transformation_mode="asymmetric", nearest_mode="floor"),
+    "nearest 1.5, half pixel": lambda n: n.op("Resize", n.conv(n.x, 3, 20, 1), "", n.const(np.float32([1, 1, 1.5, 1.5])),
+                                              mode="nearest"),
+    "resize to sizes": lambda n: n.op("Resize", n.conv(n.x, 3, 20, 1), "", "", n.const(np.array([1, 20, 50, 31])), mode="linear",
+                                      coordinate_transformation_mode="align_corners"),
+    "squeeze and excite": excite,
+    "by places": lambda n: n.op("Mul", n.conv(n.x, 3, 20, 1), n.op("ReduceMax", n.x, axes=[1], keepdims=1)),
+    "per channel": lambda n: n.op("Div", n.op("Sub", n.const(np.float32([[[1.0]], [[2.0]], [[3.0]]])), n.x),
+                                  n.const(np.float32([[[[3.0]], [[2.0]], [[1.0]]]]))),
+    "flatten, dense": dense,
+    "dense after pooling": lambda n: n.op("Softmax", n.op("Gemm", n.op("Flatten", n.op("GlobalAveragePool", n.conv(n.x, 3, 20, 1))),
+                                          n.const(RNG.normal(size=(20, 7)).astype(np.float32))), axis=1),
+    "nearest neighbours by patches": patches,
+    "hard swish": lambda n: n.op("HardSwish", n.conv(n.x, 3, 20, 1)),
+    "silu": silu,
+    "tanh of leaky": lambda n: n.op("Tanh", n.op("LeakyRelu", n.conv(n.x, 3, 20, 1), alpha=0.1)),
+    "exp": lambda n: n.op("Exp", n.op("Neg", n.op("Abs", n.conv(n.x, 3, 20, 1)))),
+    "split": swapped,
+    "slice": lambda n: n.op("Slice", n.conv(n.x, 3, 30, 1), n.const(np.array([5])), n.const(np.array([25])), n.const(np.array([1]))),
     "concat": lambda n: n.op("Concat", n.conv(n.x, 3, 16, 1), n.conv(n.x, 3, 5, 1), n.conv(n.x, 3, 19, 1), axis=1),
 }  # fmt: skip
 
@@ -139,7 +222,7 @@ def test_equals_onnxruntime(case: str, isa: Isa) -> None:
     picture = RNG.integers(0, 256, (1, 23, 37, 3), np.uint8)
     expected = OnnxRuntime(model).run_arrays(picture)
     target = tvm.target.Target({"kind": "llvm", "mcpu": isa.mcpu})
-    machine = relax.VirtualMachine(tvm.compile(_lower(make_plan(model, isa.lanes), isa), target=target), tvm.cpu())
+    machine = relax.VirtualMachine(tvm.compile(lower(make_plan(model, isa.lanes), isa, choose), target=target), tvm.cpu())
     for found, right in zip(machine["main"](tvm.runtime.tensor(picture)), expected, strict=True):
         np.testing.assert_allclose(found.numpy(), right, rtol=2e-4, atol=2e-5 * max(1.0, float(np.abs(right).max())))
 
@@ -147,11 +230,13 @@ def test_equals_onnxruntime(case: str, isa: Isa) -> None:
 @pytest.mark.parametrize(
     ("build", "message"),
     [
-        (lambda n: n.op("Softmax", n.x), "operator Softmax .* has no schedule"),
-        (lambda n: n.op("AveragePool", n.x, kernel_shape=[2, 3]), "not all equal"),
-        (lambda n: n.op("Add", n.x, n.const(np.zeros((1, 3, 1, 1), np.float32))), "constant of shape"),
-        (lambda n: n.op("Sub", n.const(np.zeros((1, 3, 16, 16), np.float32)), n.x), "constant - x"),
-        (lambda n: n.op("Resize", n.x, "", n.const(np.float32([1, 1, 2, 2])), mode="nearest"), "nearest"),
+        (lambda n: n.op("Erf", n.x), "operator Erf .* has no schedule; covered are Abs, Add"),
+        (lambda n: n.op("Softmax", n.x, axis=3), "over axis 3"),
+        (lambda n: n.op("AveragePool", n.x, kernel_shape=[2, 3], ceil_mode=1, count_include_pad=1), "ceil_mode"),
+        (lambda n: n.op("Add", n.x, n.const(RNG.normal(size=(2, 3, 16, 16)).astype(np.float32))), "constant of shape"),
+        (lambda n: n.op("Div", n.const(RNG.normal(size=(1, 3, 16, 16)).astype(np.float32)), n.x), "constant divided"),
+        (lambda n: n.op("Resize", n.x, "", n.const(np.float32([1, 1, 2, 2])), mode="cubic"), "mode cubic"),
+        (lambda n: n.op("Reshape", n.conv(n.x, 3, 8, 1), n.const(np.array([1, 2, 4, 16, 16]))), "from a value"),
     ],
 )
 def test_what_is_not_covered_is_named(build: Build, message: str) -> None:
@@ -163,7 +248,7 @@ def test_what_is_not_covered_is_named(build: Build, message: str) -> None:
 def test_fusion_leaves_one_step_a_convolution() -> None:
     net = Net(16, 16)
     plan = make_plan(net.build(residual(net)), 16)
-    assert [s.kind for s in plan.steps] == ["picture", "elementwise", "conv", "conv"]
+    assert [s.kind for s in plan.steps] == ["input", "elementwise", "conv", "conv"]
     assert plan.steps[-1].residual
     assert [u.kind for u in plan.steps[-1].epilogue] == ["relu"]
 
@@ -172,10 +257,35 @@ def test_tiles_fit_the_registers() -> None:
     for isa in (AVX512, AVX2):
         for vectors in range(1, 20):
             for width in (1, 5, 14, 56, 320):
-                tile = choose_tile(isa, vectors, width)
-                assert vectors % tile.blocks == 0
-                assert tile.pixels * tile.blocks + tile.blocks + 1 <= isa.registers
-                assert tile.pixels <= width
+                for tile in tiles(isa, vectors, width):
+                    assert vectors % tile.blocks == 0
+                    assert tile.pixels * tile.blocks + tile.blocks + 1 <= isa.registers
+                    assert tile.pixels <= width
+
+
+@pytest.mark.parametrize("isa", [AVX512, AVX2], ids=lambda isa: isa.name)
+@pytest.mark.parametrize("pad", [0, 1, 2])
+@pytest.mark.parametrize("kernel", [3, 4, 5])
+def test_transformed_convolutions_equal_onnxruntime(kernel: int, pad: int, isa: Isa) -> None:
+    if not cpu_flags().issuperset(isa.flags):
+        pytest.skip(f"this CPU has no {isa.name}; its code is compiled in other tests")
+    net = Net(19, 30)
+    first = net.op("Relu", net.conv(net.x, 3, 32, 1))
+    model = net.build(net.op("Relu", net.conv(first, 32, 33, kernel, 1, pad)))
+    plan = make_plan(model, isa.lanes)
+    choices = winograds(isa, plan.steps[-1])
+    assert len(choices) == {3: 3, 4: 2, 5: 1}[kernel]
+    picture = RNG.integers(0, 256, (1, 19, 30, 3), np.uint8)
+    [expected] = OnnxRuntime(model).run_arrays(picture)
+    target = tvm.target.Target({"kind": "llvm", "mcpu": isa.mcpu})
+    for choice in choices:
+
+        def chosen(isa: Isa, step: Step, choice: Winograd = choice) -> Choice:
+            return choice if step.attributes["ky"] == kernel else choose(isa, step)
+
+        machine = relax.VirtualMachine(tvm.compile(lower(plan, isa, chosen), target=target), tvm.cpu())
+        [found] = machine["main"](tvm.runtime.tensor(picture))
+        np.testing.assert_allclose(found.numpy(), expected, rtol=1e-3, atol=2e-5 * float(np.abs(expected).max()))
 
 
 @pytest.mark.parametrize("isa", [AVX512, AVX2], ids=lambda isa: isa.name)
@@ -192,7 +302,7 @@ def test_a_u_net_equals_onnxruntime(isa: Isa) -> None:
     model = g.build([*written.scores.values(), g.upsample(written.labels, 2)])
     picture = RNG.integers(0, 256, (1, 64, 80, 3), np.uint8)
     target = tvm.target.Target({"kind": "llvm", "mcpu": isa.mcpu})
-    machine = relax.VirtualMachine(tvm.compile(_lower(make_plan(model, isa.lanes), isa), target=target), tvm.cpu())
+    machine = relax.VirtualMachine(tvm.compile(lower(make_plan(model, isa.lanes), isa, choose), target=target), tvm.cpu())
     for found, right in zip(
         machine["main"](tvm.runtime.tensor(picture)), OnnxRuntime(model).run_arrays(picture), strict=True
     ):

@@ -1,0 +1,146 @@
+"""The commands around packages: package, publish, keys."""
+
+from pathlib import Path
+
+import click
+
+from linewatch.command_line import EXISTING, FOLDER, examples, guarded, json_option, print_json
+from linewatch.progress import StageProgress
+
+
+@click.command(epilog=examples(
+    "linewatch package bundle -o component",
+    "linewatch package bundle --target jetson_xavier -o component --sign site.key",
+    """linewatch package bundle --target aarch64-cpu --compiler-options '{"mcpu": "cortex-a78"}' -o component"""))  # fmt: skip
+@click.argument("bundle", type=EXISTING)
+@click.option("--target", default="x86_64-cpu", show_default=True, help="Platform to compile for.")
+@click.option("--compiler-options", metavar="JSON", help="Options of the platform, such as mcpu; see docs/reference/targets.md.")
+@click.option("-o", "--output", type=FOLDER, required=True, help="Folder for recipe, artifact and the compiled bundle.")
+@click.option("--name", default="", help="Component name; default model-NAME.")
+@click.option("--component-version", default="", help="Component version; default MODELVERSION.0.0.")
+@click.option("--description", default="", help="Component description.")
+@click.option("--tag", "tags", multiple=True, metavar="KEY=VALUE", help="Tag of the component; may be given several times.")
+@click.option("--location", default="", metavar="S3-URI", help="Folder that the artifact will be published to.")
+@click.option("--tune/--no-tune", default=True, show_default=True, help="Measure schedules here, or choose by a model of their cost.")
+@click.option("--tuning-log", type=EXISTING, help="Take schedules from a log instead.")
+@click.option("--sign", "key", type=EXISTING, help="Private key to sign with; see linewatch keys.")
+@json_option
+@guarded
+def package(
+    bundle: Path, target: str, compiler_options: str | None, output: Path, name: str, component_version: str, description: str,
+    tags: tuple[str, ...], location: str, tune: bool, tuning_log: Path | None, key: Path | None, as_json: bool,
+) -> None:  # fmt: skip
+    """Compile a bundle, prove that it agrees with ONNX Runtime, and write a Greengrass component."""
+    from anomaly_model.bundle import open_bundle
+    from anomaly_model.signature import read_private_key
+    from anomaly_model.targets import find_target, parse_options
+    from packager.package import PackageOptions
+    from packager.package import package as run_packaging
+
+    platform = find_target(target, parse_options(compiler_options) if compiler_options else None)
+    options = PackageOptions(
+        name=name, version=component_version, description=description, tags=_tags(tags), location=location,
+        tuning=str(tuning_log) if tuning_log else "measure" if tune else "model", key=read_private_key(key) if key else None,
+    )  # fmt: skip
+    with StageProgress(quiet=as_json) as progress:
+        done = run_packaging(open_bundle(bundle), platform, output, options, progress)
+    if as_json:
+        print_json({
+            "component": done.component.name, "version": done.component.version, "recipe": str(done.component.recipe),
+            "artifact": str(done.component.artifact), "artifact_bytes": done.component.artifact_bytes,
+            "seconds": done.seconds, "parity": [v.parity for v in done.variants if v.parity],
+            "timing": [v.timing for v in done.variants if v.timing],
+            "not_run_here": [v.isa.name for v in done.variants if v.parity is None] + done.cubins,
+        })  # fmt: skip
+        return
+    from linewatch.tables import print_package
+
+    print_package(done)
+
+
+def _tags(texts: tuple[str, ...]) -> dict[str, str]:
+    wrong = [text for text in texts if "=" not in text]
+    if wrong:
+        raise click.BadParameter(f"{wrong[0]!r} is not of the form KEY=VALUE", param_hint="--tag")
+    return dict(text.split("=", 1) for text in texts)
+
+
+@click.command(epilog=examples(
+    "linewatch publish component --store store",
+    "linewatch publish component --bucket plant-components --prefix models/ --region eu-central-1"))  # fmt: skip
+@click.argument("component", type=EXISTING)
+@click.option("--store", type=FOLDER, help="Local component store; cores deploy from its recipes/ and artifacts/.")
+@click.option("--bucket", help="S3 bucket for the artifact; the component version is then created in AWS.")
+@click.option("--prefix", default="", help="Prefix of the artifact's key.")
+@click.option("--region", help="AWS region. [default: as boto3 finds it]")
+@click.option("--endpoint", help="Address of the S3 endpoint. [default: AWS's own]")
+@json_option
+@guarded
+def publish(
+    component: Path, store: Path | None, bucket: str | None, prefix: str, region: str | None, endpoint: str | None, as_json: bool
+) -> None:  # fmt: skip
+    """Bring a packaged component to a local component store, or to AWS IoT Greengrass."""
+    from packager.publish import publish_to_aws, publish_to_store
+
+    if (store is None) == (bucket is None):
+        raise click.UsageError("give either --store or --bucket")
+    if store is not None:
+        done = publish_to_store(component, store)
+    else:
+        import boto3
+
+        clients = boto3.Session(region_name=region)
+        done = publish_to_aws(component, bucket or "", prefix, clients.client("s3", endpoint_url=endpoint), clients.client("greengrassv2"))
+    if as_json:
+        print_json({"component": done.name, "version": done.version, "where": done.where})
+        return
+    click.echo(f"component {done.name} {done.version}: {done.where}")
+    if store is not None:
+        click.echo(
+            f"next: greengrass-cli deployment create --recipeDir {store}/recipes --artifactDir {store}/artifacts --merge {done.name}={done.version}"
+        )
+
+
+@click.group()
+def keys() -> None:
+    """Keys that sign packages, so that devices run nobody else's."""
+
+
+@keys.command("create", epilog=examples("linewatch keys create site.key", "linewatch package bundle -o component --sign site.key"))
+@click.argument("file", type=FOLDER)
+@json_option
+@guarded
+def keys_create(file: Path, as_json: bool) -> None:
+    """Make a private key (FILE, for the build machine only) and its public key (FILE.pub, for every device)."""
+    from anomaly_model.bundle import replace_file
+    from anomaly_model.errors import LinewatchError
+    from anomaly_model.signature import create_key, key_id, private_pem, public_pem
+
+    public = file.with_name(file.name + ".pub")
+    for path in (file, public):
+        if path.exists():
+            raise LinewatchError(f"{path} exists; a key that is written over could sign nothing any more. Choose another name")
+    key = create_key()
+    replace_file(file, private_pem(key), mode=0o600)
+    replace_file(public, public_pem(key.public_key()))
+    if as_json:
+        print_json({"key": key_id(key.public_key()), "private": str(file), "public": str(public)})
+        return
+    click.echo(f"key {key_id(key.public_key())}: private {file}, public {public}")
+    click.echo(f"next: linewatch package BUNDLE -o component --sign {file}; on devices: linewatch agent --trusted-keys {public}")
+
+
+@keys.command("verify", epilog=examples("linewatch keys verify component/bundle site.key.pub"))
+@click.argument("bundle", type=EXISTING)
+@click.argument("public", type=EXISTING)
+@guarded
+def keys_verify(bundle: Path, public: Path) -> None:
+    """Check that a bundle is whole, and signed by a key of PUBLIC (a file, or a folder of .pub files)."""
+    from anomaly_model.bundle import open_bundle
+    from anomaly_model.signature import read_trusted_keys
+
+    opened = open_bundle(bundle, trusted=read_trusted_keys(public))
+    click.echo(f"{opened.manifest.model.name} version {opened.manifest.model.version}: signed, all {len(opened.manifest.files)} hashes right")
+
+
+COMMANDS = [package, publish, keys]

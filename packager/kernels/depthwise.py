@@ -1,0 +1,81 @@
+"""Depthwise convolution: each channel by itself, a vector of channels at a time."""
+
+import numpy as np
+from tvm import tirx
+
+from anomaly_model.targets import Isa
+from packager.kernels.conv import _rows_inside, _segments, geometry_of
+from packager.kernels.writer import Expr, Kernel, Stmt, accumulators, apply, integer, lanes_of, load, loop, sequence, store
+from packager.plan import Step
+from packager.plan.values import F32
+
+
+def pack_depthwise(step: Step) -> F32:
+    """C x 1 x KH x KW to [KH][KW][C], channels padded with zeros; flat."""
+    assert step.weight is not None
+    out, _, ky, kx = step.weight.shape
+    packed = np.zeros((ky, kx, step.output.stored), np.float32)
+    packed[..., :out] = step.weight[:, 0].transpose(1, 2, 0)
+    return packed.reshape(-1)
+
+
+def depthwise(isa: Isa, step: Step) -> object:
+    """Parameters: input, packed weights, bias, output."""
+    source, target, g = step.inputs[0], step.output, geometry_of(step)
+    ih, iw, oh, ow, stored = source.height, source.width, target.height, target.width, target.stored
+    lanes = lanes_of(isa, stored)
+    kernel = Kernel()
+    x, w, b = kernel.array(source.size), kernel.array(g.ky * g.kx * stored), kernel.array(stored)
+    y = kernel.array(target.size)
+    # Weights of one vector of channels and the pixels of a tile are all in registers.
+    pixels = max(1, min(8, ow, (isa.registers - 4) // 2))
+
+    def row_tile(row: Expr, column: int | Expr, count: int, inside: bool, block: Expr) -> Stmt:
+        acc, allocation = accumulators(count * lanes)
+        statements = [allocation, *(store(acc, load(b, block * lanes, lanes), m * lanes, lanes) for m in range(count))]
+
+        def window_row(ky: Expr) -> Stmt:
+            updates = []
+            for kx in range(g.kx):
+                weight = load(w, (ky * g.kx + kx) * stored + block * lanes, lanes)
+                for m in range(count):
+                    position = (column + m) * g.sx - g.left + kx * g.dx
+                    if not inside and not 0 <= position < iw:
+                        continue
+                    value = load(x, ((row * g.sy + ky * g.dy - g.top) * iw + position) * stored + block * lanes, lanes)
+                    updates.append(store(acc, load(acc, m * lanes, lanes) + value * weight, m * lanes, lanes))
+            return sequence(updates) if updates else tirx.Evaluate(0)
+
+        if _rows_inside(g, ih, oh):
+            statements.append(loop(g.ky, window_row))
+        elif g.dy == 1:
+            first = tirx.max(integer(0), g.top - row * g.sy)
+            last = tirx.max(first, tirx.min(integer(g.ky), ih + g.top - row * g.sy))
+            statements.append(loop(last - first, window_row, start=first))
+        else:
+
+            def checked(ky: Expr) -> Stmt:
+                position = row * g.sy + ky * g.dy - g.top
+                return tirx.IfThenElse(tirx.all(position >= 0, position < ih), window_row(ky), None)
+
+            statements.append(loop(g.ky, checked))
+        for m in range(count):
+            index = (row * ow + column + m) * stored + block * lanes
+            statements.append(store(y, apply(load(acc, m * lanes, lanes), step.epilogue, lanes), index, lanes))
+        return sequence(statements)
+
+    segments = _segments(g, ow, iw, pixels)
+
+    def row(r: Expr) -> Stmt:
+        def vector(block: Expr) -> Stmt:
+            parts = []
+            for start, n, count, inside in segments:
+                if count == 1:
+                    parts.append(row_tile(r, start, n, inside, block))
+                else:
+                    parts.append(loop(count, lambda t, s=start, n=n: row_tile(r, s + t * n, n, True, block)))  # type: ignore[misc]
+            return sequence(parts)
+
+        return loop(stored // lanes, vector)
+
+    return kernel.finish(loop(oh, row, work=target.size * g.ky * g.kx))

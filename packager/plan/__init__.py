@@ -1,0 +1,24 @@
+"""From an ONNX graph to a plan: a list of fused steps on channels-last tensors. Pure Python; TVM is not needed here.
+
+`reading` makes the graph plain, `planner` holds what all operators need, and each family of operators has a module.
+"""
+
+from packager.plan import arithmetic, convolutions, layout, reductions
+from packager.plan.planner import Planner
+from packager.plan.reading import read_graph
+from packager.plan.values import Output, Plan, Source, Step, Tensor, Unary, UnsupportedGraphError, View
+
+HANDLERS = {**convolutions.HANDLERS, **arithmetic.HANDLERS, **reductions.HANDLERS, **layout.HANDLERS}
+"""Every operator that is covered, and what plans it."""
+
+
+def make_plan(model: bytes, lanes: int) -> Plan:
+    """Plan a graph for vectors of `lanes` values.
+
+    Raises:
+        UnsupportedGraphError: names the operator and what about it is not covered.
+    """
+    return Planner(read_graph(model), lanes).run(HANDLERS)
+
+
+__all__ = ["HANDLERS", "Output", "Plan", "Source", "Step", "Tensor", "Unary", "UnsupportedGraphError", "View", "make_plan"]

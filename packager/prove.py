@@ -1,0 +1,76 @@
+"""Runs compiled code on golden pictures and makes the parity report."""
+
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from anomaly_model.bundle import Bundle
+from anomaly_model.manifest import GOLDEN_NAME, InputSpec
+from anomaly_model.picture import Rgb, read_picture, to_model_input
+from anomaly_model.runtime_onnx import OnnxRuntime
+from anomaly_model.runtime_tvm import cpu_flags
+from anomaly_model.targets import Isa
+from packager.emulate import Emulation, EmulationError
+from packager.parity import Outputs, Parity, ParityError, compare
+from packager.toolchain import emulator
+
+_SIZES = [(64, 64), (64, 4096), (479, 641), (720, 1280), (1080, 1920), (4096, 64)]
+_SIZES_EMULATED = [(64, 64), (97, 300), (479, 641)]
+
+
+def where(machine: str, isa: Isa) -> str | None:
+    """What can run a variant's code: `this machine`, an emulator's name, or None when nothing here can."""
+    prefix = emulator(machine)
+    if prefix is None:
+        return None
+    if prefix:
+        return Path(prefix[0]).name.removesuffix("-static")
+    return "this machine" if cpu_flags().issuperset(isa.flags) else None
+
+
+def prove(
+    bundle: Bundle, library: bytes, machine: str, isa: Isa, pictures: list[npt.NDArray[np.uint8]] | None = None
+) -> Parity:  # fmt: skip
+    """Compare a variant with ONNX Runtime on the golden pictures, or on others.
+
+    Raises:
+        ParityError: the code could not be run at all.
+        ToolError: no emulator.
+    """
+    ran_on = where(machine, isa)
+    try:
+        emulation = Emulation(library, machine)
+        reference = OnnxRuntime(bundle.read("model.onnx"))
+        stored: list[list[Outputs]] = []
+        if pictures is None:
+            pictures, expected = golden_inputs(bundle)
+            stored = [[e] for e in expected]
+        found = emulation.run(pictures)
+        references = [[reference.run_arrays(p), *(stored[i] if stored else [])] for i, p in enumerate(pictures)]
+        spec, sizes = bundle.manifest.input, _SIZES if ran_on == "this machine" else _SIZES_EMULATED
+        differences = _resize_differences(emulation, spec, sizes)
+    except EmulationError as error:
+        raise ParityError(f"variant {isa.name} could not be checked: {error}") from error
+    return compare(bundle.manifest, isa.name, ran_on or "", found, references, differences)
+
+
+def golden_inputs(bundle: Bundle) -> tuple[list[npt.NDArray[np.uint8]], list[list[npt.NDArray[np.float32]]]]:
+    """The bundle's golden pictures (1 x H x W x 3) and their expected raw outputs."""
+    inputs, expected = [], []
+    with np.load(BytesIO(bundle.read(GOLDEN_NAME)), allow_pickle=False) as archive:
+        count = len({name.split(".")[0] for name in archive.files})
+        for n in range(count):
+            inputs.append(read_picture(bundle.path(f"golden/{n}.png"))[np.newaxis])
+            names = [f"{n}.{output}" for output in ("score", "map", "labels")]
+            expected.append([archive[name] for name in names if name in archive.files])
+    return inputs, expected
+
+
+def _resize_differences(emulation: Emulation, spec: InputSpec, sizes: list[tuple[int, int]]) -> int:
+    """Compiled resize against the reference, on noise of many sizes, larger and smaller than the input."""
+    rng = np.random.default_rng(0)
+    pictures: list[Rgb] = [rng.integers(0, 256, (*size, 3), np.uint8) for size in [*sizes, (spec.height, spec.width)]]
+    found = emulation.resize(pictures, spec)
+    return sum(int((f != to_model_input(p, spec)).sum()) for f, p in zip(found, pictures, strict=True))
