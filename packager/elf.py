@@ -14,7 +14,7 @@ from anomaly_model.errors import LinewatchError
 MACHINES = {"EM_X86_64": "x86_64", "EM_AARCH64": "aarch64"}
 _CUDA = 190
 """ELF's number of NVIDIA's architecture."""
-_GLIBC = re.compile(r"GLIBC_(\d+)\.(\d+)")
+_GLIBC = re.compile(r"GLIBC_(\d+)\.(\d+)(?:\.\d+)?")
 
 
 class LibraryError(LinewatchError):

@@ -129,7 +129,7 @@ def _body(isa: Isa, step: Step, g: Geometry, tile: Tile, x: Buffer, w: Buffer, b
         ih, iw, oh, ow, wide = 1, ih * iw, 1, oh * ow, oh * ow
     lanes, blocks = isa.lanes, tile.blocks
     groups = oc // (blocks * lanes)
-    work = oh * ow * oc * g.ky * g.kx * ic
+    work = oh * ow * oc * g.ky * g.kx * ic / lanes
 
     def row_tile(group: Expr, row: Expr, column: int | Expr, pixels: int, inside: bool) -> Stmt:
         """Compute `pixels` outputs from `column` on; `inside`: no column of the window is outside the input."""
@@ -230,22 +230,23 @@ def _pointwise(
     row_tile: Callable[[Expr, Expr, int | Expr, int, bool], Stmt], segments: list[tuple[int, int, int, bool]], groups: int,
     pixels: int, work: float,
 ) -> Stmt:  # fmt: skip
-    """A 1x1 convolution: parallel over (group, chunk of tiles), the remaining tiles after it."""
+    """A 1x1 convolution: parallel over (group, chunk of tiles); the last chunk takes what is left over too."""
     tiles = segments[0][2] if segments[0][1] == pixels else 0
     chunk = max(1, tiles // 8)
-    chunks = tiles // chunk
-    body = []
-    if chunks:
-
-        def some(p: Expr) -> Stmt:
-            group, part = tirx.floordiv(p, integer(chunks)), tirx.floormod(p, integer(chunks))
-            return loop(chunk, lambda t: row_tile(group, integer(0), (part * chunk + t) * pixels, pixels, True))
-
-        body.append(loop(groups * chunks, some, work=work))
+    chunks = max(1, tiles // chunk)
     rest = [(chunks * chunk * pixels, pixels, tiles - chunks * chunk), *(s[:3] for s in segments[1 if tiles else 0 :])]
-    for first, n, count in rest:
-        if count:
-            body.append(loop(groups, lambda g, first=first, n=n, count=count: loop(  # type: ignore[misc]
-                count, lambda t: row_tile(g, integer(0), first + t * n, n, True)),
-                work=0 if chunks else work))  # fmt: skip
-    return sequence(body)
+
+    def some(p: Expr) -> Stmt:
+        group, part = tirx.floordiv(p, integer(chunks)), tirx.floormod(p, integer(chunks))
+        body = []
+        if tiles:
+            body.append(loop(chunk, lambda t: row_tile(group, integer(0), (part * chunk + t) * pixels, pixels, True)))
+        left = [
+            loop(count, lambda t, first=first, n=n: row_tile(group, integer(0), first + t * n, n, True))  # type: ignore[misc]
+            for first, n, count in rest if count > 0
+        ]  # fmt: skip
+        if left:
+            body.append(tirx.IfThenElse(part == chunks - 1, sequence(left), None) if chunks > 1 else sequence(left))
+        return sequence(body)
+
+    return loop(groups * chunks, some, work=work)

@@ -67,15 +67,12 @@ def depthwise(isa: Isa, step: Step) -> object:
     segments = _segments(g, ow, iw, pixels)
 
     def row(r: Expr) -> Stmt:
-        def vector(block: Expr) -> Stmt:
-            parts = []
-            for start, n, count, inside in segments:
-                if count == 1:
-                    parts.append(row_tile(r, start, n, inside, block))
-                else:
-                    parts.append(loop(count, lambda t, s=start, n=n: row_tile(r, s + t * n, n, True, block)))  # type: ignore[misc]
-            return sequence(parts)
+        def tile(column: int | Expr, n: int, inside: bool) -> Stmt:
+            return loop(stored // lanes, lambda block: row_tile(r, column, n, inside, block))
 
-        return loop(stored // lanes, vector)
+        return sequence(
+            tile(start, n, inside) if count == 1 else loop(count, lambda t, s=start, n=n: tile(s + t * n, n, True))  # type: ignore[misc]
+            for start, n, count, inside in segments
+        )
 
-    return kernel.finish(loop(oh, row, work=target.size * g.ky * g.kx))
+    return kernel.finish(loop(oh, row, work=4 * target.size * g.ky * g.kx / lanes))

@@ -83,7 +83,7 @@ def window_pool(isa: Isa, step: Step) -> object:
         parts = [across(c) for c in [*range(first), *range(last, ow)]]
         return sequence([*parts, *([loop(last - first, across, start=first)] if last > first else [])])
 
-    return kernel.finish(loop(oh, row, work=target.size * ky * kx))
+    return kernel.finish(loop(oh, row, work=4 * target.size * ky * kx / lanes))
 
 
 def global_pool(isa: Isa, step: Step) -> object:

@@ -185,7 +185,7 @@ def winograd(isa: Isa, step: Step, choice: Winograd) -> object:
         return loop(oc // lanes, vector)
 
     count = -(-tiles // block)
-    work = float(tiles * a * a * source.channels * oc)
+    work = 1.5 * tiles * a * a * source.channels * oc / lanes
 
     def products_of(spectrum: Expr, products: Expr, shared: float) -> Stmt:
         # A last block that is not full multiplies what an earlier one left there; nobody reads that.

@@ -30,7 +30,7 @@ Buffer = Any
 
 LARGEST = 3.4e38
 PARALLEL_WORK = 60_000
-"""Multiply-adds, or values moved, from which a loop is worth waking other threads for: some 10 microseconds."""
+"""Vector multiply-adds in registers, or values moved, from which a loop is worth waking other threads for: 10 microseconds."""
 
 
 def integer(value: int | Expr) -> Expr:
@@ -56,7 +56,7 @@ def loop(extent: int | Expr, body: Callable[[Expr], Stmt], *, start: int | Expr 
         extent: how often.
         body: of the loop.
         start: first value of i.
-        work: multiply-adds or values moved of the whole loop; large ones are shared among threads.
+        work: of the whole loop, see PARALLEL_WORK; loops with more are shared among threads.
     """
     variable = Var("i", "int32")
     shared = work >= PARALLEL_WORK and not (isinstance(extent, int) and extent == 1)

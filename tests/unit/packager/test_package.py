@@ -1,0 +1,111 @@
+"""Whole packages: for other machines, reproducible, signed, with a bill of materials."""
+
+import hashlib
+import json
+from pathlib import Path
+
+import pytest
+
+from anomaly_model.bundle import Bundle, open_bundle
+from anomaly_model.signature import create_key
+from anomaly_model.targets import find_target
+from packager.bill import BILL_NAME
+from packager.elf import find_cubins, read_facts
+from packager.package import Package, PackageOptions, package
+from packager.prove import prove
+from packager.tune import TuningError
+from tests.toolchain import require_arm64
+
+BY_MODEL = PackageOptions(tuning="model", rounds=0)
+
+
+def digest(package: Package) -> str:
+    return hashlib.sha256(package.component.artifact.read_bytes()).hexdigest()
+
+
+def test_for_arm64_with_proof_under_emulation(bundle: Bundle, tmp_path: Path) -> None:
+    require_arm64()
+    done = package(bundle, find_target("aarch64-cpu", {"mcpu": "cortex-a78"}), tmp_path, BY_MODEL)
+    [variant] = done.variants
+    assert variant.parity is not None
+    assert variant.parity.ran_on == "qemu-aarch64"
+    assert variant.parity.changed_answers == variant.parity.resize_differences == 0
+    assert variant.parity.score_difference <= 1e-4
+    assert variant.timing is None
+    assert done.bundle.targets() == ["aarch64-cpu"]
+    facts = read_facts(done.bundle.read("compiled/aarch64-cpu/neon.so"))
+    assert (facts.machine, facts.glibc <= (2, 27)) == ("aarch64", True)
+    assert read_facts(done.bundle.read("compiled/aarch64-cpu/libtvm_runtime.so")).machine == "aarch64"
+    described = json.loads(done.bundle.read("compiled/aarch64-cpu/target.json"))
+    assert described["variants"] == [{"library": "neon.so", "flags": ["asimd", "atomics", "asimddp"]}]
+    assert described["mcpu"] == {"neon": "cortex-a78"}
+    recipe = json.loads(done.component.recipe.read_bytes())
+    assert recipe["Manifests"][0]["Platform"]["architecture"] == "aarch64"
+
+
+def test_for_xavier_with_machine_code_for_its_gpu(bundle: Bundle, tmp_path: Path) -> None:
+    require_arm64()
+    done = package(bundle, find_target("jetson_xavier"), tmp_path, BY_MODEL)
+    assert done.cubins == find_cubins(done.bundle.read("compiled/aarch64-cuda/cuda.so"))
+    assert set(done.cubins) == {"sm_72"}
+    assert done.bundle.targets() == ["aarch64-cpu", "aarch64-cuda"]
+    described = json.loads(done.bundle.read("compiled/aarch64-cuda/target.json"))
+    assert (described["gpu"], described["cuda"], described["parity"]) == ("sm_72", "11.4", [])
+    assert all(v.parity is not None for v in done.variants)
+
+
+def test_the_same_input_gives_the_same_bytes(bundle: Bundle, tmp_path: Path) -> None:
+    options = PackageOptions(tuning="model", rounds=0, key=create_key(), tags={"line": "7"})
+    first = package(bundle, find_target("x86_64-cpu"), tmp_path / "a", options)
+    second = package(bundle, find_target("x86_64-cpu"), tmp_path / "b" / "c", options)
+    assert digest(first) == digest(second)
+    assert first.component.recipe.read_bytes() == second.component.recipe.read_bytes()
+    assert open_bundle(second.bundle.folder, trusted=[options.key.public_key()])  # type: ignore[union-attr]
+    third = package(first.bundle, find_target("x86_64-cpu"), tmp_path / "d", options)
+    assert digest(third) == digest(first), "packaging a package gives it again"
+
+
+def test_what_is_in_it_is_listed(packaged: Package) -> None:
+    bill = json.loads(packaged.bundle.read(BILL_NAME))
+    assert bill["bomFormat"] == "CycloneDX"
+    files = {c["name"]: c for c in bill["components"] if c["type"] == "file"}
+    listed = set(packaged.bundle.manifest.files) - {BILL_NAME}
+    assert set(files) == listed
+    for name in listed:
+        assert files[name]["hashes"][0]["content"] == packaged.bundle.manifest.files[name].sha256
+    tools = {c["name"]: c for c in bill["components"] if c["type"] == "library"}
+    assert tools["apache-tvm"]["licenses"] == [{"license": {"id": "Apache-2.0"}}]
+
+
+def test_description_tags_and_location(bundle: Bundle, tmp_path: Path) -> None:
+    options = PackageOptions(
+        name="model-x", version="4.5.6", description="Line 7: cookies", tags={"plant": "a"}, location="s3://b/p/", tuning="model", rounds=0
+    )
+    done = package(bundle, find_target("x86_64-cpu", {"mcpu": "core-avx2"}), tmp_path, options)
+    recipe, facts = json.loads(done.component.recipe.read_bytes()), json.loads((tmp_path / "component.json").read_bytes())
+    assert recipe["ComponentDescription"] == "Line 7: cookies"
+    assert recipe["Manifests"][0]["Artifacts"][0]["Uri"] == f"s3://b/p/{done.component.artifact.name}"
+    assert facts["tags"] == {"plant": "a"}
+    assert facts["artifact_sha256"] == digest(done)
+    assert [v.isa.name for v in done.variants] == ["avx2"]
+
+
+def test_schedules_of_a_log_are_used_and_kept(bundle: Bundle, packaged: Package, tmp_path: Path) -> None:
+    described = json.loads(packaged.bundle.read("compiled/x86_64-cpu/target.json"))
+    log = tmp_path / "log.json"
+    log.write_text(json.dumps(described["schedules"]["avx2"]))
+    done = package(bundle, find_target("x86_64-cpu", {"mcpu": "core-avx2"}), tmp_path / "out", PackageOptions(tuning=str(log), rounds=0))
+    again = json.loads(done.bundle.read("compiled/x86_64-cpu/target.json"))
+    assert again["schedules"]["avx2"] == described["schedules"]["avx2"]
+    log.write_text("{")
+    with pytest.raises(TuningError):
+        package(bundle, find_target("x86_64-cpu"), tmp_path / "none", PackageOptions(tuning=str(log)))
+    assert not (tmp_path / "none").exists()
+
+
+def test_code_that_does_not_run_is_not_packaged(bundle: Bundle) -> None:
+    from anomaly_model.targets import AVX2
+    from packager.parity import ParityError
+
+    with pytest.raises(ParityError, match="variant avx2 could not be checked"):
+        prove(bundle, b"not a library", "x86_64", AVX2)
