@@ -1,6 +1,7 @@
 """What it takes to run a bundle's graph, and how a runtime is chosen."""
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal, Protocol
 
 import numpy as np
@@ -8,9 +9,10 @@ import numpy.typing as npt
 
 from anomaly_model.bundle import Bundle
 from anomaly_model.errors import PlatformError, RuntimeUnavailableError
+from anomaly_model.measured import read_measured
 from anomaly_model.picture import Rgb
 
-RuntimeName = Literal["auto", "tvm", "onnxruntime"]
+RuntimeName = Literal["auto", "tvm", "onnxruntime", "onnxruntime-gpu"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +46,9 @@ class Runtime(Protocol):
     def run(self, model_input: npt.NDArray[np.uint8]) -> ModelOutputs:
         """Run on one picture from `to_model_input`: 1 x H x W x 3, uint8, RGB."""
 
+    def run_arrays(self, model_input: npt.NDArray[np.uint8]) -> list[npt.NDArray[np.float32]]:
+        """The same, as the graph's outputs in its order."""
+
     def close(self) -> None:
         """Give memory back."""
 
@@ -54,10 +59,11 @@ def split_outputs(arrays: list[npt.NDArray[np.float32]]) -> ModelOutputs:
     return ModelOutputs(float(score.reshape(-1)[0]), anomaly_map[0, 0], labels[0][0] if labels else None)
 
 
-def open_runtime(bundle: Bundle, name: RuntimeName = "auto", *, threads: int = 1) -> Runtime:
+def open_runtime(bundle: Bundle, name: RuntimeName = "auto", *, threads: int = 1, measured: Path | None = None) -> Runtime:
     """Load a bundle's graph.
 
-    `auto` takes TVM when the bundle holds code for this machine, and ONNX Runtime when it holds no code at all.
+    `auto` takes what was measured to be the fastest for this bundle here (see `anomaly_model.measured`); without a
+    measurement TVM when the bundle holds code for this machine, and ONNX Runtime when it holds no code at all.
 
     Raises:
         RuntimeUnavailableError: the named runtime cannot run this bundle here.
@@ -65,6 +71,8 @@ def open_runtime(bundle: Bundle, name: RuntimeName = "auto", *, threads: int = 1
     """
     from anomaly_model.runtime_tvm import TvmRuntime, host_target
 
+    if name == "auto" and measured is not None and (record := read_measured(measured, bundle)):
+        name = record.runtime
     if name == "auto" and bundle.targets() and host_target() not in bundle.targets():
         raise PlatformError(
             f"the bundle in {bundle.folder} is made for {', '.join(bundle.targets())}; this machine is {host_target()}. Deploy the "
@@ -79,4 +87,4 @@ def open_runtime(bundle: Bundle, name: RuntimeName = "auto", *, threads: int = 1
             f"the bundle in {bundle.folder} has no compiled code for this machine ({host_target()}; it has "
             f"{bundle.targets() or 'none'}), and ONNX Runtime is not installed: pip install 'linewatch[agent]'"
         ) from error
-    return OnnxRuntime(bundle.read("model.onnx"), threads=threads)
+    return OnnxRuntime(bundle.read("model.onnx"), threads=threads, gpu=name == "onnxruntime-gpu")

@@ -4,25 +4,43 @@ import numpy as np
 import numpy.typing as npt
 import onnxruntime
 
+from anomaly_model.errors import RuntimeUnavailableError
 from anomaly_model.manifest import InputSpec
 from anomaly_model.picture import Rgb, to_model_input
 from anomaly_model.runtime import ModelOutputs, split_outputs
 
 
 class OnnxRuntime:
-    """Runs a serialised ONNX graph on the CPU."""
+    """Runs a serialised ONNX graph on the CPU, or on an NVIDIA GPU with the package onnxruntime-gpu."""
 
-    name = "onnxruntime"
+    def __init__(self, model: bytes, *, threads: int = 1, gpu: bool = False) -> None:
+        """Load a graph.
 
-    def __init__(self, model: bytes, *, threads: int = 1) -> None:
+        Args:
+            model: the graph.
+            threads: of the CPU, for one picture.
+            gpu: by TensorRT where the installed ONNX Runtime has it, else by CUDA.
+
+        Raises:
+            RuntimeUnavailableError: there is no ONNX Runtime with a GPU here.
+        """
+        self.name, providers = "onnxruntime", ["CPUExecutionProvider"]
+        if gpu:
+            there = onnxruntime.get_available_providers()
+            found = [p for p in ("TensorrtExecutionProvider", "CUDAExecutionProvider") if p in there]
+            if not found:
+                raise RuntimeUnavailableError(
+                    f"this ONNX Runtime has no GPU: it offers {', '.join(there)}. Install onnxruntime-gpu for this machine's CUDA, in "
+                    "place of onnxruntime"
+                )
+            self.name, providers = f"onnxruntime ({found[0].removesuffix('ExecutionProvider')})", [*found, *providers]
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
         options.log_severity_level = 3
         # Threads that spin between pictures would take the core from the camera program.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        self._session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-
+        self._session = onnxruntime.InferenceSession(model, options, providers=providers)
         _, height, width, _ = self._session.get_inputs()[0].shape
         self._spec = InputSpec(height=height, width=width)
 

@@ -99,7 +99,8 @@ class ModelHost:
             end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, MESSAGE_BYTES)
         self._exchange = os.memfd_create("linewatch-exchange")
         command = [sys.executable, "-m", "edge_agent.worker", str(theirs.fileno()), str(self._exchange),
-                   str(self._folder), self._settings.runtime, str(self._settings.threads), self._settings.trusted_keys]  # fmt: skip
+                   str(self._folder), self._settings.runtime, str(self._settings.threads), self._settings.trusted_keys,
+                   self._settings.measured]  # fmt: skip
         with theirs:
             self._process = subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, pass_fds=(theirs.fileno(), self._exchange),

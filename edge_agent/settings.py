@@ -21,7 +21,9 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
         socket: address to listen on: unix:///PATH or unix-abstract:NAME.
         socket_mode: permission bits of the socket, octal. 0660 lets the group in.
         socket_group: group of the socket, such as ggc_group; empty leaves it as it is.
-        runtime: auto (TVM where the bundle has code for this machine), tvm or onnxruntime.
+        runtime: auto (what was measured, else TVM where the bundle has code for this machine), tvm, onnxruntime or
+            onnxruntime-gpu.
+        measured: folder of measurements by `linewatch doctor --record`; empty for none.
         trusted_keys: public key, or folder of public keys (*.pub), of which one must have signed a model; empty asks for none.
         threads: CPU threads for one picture.
         queue: calls that may wait for one model; the next one is answered RESOURCE_EXHAUSTED.
@@ -35,7 +37,8 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     socket: str = DEFAULT_SOCKET
     socket_mode: Annotated[str, msgspec.Meta(pattern=r"^0?[0-7]{3}$")] = "0660"
     socket_group: str = ""
-    runtime: Literal["auto", "tvm", "onnxruntime"] = "auto"
+    runtime: Literal["auto", "tvm", "onnxruntime", "onnxruntime-gpu"] = "auto"
+    measured: str = ""
     trusted_keys: str = ""
     threads: _Positive = 1
     queue: _Positive = 8

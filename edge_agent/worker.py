@@ -1,4 +1,4 @@
-"""The process that runs one model: `python -m edge_agent.worker CHANNEL_FD EXCHANGE_FD BUNDLE RUNTIME THREADS KEYS`.
+"""The process that runs one model: `python -m edge_agent.worker CHANNEL_FD EXCHANGE_FD BUNDLE RUNTIME THREADS KEYS MEASURED`.
 
 A process of its own gives a stopped model's memory back, and a crash in generated code ends this process only.
 """
@@ -95,14 +95,16 @@ def serve(channel: socket.socket, worker: Worker) -> None:
 
 def main(arguments: list[str]) -> int:
     """Load, say Ready or Refusal, serve."""
-    channel_fd, exchange, folder, runtime_name, threads, keys = arguments
+    channel_fd, exchange, folder, runtime_name, threads, keys, measured = arguments
     # The agent decides when to end: a Ctrl-C in a terminal reaches the whole process group.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     with socket.socket(fileno=int(channel_fd)) as channel, contextlib.suppress(BrokenPipeError):
         try:
             # Nothing of a bundle is run before its signature and all hashes are checked.
             bundle = open_bundle(Path(folder), trusted=read_trusted_keys(Path(keys)) if keys else ())
-            runtime = open_runtime(bundle, runtime_name, threads=int(threads))  # type: ignore[arg-type]
+            runtime = open_runtime(
+                bundle, runtime_name, threads=int(threads), measured=Path(measured) if measured else None  # type: ignore[arg-type]
+            )
             worker = Worker(bundle, runtime, int(exchange))
             worker.warm_up()
         # Whatever stops a model from loading is told to the agent, which shows it as the model's status message.

@@ -278,15 +278,19 @@ def detect(
         sys.exit(4)
 
 
-@main.command(epilog=examples("linewatch doctor", "linewatch doctor component/bundle"))
+@main.command(epilog=examples(
+    "linewatch doctor", "linewatch doctor component/bundle --trusted-keys keys",
+    "linewatch doctor component/bundle --record /var/lib/linewatch/measured"))  # fmt: skip
 @click.argument("bundle", type=EXISTING, required=False)
+@click.option("--trusted-keys", type=EXISTING, help="Public key, or folder of public keys, that must have signed the bundle.")
+@click.option("--record", type=FOLDER, help="Folder to record the fastest runtime in, for the agent's setting measured.")
 @json_option
 @guarded
-def doctor(bundle: Path | None, as_json: bool) -> None:
-    """Check this machine and, if given, whether a bundle gives its golden answers here."""
+def doctor(bundle: Path | None, trusted_keys: Path | None, record: Path | None, as_json: bool) -> None:
+    """Check this machine and, if given, whether a bundle gives its golden answers on every runtime here, and how fast."""
     from linewatch.checkup import examine
 
-    findings = examine(bundle)
+    findings = examine(bundle, trusted_keys, record)
     if as_json:
         print_json([{"check": f.check, "ok": f.ok, "found": f.found} for f in findings])
     else:

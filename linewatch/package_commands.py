@@ -101,6 +101,33 @@ def publish(
         )
 
 
+@click.command("agent-component", epilog=examples(
+    "linewatch agent-component --machine aarch64 -o agent-component",
+    "linewatch agent-component --machine aarch64 --python cpython-3.11-aarch64-install_only.tar.gz -o agent-component"))  # fmt: skip
+@click.option("--machine", required=True, type=click.Choice(["x86_64", "aarch64"]), help="Kind of device.")
+@click.option("-o", "--output", type=FOLDER, required=True, help="Folder for recipe and artifact.")
+@click.option("--name", default="linewatch.EdgeAgent", show_default=True, help="Component name; models depend on the default one.")
+@click.option("--wheel", type=EXISTING, help="Wheel of linewatch. [default: built from the source tree]")
+@click.option("--python", type=EXISTING, help="Relocatable Python 3.11 (.tar.gz with python/bin/python3.11) for devices without one.")
+@click.option("--location", default="", metavar="S3-URI", help="Folder that the artifact will be published to.")
+@json_option
+@guarded
+def agent_component(
+    machine: str, output: Path, name: str, wheel: Path | None, python: Path | None, location: str, as_json: bool
+) -> None:  # fmt: skip
+    """Make the agent's own Greengrass component, which installs without a network."""
+    from packager.agent_component import write_agent_component
+
+    with StageProgress(quiet=as_json) as progress:
+        done = write_agent_component(machine, output, name=name, wheel=wheel, python=python, location=location, progress=progress)
+    if as_json:
+        print_json({"component": done.name, "version": done.version, "recipe": str(done.recipe), "artifact": str(done.artifact),
+                    "artifact_bytes": done.artifact_bytes})  # fmt: skip
+        return
+    click.echo(f"component {done.name} {done.version} for {machine}, {done.artifact_bytes / 1e6:.1f} MB")
+    click.echo(f"recipe: {done.recipe}\nartifact: {done.artifact}\nnext: linewatch publish {output} --store STORE")
+
+
 @click.group()
 def keys() -> None:
     """Keys that sign packages, so that devices run nobody else's."""
@@ -143,4 +170,4 @@ def keys_verify(bundle: Path, public: Path) -> None:
     click.echo(f"{opened.manifest.model.name} version {opened.manifest.model.version}: signed, all {len(opened.manifest.files)} hashes right")
 
 
-COMMANDS = [package, publish, keys]
+COMMANDS = [package, publish, agent_component, keys]

@@ -97,9 +97,9 @@ def print_package(done: "Package") -> None:
     console.print(table)
     for v in done.variants:
         if v.parity is None:
-            console.print(f"{v.isa.name}: compiled, but nothing here can run it; on the device: linewatch doctor BUNDLE --parity")
+            console.print(f"{v.isa.name}: compiled, but nothing here can run it; on the device: linewatch doctor BUNDLE")
     for arch in done.cubins:
-        console.print(f"GPU code for {arch}, not run here; on the device: linewatch doctor BUNDLE --parity")
+        console.print(f"GPU code for {arch}, not run here; on the device: linewatch doctor BUNDLE")
     console.print(
         f"component {done.component.name} {done.component.version}, {done.component.artifact_bytes / 1e6:.1f} MB, in {done.seconds} s"
     )

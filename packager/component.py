@@ -89,7 +89,7 @@ def write_component(
     stem = f"{digest}_greengrass_model_component"
     artifact = folder / "artifacts" / name / version / f"{stem}.zip"
     model = bundle.manifest.model
-    recipe = render_recipe({
+    recipe = render_recipe("model", {
         "COMPONENT_NAME": name, "COMPONENT_VERSION": version, "ARCHITECTURE": target.architecture,
         "ARTIFACT": artifact.name, "ARTIFACT_STEM": stem, "MODEL_NAME": model.name, "MODEL_VERSION": model.version,
         "MODEL_ARN": model.arn, "DESCRIPTION": description or f"Anomaly model {model.name} version {model.version}, packaged by Linewatch",
@@ -98,26 +98,36 @@ def write_component(
     zip_bundle(bundle, artifact)
     path = folder / "recipes" / f"{name}-{version}.json"
     replace_file(path, recipe)
-    with artifact.open("rb") as stream:
-        digest = hashlib.file_digest(stream, "sha256").hexdigest()
-    facts = {"name": name, "version": version, "platform": f"linux/{target.architecture}", "tags": dict(tags or {}),
-             "artifact": str(artifact.relative_to(folder)), "artifact_sha256": digest, "recipe": str(path.relative_to(folder)),
-             "recipe_sha256": hashlib.sha256(recipe).hexdigest()}  # fmt: skip
+    done = Component(name, version, path, artifact, artifact.stat().st_size)
+    write_facts(folder, done, target.architecture, tags or {})
+    return done
+
+
+def write_facts(folder: Path, component: Component, architecture: str, tags: Mapping[str, str]) -> None:
+    """component.json: what publishing needs to know, and checks."""
+    digests = {}
+    for name, path in (("artifact", component.artifact), ("recipe", component.recipe)):
+        with path.open("rb") as stream:
+            digests[name] = hashlib.file_digest(stream, "sha256").hexdigest()
+    facts = {
+        "name": component.name, "version": component.version, "platform": f"linux/{architecture}", "tags": dict(tags),
+        "artifact": str(component.artifact.relative_to(folder)), "artifact_sha256": digests["artifact"],
+        "recipe": str(component.recipe.relative_to(folder)), "recipe_sha256": digests["recipe"],
+    }  # fmt: skip
     replace_file(folder / "component.json", msgspec.json.format(msgspec.json.encode(facts)) + b"\n")
-    return Component(name, version, path, artifact, artifact.stat().st_size)
 
 
-def recipe_template() -> Path:
-    """Where the model recipe's template lies: beside this package in an installation, in recipes/ in the source tree."""
+def recipe_template(kind: str) -> Path:
+    """Where a recipe's template lies: beside this package in an installation, in recipes/ in the source tree."""
     here = Path(__file__).parent
     for folder in (here / "recipes", here.parent / "recipes"):
-        if (folder / "model.json").is_file():
-            return folder / "model.json"
-    raise ComponentError(f"recipes/model.json was not found beside {here}; install linewatch again")
+        if (folder / f"{kind}.json").is_file():
+            return folder / f"{kind}.json"
+    raise ComponentError(f"recipes/{kind}.json was not found beside {here}; install linewatch again")
 
 
-def render_recipe(values: dict[str, str]) -> bytes:
-    """Fill the template's @MARKERS@, inside parsed strings, so that no value can break the JSON."""
+def render_recipe(kind: str, values: Mapping[str, str]) -> bytes:
+    """Fill the `model` or `agent` template's @MARKERS@, inside parsed strings, so that no value can break the JSON."""
 
     def fill(node: object) -> object:
         match node:
@@ -130,7 +140,7 @@ def render_recipe(values: dict[str, str]) -> bytes:
             case _:
                 return node
 
-    recipe = msgspec.json.encode(fill(msgspec.json.decode(recipe_template().read_bytes())))
+    recipe = msgspec.json.encode(fill(msgspec.json.decode(recipe_template(kind).read_bytes())))
     recipe = msgspec.json.format(recipe, indent=2) + b"\n"
     if len(recipe) > RECIPE_BYTES:
         raise ComponentError(f"the recipe has {len(recipe)} bytes; Greengrass nucleus lite reads at most {RECIPE_BYTES}")

@@ -15,10 +15,9 @@ import numpy as np
 import numpy.typing as npt
 
 from anomaly_model.bundle import Bundle, open_bundle
+from anomaly_model.parity import ParityError, golden_inputs
 from anomaly_model.runtime_onnx import OnnxRuntime
 from anomaly_model.runtime_tvm import TvmRuntime
-from packager.parity import ParityError
-from packager.prove import golden_inputs
 
 
 class Latency(msgspec.Struct, frozen=True):

@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from anomaly_model.bundle import Bundle, replace_file, write_bundle
+from anomaly_model.parity import Parity
 from anomaly_model.targets import Isa, Target
 from packager.bill import BILL_NAME, bill_of_materials
 from packager.component import Component, check_identity, default_name, default_version, write_component
 from packager.elf import check_library, find_cubins
 from packager.measure import Timing, measure_in_child
-from packager.parity import Parity
 from packager.prove import prove, where
 from packager.toolchain import RUNTIME, runtime_library
 from packager.tune import Log, chooser, read_log, tune

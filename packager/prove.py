@@ -1,19 +1,18 @@
 """Runs compiled code on golden pictures and makes the parity report."""
 
-from io import BytesIO
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
 from anomaly_model.bundle import Bundle
-from anomaly_model.manifest import GOLDEN_NAME, InputSpec
-from anomaly_model.picture import Rgb, read_picture, to_model_input
+from anomaly_model.manifest import InputSpec
+from anomaly_model.parity import Outputs, Parity, ParityError, compare, golden_inputs
+from anomaly_model.picture import Rgb, to_model_input
 from anomaly_model.runtime_onnx import OnnxRuntime
 from anomaly_model.runtime_tvm import cpu_flags
 from anomaly_model.targets import Isa
 from packager.emulate import Emulation, EmulationError
-from packager.parity import Outputs, Parity, ParityError, compare
 from packager.toolchain import emulator
 
 _SIZES = [(64, 64), (64, 4096), (479, 641), (720, 1280), (1080, 1920), (4096, 64)]
@@ -54,18 +53,6 @@ def prove(
     except EmulationError as error:
         raise ParityError(f"variant {isa.name} could not be checked: {error}") from error
     return compare(bundle.manifest, isa.name, ran_on or "", found, references, differences)
-
-
-def golden_inputs(bundle: Bundle) -> tuple[list[npt.NDArray[np.uint8]], list[list[npt.NDArray[np.float32]]]]:
-    """The bundle's golden pictures (1 x H x W x 3) and their expected raw outputs."""
-    inputs, expected = [], []
-    with np.load(BytesIO(bundle.read(GOLDEN_NAME)), allow_pickle=False) as archive:
-        count = len({name.split(".")[0] for name in archive.files})
-        for n in range(count):
-            inputs.append(read_picture(bundle.path(f"golden/{n}.png"))[np.newaxis])
-            names = [f"{n}.{output}" for output in ("score", "map", "labels")]
-            expected.append([archive[name] for name in names if name in archive.files])
-    return inputs, expected
 
 
 def _resize_differences(emulation: Emulation, spec: InputSpec, sizes: list[tuple[int, int]]) -> int:

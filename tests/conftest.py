@@ -19,6 +19,8 @@ from training.dataset import read_dataset
 from training.options import TrainingOptions
 from training.train import train
 
+# What tests fetch and measure is kept from run to run, but not among the user's own.
+os.environ["XDG_CACHE_HOME"] = str(Path(__file__).parents[1] / ".pytest_cache" / "linewatch")
 COOKIES = Path(__file__).parents[1] / ".." / "shared" / "data" / "cookies"
 
 

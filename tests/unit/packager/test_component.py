@@ -7,10 +7,10 @@ import msgspec
 import pytest
 
 from anomaly_model.bundle import open_bundle, unzip_bundle, write_bundle
+from anomaly_model.parity import Parity, ParityError
 from anomaly_model.targets import find_target
 from packager.component import ComponentError, check_identity
 from packager.package import Package, PackageOptions, package
-from packager.parity import Parity, ParityError
 
 
 def recipe(packaged: Package) -> dict:  # type: ignore[type-arg]

@@ -104,8 +104,8 @@ def test_schedules_of_a_log_are_used_and_kept(bundle: Bundle, packaged: Package,
 
 
 def test_code_that_does_not_run_is_not_packaged(bundle: Bundle) -> None:
+    from anomaly_model.parity import ParityError
     from anomaly_model.targets import AVX2
-    from packager.parity import ParityError
 
     with pytest.raises(ParityError, match="variant avx2 could not be checked"):
         prove(bundle, b"not a library", "x86_64", AVX2)

@@ -14,9 +14,9 @@ from anomaly_model.bundle import Bundle, open_bundle
 from anomaly_model.detection import detect
 from anomaly_model.errors import DatasetError
 from anomaly_model.manifest import Label, PictureSize
+from anomaly_model.parity import golden_inputs
 from anomaly_model.picture import read_picture
 from anomaly_model.runtime_onnx import OnnxRuntime
-from packager.measure import golden_inputs
 from tests.unit.training.test_backbone import SmallNet
 from tests.unit.training.test_dataset import save
 from training import fitting

@@ -1,14 +1,17 @@
-"""Whether compiled code gives ONNX Runtime's answers: differences, limits, and the report that a package carries. Pure."""
+"""Whether a runtime gives the right answers: golden pictures, differences, limits, and the report that a package carries."""
 
 from collections.abc import Sequence
+from io import BytesIO
 
 import msgspec
 import numpy as np
 import numpy.typing as npt
 
+from anomaly_model.bundle import Bundle
 from anomaly_model.detection import interpret
 from anomaly_model.errors import LinewatchError
-from anomaly_model.manifest import Manifest
+from anomaly_model.manifest import GOLDEN_NAME, Manifest
+from anomaly_model.picture import read_picture
 from anomaly_model.runtime import split_outputs
 
 TOLERANCE = 1e-3
@@ -99,3 +102,15 @@ def compare(
         labels_difference=worst[2], mask_difference=mask_difference, changed_answers=changed,
         resize_differences=resize_differences,
     )  # fmt: skip
+
+
+def golden_inputs(bundle: Bundle) -> tuple[list[npt.NDArray[np.uint8]], list[list[npt.NDArray[np.float32]]]]:
+    """The bundle's golden pictures (1 x H x W x 3) and their expected raw outputs."""
+    inputs, expected = [], []
+    with np.load(BytesIO(bundle.read(GOLDEN_NAME)), allow_pickle=False) as archive:
+        count = len({name.split(".")[0] for name in archive.files})
+        for n in range(count):
+            inputs.append(read_picture(bundle.path(f"golden/{n}.png"))[np.newaxis])
+            names = [f"{n}.{output}" for output in ("score", "map", "labels")]
+            expected.append([archive[name] for name in names if name in archive.files])
+    return inputs, expected

@@ -1,0 +1,176 @@
+"""The agent's component, deployed as a core does it: recipe read, artifact unpacked, install and run as a user without rights."""
+
+import json
+import os
+import pwd
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import zipfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from edge_agent.client import AgentClient
+from packager.agent_component import AgentComponentError, agent_requirements, write_agent_component
+from packager.component import Component
+from packager.package import Package
+
+pytestmark = pytest.mark.e2e
+SYSTEM_PYTHON = Path("/usr/bin/python3.11")
+BLANK = np.zeros((240, 320, 3), np.uint8)
+
+
+@dataclass
+class Core:
+    """What a Greengrass core does with a component, on this machine."""
+
+    root: Path
+    recipe: dict[str, object]
+    unpacked: Path
+    configuration: dict[str, str]
+    user: str | None
+
+    def script(self, phase: str) -> str:
+        """A phase's script with its variables filled in."""
+        text = self.recipe["Manifests"][0]["Lifecycle"][phase]["Script"]  # type: ignore[index]
+        values = {"artifacts:decompressedPath": str(self.unpacked), "work:path": str(self.root / "work"),
+                  **{f"configuration:/{k}": v for k, v in self.configuration.items()}}  # fmt: skip
+        for name, value in values.items():
+            text = text.replace("{" + name + "}", value)
+        assert "{" not in text.replace("${", ""), text
+        return str(text)
+
+    def start(self, phase: str) -> subprocess.Popen[bytes]:
+        """Begin a phase in the component's work folder."""
+        extra = {"user": self.user, "group": pwd.getpwnam(self.user).pw_gid, "extra_groups": []} if self.user else {}
+        return subprocess.Popen(
+            ["sh", "-c", self.script(phase)], cwd=self.root / "work", stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+            env={"PATH": "/usr/bin:/bin", "HOME": str(self.root / "work"), "PIP_CONFIG_FILE": os.devnull}, start_new_session=True, **extra,
+        )  # fmt: skip
+
+    def run(self, phase: str) -> tuple[int, str]:
+        """A phase to its end."""
+        process = self.start(phase)
+        output, _ = process.communicate(timeout=300)
+        return process.returncode, output.decode(errors="replace")
+
+
+@pytest.fixture(scope="module")
+def component(tmp_path_factory: pytest.TempPathFactory) -> Component:
+    return write_agent_component("x86_64", tmp_path_factory.mktemp("component"))
+
+
+@pytest.fixture
+def core(component: Component, tmp_path: Path) -> Iterator[Core]:
+    recipe = json.loads(component.recipe.read_bytes())
+    unpacked = tmp_path / "unpacked"
+    with zipfile.ZipFile(component.artifact) as archive:
+        archive.extractall(unpacked / component.artifact.stem)
+    (tmp_path / "work").mkdir()
+    rootless = os.getuid() == 0 and SYSTEM_PYTHON.exists()
+    user = "nobody" if rootless else None
+    if user:
+        shutil.chown(tmp_path / "work", user)
+        for folder in [tmp_path, *tmp_path.parents][:4]:
+            folder.chmod(0o755)
+    configuration = {**recipe["ComponentConfiguration"]["DefaultConfiguration"], "Socket": f"unix://{tmp_path}/work/a.sock"}
+    configuration["Python"] = str(SYSTEM_PYTHON if rootless else sys.executable)
+    yield Core(tmp_path, recipe, unpacked, configuration, user)
+    shutil.rmtree(tmp_path / "work", ignore_errors=True)
+
+
+def test_recipe_keeps_the_rules_of_both_cores(component: Component) -> None:
+    text = component.recipe.read_bytes()
+    assert len(text) <= 8000
+    recipe = json.loads(text)
+    assert (recipe["ComponentName"], "ComponentDependencies" in recipe) == ("linewatch.EdgeAgent", False)
+    [manifest] = recipe["Manifests"]
+    assert set(manifest["Lifecycle"]) == {"install", "run"}
+    assert manifest["Lifecycle"]["install"]["Timeout"] == 900
+    assert manifest["Artifacts"][0]["Permission"]["Read"] == "ALL"
+    assert recipe["ComponentConfiguration"]["DefaultConfiguration"]["Socket"] == "unix:///tmp/aws.iot.lookoutvision.EdgeAgent.sock"
+
+
+def test_installed_without_a_network_and_without_rights(core: Core, packaged: Package) -> None:
+    code, output = core.run("install")
+    assert code == 0, output
+    assert "ok    grpc" in output or "ok  " in output
+    assert "is ready" in output
+    again, output = core.run("install")
+    assert (again, "installed already" in output) == (0, True)
+    models = core.root / "work" / "models.d"
+    agent = core.start("run")
+    try:
+        with AgentClient(core.configuration["Socket"]) as client:
+            client.wait_until_listening(60)
+            entry = {"component": "model-parts", "version": "3.0.0", "folder": str(packaged.bundle.folder)}
+            (models / "model-parts.json").write_text(json.dumps(entry))
+            for folder in packaged.bundle.folder.parents[:4]:
+                folder.chmod(0o755)
+            client.start("model-parts")
+            assert client.detect(BLANK, "model-parts", "bytes")[0].confidence > 0
+    finally:
+        agent.send_signal(signal.SIGTERM)
+        output = agent.communicate(timeout=30)[0].decode()
+    assert agent.returncode == 0, output
+
+
+def test_an_interrupted_installation_leaves_what_was_there(core: Core) -> None:
+    work = core.root / "work"
+    for seconds in (0.3, 2.0, 4.0):
+        process = core.start("install")
+        time.sleep(seconds)
+        os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+        assert not (work / "current").exists() or (work / "current" / "bin" / "linewatch").exists()
+    code, output = core.run("install")
+    assert code == 0, output
+    assert [p.name for p in sorted(work.glob("agent-*"))] == [str((work / "current").readlink())]
+    assert not list(work.glob(".*part"))
+
+
+@pytest.mark.parametrize(("python", "message"), [
+    ("/usr/bin/false", "Python 3.11 was not found (looked at: /usr/bin/false)"), ("/nowhere/python3.11", "configuration key Python"),
+])  # fmt: skip
+def test_a_missing_python_is_named_with_the_remedy(core: Core, python: str, message: str) -> None:
+    core.configuration["Python"] = python
+    code, output = core.run("install")
+    assert code == 1
+    assert message in output
+    assert not (core.root / "work" / "current").exists()
+
+
+def test_a_missing_library_stops_the_installation(core: Core) -> None:
+    [wheel] = core.unpacked.rglob("grpcio-[0-9]*.whl")
+    wheel.unlink()
+    code, output = core.run("install")
+    assert code != 0
+    assert "grpcio" in output
+    assert not (core.root / "work" / "current").exists()
+
+
+def test_wheels_for_arm64_fit_jetpack_4(tmp_path: Path) -> None:
+    done = write_agent_component("aarch64", tmp_path)
+    with zipfile.ZipFile(done.artifact) as archive:
+        names = archive.namelist()
+        assert "lookoutvision_edge_agent/protos/edge-agent.proto" in names
+        requirements = archive.read("requirements.txt").decode()
+    wheels = [n for n in names if n.endswith(".whl")]
+    assert len(requirements.splitlines()) == len(wheels)
+    assert {w.split("/")[1].split("-")[0].lower() for w in wheels} >= {n.replace("-", "_") for n in agent_requirements()} | {"linewatch"}
+    for wheel in wheels:
+        assert wheel.endswith("none-any.whl") or any(
+            tag in wheel for tag in ("manylinux2014_aarch64", "manylinux_2_17_aarch64", "manylinux_2_24_aarch64", "manylinux_2_27_aarch64")
+        ), wheel
+    assert json.loads(done.recipe.read_bytes())["Manifests"][0]["Platform"]["architecture"] == "aarch64"
+
+
+def test_an_unknown_machine(tmp_path: Path) -> None:
+    with pytest.raises(AgentComponentError, match="expected x86_64 or aarch64"):
+        write_agent_component("riscv64", tmp_path)
