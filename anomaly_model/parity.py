@@ -62,8 +62,8 @@ class Parity(msgspec.Struct, frozen=True, kw_only=True):
             wrong.append(f"{self.resize_differences} values of resized pictures differ")
         if wrong:
             raise ParityError(
-                f"variant {self.variant} ({self.ran_on}) does not agree with ONNX Runtime: {'; '.join(wrong)}; allowed is "
-                f"{TOLERANCE} of each output's range and no changed verdict. Nothing was packaged"
+                f"{self.variant} ({self.ran_on}) does not give the right answers: {'; '.join(wrong)}; allowed is {TOLERANCE} of each "
+                "output's range and no changed verdict"
             )
 
 

@@ -16,6 +16,8 @@ import numpy as np
 from anomaly_model.bundle import Bundle, open_bundle
 from anomaly_model.detection import detect, mask_rows
 from anomaly_model.errors import LinewatchError, PictureError
+from anomaly_model.manifest import GOLDEN_NAME
+from anomaly_model.parity import compare, golden_inputs
 from anomaly_model.picture import check_size, wrap_rgb888
 from anomaly_model.runtime import Runtime, open_runtime
 from anomaly_model.signature import read_trusted_keys
@@ -30,6 +32,18 @@ class Worker:
     def __init__(self, bundle: Bundle, runtime: Runtime, exchange: int) -> None:
         self._manifest, self._runtime, self._exchange = bundle.manifest, runtime, exchange
         self._picture = bytearray()
+
+    def check(self, bundle: Bundle) -> None:
+        """Run the golden pictures: a model whose answers are not those of its training does not serve.
+
+        Raises:
+            ParityError: says what differs.
+        """
+        if GOLDEN_NAME not in bundle.manifest.files:
+            return
+        pictures, expected = golden_inputs(bundle)
+        found = [self._runtime.run_arrays(picture) for picture in pictures]
+        compare(bundle.manifest, self._runtime.name, "this machine", found, [[e] for e in expected], 0).check()
 
     def warm_up(self) -> None:
         """Run a few pictures, so that the first real one is as fast as the rest."""
@@ -106,6 +120,7 @@ def main(arguments: list[str]) -> int:
                 bundle, runtime_name, threads=int(threads), measured=Path(measured) if measured else None  # type: ignore[arg-type]
             )
             worker = Worker(bundle, runtime, int(exchange))
+            worker.check(bundle)
             worker.warm_up()
         # Whatever stops a model from loading is told to the agent, which shows it as the model's status message.
         except Exception as error:

@@ -138,7 +138,7 @@ def _fetch(wanted: Mapping[str, str], machine: str, folder: Path) -> None:
     # A release that is newer than the oldest systems has no wheel for them: the newest one that has is taken, with its needs.
     pins = folder / "pins.txt"
     pins.write_text("".join(f"{name}=={pin}\n" for name, pin in wanted.items() if name not in absent))
-    ranges = {canonicalize_name(r.name): r for r in map(Requirement, requires("linewatch") or [])}
+    ranges: dict[str, Requirement] = {canonicalize_name(r.name): r for r in map(Requirement, requires("linewatch") or [])}
     _pip(*base, "--constraint", str(pins), *(f"{name}{ranges[name].specifier}" if name in ranges else name for name in absent))
 
 

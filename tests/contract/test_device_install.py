@@ -23,7 +23,10 @@ class Refuse:
 
 sys.meta_path.insert(0, Refuse())
 """
-MODULES = {"apache-tvm": "tvm", "scikit-learn": "sklearn", "grpcio-tools": "grpc_tools", "pyyaml": "yaml", "cyclonedx-python-lib": "cyclonedx", "pyelftools": "elftools"}
+MODULES = {
+    "apache-tvm": "tvm", "scikit-learn": "sklearn", "grpcio-tools": "grpc_tools", "pyyaml": "yaml",
+    "cyclonedx-python-lib": "cyclonedx", "pyelftools": "elftools",
+}  # fmt: skip
 
 
 def names(requirements: list[str]) -> set[str]:

@@ -163,3 +163,33 @@ def test_a_refused_new_version_can_be_taken_back(site: tuple[Path, AgentClient])
     register(folder, "1")
     client.start("line")
     assert client.detect(BLANK, "line")[0].confidence > 0
+
+
+def test_code_that_answers_wrongly_does_not_serve(site: tuple[Path, AgentClient]) -> None:
+    """Everything is signed and in its place, but the golden pictures say that this is another model's code."""
+    import onnx
+    from onnx import numpy_helper
+
+    from anomaly_model.targets import AVX2
+    from packager.compile import compile_model
+    from packager.schedule import choose
+
+    folder, client = site
+    bad = folder / "models" / "next"
+    shutil.copytree(folder / "versions" / "1", bad)
+
+    def change(files: dict[str, bytes]) -> None:
+        graph = onnx.load_from_string(files["model.onnx"])
+        bias = next(c for c in graph.graph.initializer if list(c.dims) == [1])
+        bias.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(bias) + 3, bias.name))
+        for name in [n for n in files if n.endswith(("avx2.so", "avx512.so"))]:
+            files[name] = compile_model(graph.SerializeToString(), platform.machine(), AVX2, choose)
+
+    try:
+        rewritten(bad, change)
+        name = next(m.model_component for m in client.models() if m.model_component != "line")
+        with pytest.raises(AgentCallError, match=r"does not give the right answers: score differs by"):
+            client.start(name)
+        assert client.detect(BLANK, "line")[0].confidence > 0
+    finally:
+        shutil.rmtree(bad)
