@@ -17,8 +17,9 @@ check: $(READY) $(CLIENTS)  ## Lint, types, import directions, tests
 	$(BIN)/lint-imports
 	$(BIN)/python -m pytest
 
-bench: $(READY)  ## Latency against ONNX Runtime; the server; accuracy over five seeds (half an hour)
+bench: $(READY)  ## Latency against ONNX Runtime and OpenVINO; the server; accuracy over five seeds (half an hour)
 	$(BIN)/python benchmarks/agent.py --json benchmarks/agent.json
+	$(BIN)/python benchmarks/compile.py --json benchmarks/compile.json
 	$(BIN)/python benchmarks/server.py --json benchmarks/server.json
 	$(BIN)/python benchmarks/accuracy.py --json benchmarks/accuracy.json
 

@@ -35,7 +35,8 @@ WIDTH, HEIGHT = 1280, 720
 
 def make_model(folder: Path) -> Path:
     """A real model: trained on drawn parts and packaged."""
-    from packager.package import find_target, package
+    from anomaly_model.targets import find_target
+    from packager.package import package
     from training.dataset import read_dataset
     from training.options import TrainingOptions
     from training.train import train

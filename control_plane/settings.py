@@ -40,6 +40,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
         jobs_attempts: how often a job that was lost is tried.
         training_effort: quick, standard or thorough.
         training_hours: hours after which a training fails.
+        packaging_publish: where component versions are created: store (components/ in the data folder), or aws.
         packaging_key: file of the private key that signs packages (`linewatch keys create`); empty leaves them unsigned.
         hosting_threads: CPU threads of one inference unit.
         hosting_queue: calls that may wait for one inference unit.
@@ -89,6 +90,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     jobs_attempts: _Positive = 3
     training_effort: Annotated[str, msgspec.Meta(pattern="^(quick|standard|thorough)$")] = "standard"
     training_hours: _Positive = 24
+    packaging_publish: Annotated[str, msgspec.Meta(pattern="^(store|aws)$")] = "store"
     packaging_key: str = ""
     hosting_threads: _Positive = 1
     hosting_queue: _Count = 4

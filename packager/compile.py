@@ -139,6 +139,10 @@ def kernel_of(isa: Isa, step: Step, choice: Choice | None) -> tuple[Callable[[],
             return lambda: elementwise.concat(isa, step), []
         case "take":
             return lambda: elementwise.take_channels(isa, step), []
+        case "depth_to_space":
+            return lambda: elementwise.depth_to_space(isa, step), []
+        case "pad":
+            return lambda: elementwise.pad(isa, step), []
         case "elementwise":
             return lambda: elementwise.elementwise(isa, step), [] if step.weight is None else [step.weight.reshape(-1)]
         case "resize":

@@ -11,6 +11,7 @@ from anomaly_model.child_job import ProgressFile, main
 from anomaly_model.signature import read_private_key
 from anomaly_model.targets import find_target
 from packager.package import PackageOptions, package
+from packager.publish import publish_to_aws, publish_to_store
 
 
 class Spec(msgspec.Struct, frozen=True):
@@ -24,6 +25,8 @@ class Spec(msgspec.Struct, frozen=True):
         name, version, description, tags: of the component.
         location: address of the folder that the artifact will lie in.
         key: file of the private key that signs the package; empty leaves it unsigned.
+        store: component store that the component is published to; empty for none.
+        aws: bucket, prefix and region to create the component version in AWS IoT Greengrass with; empty for none.
     """
 
     bundle: str
@@ -36,10 +39,12 @@ class Spec(msgspec.Struct, frozen=True):
     tags: dict[str, str] = {}
     location: str = ""
     key: str = ""
+    store: str = ""
+    aws: dict[str, str] = {}
 
 
 def run(spec: Spec, progress: ProgressFile) -> dict[str, Any]:
-    """Compile, prove and pack; returns where artifact and recipe lie, relative to the output."""
+    """Compile, prove, pack and publish; returns where artifact and recipe lie, relative to the output."""
     output = Path(spec.output)
     options = PackageOptions(
         name=spec.name, version=spec.version, description=spec.description, tags=spec.tags, location=spec.location,
@@ -47,6 +52,13 @@ def run(spec: Spec, progress: ProgressFile) -> dict[str, Any]:
     )  # fmt: skip
     target = find_target(spec.target, spec.compiler_options)
     done = package(open_bundle(Path(spec.bundle)), target, output, options, progress).component
+    if spec.store:
+        publish_to_store(output, Path(spec.store), replace=True)  # the server's table says what is taken
+    if spec.aws:
+        import boto3
+
+        session = boto3.Session(region_name=spec.aws["region"])
+        publish_to_aws(output, spec.aws["bucket"], spec.aws["prefix"], session.client("s3"), session.client("greengrassv2"))
     return {"artifact": str(done.artifact.relative_to(output)), "recipe": str(done.recipe.relative_to(output))}
 
 

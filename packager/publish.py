@@ -49,10 +49,16 @@ class _Content:
     recipe: bytes
 
 
-def publish_to_store(folder: Path, store: Path) -> Published:
+def publish_to_store(folder: Path, store: Path, *, replace: bool = False) -> Published:
     """Copy a component into a store; the artifact first, so that a recipe never names one that is not there.
 
     Publishing the very same component again changes nothing.
+
+    Args:
+        folder: what `linewatch package` wrote.
+        store: see above.
+        replace: another content under a name and version that are there takes its place: for callers that keep a list of
+            their own of what is taken.
 
     Raises:
         ComponentExistsError: the store has another component of this name and version.
@@ -61,11 +67,11 @@ def publish_to_store(folder: Path, store: Path) -> Published:
     content = _read(folder)
     facts = content.facts
     artifact, recipe = store / facts.artifact, store / facts.recipe
-    if recipe.is_file() and (
-        recipe.read_bytes() != content.recipe
-        or not artifact.is_file()
-        or _digest(artifact.read_bytes()) != facts.artifact_sha256
-    ):
+    same = (
+        recipe.is_file() and recipe.read_bytes() == content.recipe
+        and artifact.is_file() and _digest(artifact.read_bytes()) == facts.artifact_sha256
+    )  # fmt: skip
+    if recipe.is_file() and not same and not replace:
         raise ComponentExistsError(
             f"{store} has a component {facts.name} version {facts.version} already, with another content; package it with another --component-version"
         )

@@ -2,6 +2,7 @@
 
 import logging
 from pathlib import Path
+from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
@@ -133,7 +134,9 @@ def _write_manifest(connection: Connection, dataset_id: int, path: Path) -> list
 
 
 def _prepare_packaging(services: Services, connection: Connection, job: Row, folder: Path) -> Files:
-    row = connection.execute(sa.select(packagings).where(packagings.c.id == job.subject_id)).first()
+    joined = packagings.join(projects, packagings.c.project_id == projects.c.id)
+    found = sa.select(packagings, projects.c.account, projects.c.region).select_from(joined)
+    row = connection.execute(found.where(packagings.c.id == job.subject_id)).first()
     if row is None:
         raise PreparationError("the project is gone")
     query = sa.select(models.c.id).where(models.c.project_id == row.project_id, models.c.version == row.model_version)
@@ -149,12 +152,20 @@ def _prepare_packaging(services: Services, connection: Connection, job: Row, fol
         "name": name, "version": version, "compiler_options": compiler_options(wanted),
         "description": wanted.get("ComponentDescription", ""), "tags": {t["Key"]: t["Value"] for t in wanted.get("Tags", [])},
         "location": f"s3://{place['Bucket']}/{base}", "key": services.settings.packaging_key,
+        **_publishing(services.settings, Scope(row.account, row.region), place),
     })  # fmt: skip
     return [], [
         ("output/component.json", place["Bucket"], f"{base}component.json", "application/json"),
         (f"output/artifacts/{name}/{version}/*.zip", place["Bucket"], base, "application/zip"),
         (f"output/recipes/{name}-{version}.json", place["Bucket"], f"{base}recipe.json", "application/json"),
     ]
+
+
+def _publishing(settings: Settings, owner: Scope, place: dict[str, str]) -> dict[str, Any]:
+    """Where the packager creates the component version: a store that local deployments take, or AWS IoT Greengrass."""
+    if settings.packaging_publish == "aws":
+        return {"aws": {"bucket": place["Bucket"], "prefix": place.get("Prefix", ""), "region": owner.region}}
+    return {"store": str(settings.folder / "components" / owner.account / owner.region)}
 
 
 def finish(connection: Connection, services: Services, job: Row, outcome: Outcome) -> None:

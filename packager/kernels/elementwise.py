@@ -161,6 +161,57 @@ def take_channels(isa: Isa, step: Step) -> object:
     return kernel.finish(loop(target.height, lambda r: loop(width, lambda c: pixel(r * width + c)), work=target.size))
 
 
+def pad(isa: Isa, step: Step) -> object:
+    """A frame of one value. Parameters: input, output."""
+    source, target = step.inputs[0], step.output
+    top, left, value = step.number("top"), step.number("left"), float(step.attributes["value"])
+    lanes = lanes_of(isa, target.stored)
+    kernel = Kernel()
+    x, y = kernel.array(source.size), kernel.array(target.size)
+
+    def row(r: Expr) -> Stmt:
+        def pixel(c: Expr) -> Stmt:
+            i, j = r - top, c - left
+            inside = tirx.all(i >= 0, i < source.height, j >= 0, j < source.width)
+
+            def vector(v: Expr, *, copied: bool) -> Stmt:
+                filling = spread(real(value), lanes)
+                read = load(x, (i * source.width + j) * source.stored + v * lanes, lanes) if copied else filling
+                return store(y, read, (r * target.width + c) * target.stored + v * lanes, lanes)
+
+            vectors = target.stored // lanes
+            return tirx.IfThenElse(inside, loop(vectors, lambda v: vector(v, copied=True)), loop(vectors, lambda v: vector(v, copied=False)))
+
+        return loop(target.width, pixel)
+
+    return kernel.finish(loop(target.height, row, work=target.size))
+
+
+def depth_to_space(isa: Isa, step: Step) -> object:
+    """Channels to blocks of places. Parameters: input, output."""
+    del isa
+    source, target, block = step.inputs[0], step.output, step.number("block")
+    kernel = Kernel()
+    x, y = kernel.array(source.size), kernel.array(target.size)
+
+    def row(r: Expr) -> Stmt:
+        def value(c: Expr, k: Expr) -> Stmt:
+            i, j = tirx.floormod(r, integer(block)), tirx.floormod(c, integer(block))
+            place = tirx.floordiv(r, integer(block)) * source.width + tirx.floordiv(c, integer(block))
+            channel = (i * block + j) * target.channels + k if step.attributes["order"] == "DCR" else (k * block + i) * block + j
+            return store(y, load(x, place * source.stored + channel), (r * target.width + c) * target.stored + k)
+
+        def pixel(c: Expr) -> Stmt:
+            padding = target.stored - target.channels
+            index = (r * target.width + c) * target.stored
+            zeros = [loop(padding, lambda k: store(y, real(0), index + k), start=target.channels)] if padding else []
+            return sequence([loop(target.channels, lambda k: value(c, k)), *zeros])
+
+        return loop(target.width, pixel)
+
+    return kernel.finish(loop(target.height, row, work=4 * target.size))
+
+
 def write_output(isa: Isa, output: Output) -> object:
     """Channels-last to the graph's own order. Parameters: tensor, output."""
     del isa

@@ -133,6 +133,26 @@ def exp(value: Expr, lanes: int) -> Expr:
     return let(tirx.max(tirx.min(value, constant(88.0)), constant(-87.0)), reduced, lanes)
 
 
+def _erf(x: Expr, lanes: int) -> Expr:
+    """The error function to 1.5e-7: Abramowitz and Stegun, Handbook of Mathematical Functions, 7.1.26."""
+
+    def constant(c: float) -> Expr:
+        return spread(real(c), lanes)
+
+    def of_size(size: Expr) -> Expr:
+        t = constant(1) / (constant(1) + constant(0.3275911) * size)
+        return let(t, lambda u: constant(1) - tail(u) * exp(constant(0) - size * size, lanes), lanes)
+
+    def tail(t: Expr) -> Expr:
+        total = constant(1.061405429)
+        for c in (-1.453152027, 1.421413741, -0.284496736, 0.254829592):
+            total = total * t + constant(c)
+        return total * t
+
+    sign = tirx.max(tirx.min(x * constant(1e30), constant(1)), constant(-1))
+    return sign * let(tirx.max(x, constant(0) - x), of_size, lanes)
+
+
 def apply(value: Expr, chain: tuple[Unary, ...], lanes: int) -> Expr:
     """Apply a chain of unary operators to a vector."""
     for unary in chain:
@@ -174,6 +194,8 @@ def _apply(value: Expr, unary: Unary, lanes: int) -> Expr:
             return let(value, lambda x: x * sigmoid(x), lanes)
         case "tanh":
             return constant(1) - constant(2) / (constant(1) + exp(value * constant(2), lanes))
+        case "erf":
+            return let(value, lambda x: _erf(x, lanes), lanes)
         case "hard_sigmoid":
             return gate(value)
         case "hard_silu":

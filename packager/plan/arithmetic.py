@@ -10,7 +10,8 @@ from packager.plan.planner import Handler, Planner
 from packager.plan.values import Step, Unary, View
 
 OPERATORS = {"Add": "add", "Sub": "sub", "Mul": "mul", "Div": "div", "Max": "max", "Min": "min"}
-UNARY = {"Relu": "relu", "Abs": "abs", "Sqrt": "sqrt", "Sigmoid": "sigmoid", "Silu": "silu", "Tanh": "tanh", "Exp": "exp"}
+UNARY = {"Relu": "relu", "Abs": "abs", "Sqrt": "sqrt", "Sigmoid": "sigmoid", "Silu": "silu", "Tanh": "tanh", "Exp": "exp",
+         "Erf": "erf"}  # fmt: skip
 
 
 def _unary(kind: str, p: Planner, node: onnx.NodeProto) -> None:

@@ -110,4 +110,21 @@ def gemm(p: Planner, node: onnx.NodeProto) -> None:
     _product(p, node, p.view(node), matrix, (offset * attributes.get("beta", 1.0)).astype(np.float32))
 
 
-HANDLERS: dict[str, Handler] = {"Conv": convolution, "ConvTranspose": transposed, "MatMul": matmul, "Gemm": gemm}
+def normalisation(p: Planner, node: onnx.NodeProto) -> None:
+    """BatchNormalization that no convolution before it could take over: a depthwise convolution of 1 x 1."""
+    scale, offset, mean, variance = (p.optional(node, i) for i in (1, 2, 3, 4))
+    p.require(scale is not None and offset is not None and mean is not None and variance is not None, node, "not constant")
+    assert scale is not None
+    assert offset is not None
+    assert mean is not None
+    assert variance is not None
+    source = p.picture(node)
+    factor = scale / np.sqrt(variance + float(p.attributes(node).get("epsilon", 1e-5)))
+    weight, bias = factor.astype(np.float32).reshape(-1, 1, 1, 1), (offset - mean * factor).astype(np.float32)
+    geometry: dict[str, int | str] = {"ky": 1, "kx": 1, "sy": 1, "sx": 1, "dy": 1, "dx": 1, "top": 0, "left": 0}
+    p.add(Step("depthwise", [source], p.output(node, stored=source.stored), geometry, weight, bias))
+
+
+HANDLERS: dict[str, Handler] = {
+    "Conv": convolution, "ConvTranspose": transposed, "MatMul": matmul, "Gemm": gemm, "BatchNormalization": normalisation,
+}  # fmt: skip

@@ -26,6 +26,16 @@ def identity(p: Planner, node: onnx.NodeProto) -> None:
     p.views[node.output[0]] = p.view(node)
 
 
+def expand(p: Planner, node: onnx.NodeProto) -> None:
+    """Expand: nothing is repeated in memory."""
+    view, shape = p.view(node), p.shapes[node.output[0]]
+    p.require(len(shape) == len(view.axes), node, f"from {view.shape} to {shape}")
+    if view.shape == shape:
+        p.views[node.output[0]] = view
+    else:
+        p.widen(node.output[0], view)
+
+
 def reshape(p: Planner, node: onnx.NodeProto) -> None:
     """Reshape, Flatten, Squeeze, Unsqueeze: dimensions are split and joined in the same order.
 
@@ -75,6 +85,6 @@ def _assign(shape: tuple[int, ...], letters: str, sizes: dict[str, int]) -> tupl
 
 
 HANDLERS: dict[str, Handler] = {
-    "Cast": cast, "Transpose": transpose, "Identity": identity, "Dropout": identity, "Reshape": reshape, "Flatten": reshape,
+    "Cast": cast, "Transpose": transpose, "Identity": identity, "Expand": expand, "Dropout": identity, "Reshape": reshape, "Flatten": reshape,
     "Squeeze": reshape, "Unsqueeze": reshape,
 }  # fmt: skip

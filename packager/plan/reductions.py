@@ -37,10 +37,9 @@ def reduce(op: str, p: Planner, node: onnx.NodeProto) -> None:
     """Over channels, or over the whole picture."""
     attributes, view = p.attributes(node), p.view(node)
     given = p.optional(node, 1)
-    axes = attributes.get("axes") if given is None else given.tolist()
-    p.require(bool(axes), node, "without axes")
+    axes = (attributes.get("axes") if given is None else given.tolist()) or list(range(len(view.axes)))
     keep = bool(attributes.get("keepdims", 1))
-    chosen = {int(a) % len(view.axes) for a in axes or []}
+    chosen = {int(a) % len(view.axes) for a in axes}
     letters = sorted(a for i in chosen for a in view.axes[i] if a != "-" and view.length(a) > 1)
     source = view.tensor
     new_axes = view.axes if keep else tuple(a for i, a in enumerate(view.axes) if i not in chosen)
@@ -51,7 +50,13 @@ def reduce(op: str, p: Planner, node: onnx.NodeProto) -> None:
         source = squares
     total = {"sum": "mean", "norm": "mean"}.get(op, op)
     spatial = [a for a in "HW" if source.height * source.width > 1 and view.length(a) > 1]
-    if letters == ["C"] or (not letters and source.channels == 1):
+    if letters == ["C", *spatial] and spatial:  # over everything: over channels first
+        partial_sum = p.tensor(node.output[0] + ".places", 1, source.height, source.width, 1)
+        p.add(Step("channel_reduce", [source], partial_sum, {"op": "sum" if total == "mean" else total}))
+        output = p.tensor(node.output[0], 1, 1, 1, 1)
+        step = Step("global_pool", [partial_sum], output, {"op": total})
+        factor = {"mean": 1 / source.channels, "max": 1.0, "min": 1.0}.get(op, float(source.height * source.width))
+    elif letters == ["C"] or (not letters and source.channels == 1):
         output = p.tensor(node.output[0], 1, source.height, source.width, 1)
         count = source.channels
         step = Step("channel_reduce", [source], output, {"op": "sum" if total == "mean" else total})
@@ -98,6 +103,27 @@ def resize(p: Planner, node: onnx.NodeProto) -> None:
     }))  # fmt: skip
 
 
+def pad(p: Planner, node: onnx.NodeProto) -> None:
+    """Pad with a constant, around rows and columns."""
+    attributes, source = p.attributes(node), p.picture(node)
+    mode = attributes.get("mode", b"constant").decode()
+    p.require(mode == "constant", node, f"mode {mode}")
+    pads, value, axes = p.optional(node, 1), p.optional(node, 2), p.optional(node, 3)
+    p.require(pads is not None and axes is None and min(pads[2:4].min(), pads[6:8].min()) >= 0 and not pads[[0, 1, 4, 5]].any(), node,
+              "of other dimensions than rows and columns, or negative")  # fmt: skip
+    assert pads is not None
+    amount = 0.0 if value is None else float(value.reshape(-1)[0])
+    attributes = {"top": int(pads[2]), "left": int(pads[3]), "value": repr(amount)}
+    p.add(Step("pad", [source], p.output(node, stored=source.stored), attributes))
+
+
+def depth_to_space(p: Planner, node: onnx.NodeProto) -> None:
+    """DepthToSpace: channels become blocks of places."""
+    attributes, source = p.attributes(node), p.picture(node)
+    order = attributes.get("mode", b"DCR").decode()
+    p.add(Step("depth_to_space", [source], p.output(node), {"block": int(attributes["blocksize"]), "order": order}))
+
+
 def concat(p: Planner, node: onnx.NodeProto) -> None:
     """Concat along channels."""
     views = [p.view(node, i) for i in range(len(node.input))]
@@ -139,6 +165,7 @@ def take_channels(p: Planner, node: onnx.NodeProto) -> None:
 HANDLERS: dict[str, Handler] = {
     "AveragePool": pool, "MaxPool": pool, "GlobalAveragePool": global_pool, "GlobalMaxPool": global_pool,
     "ReduceMax": partial(reduce, "max"), "ReduceMin": partial(reduce, "min"), "ReduceMean": partial(reduce, "mean"),
-    "ReduceSum": partial(reduce, "sum"), "ReduceL2": partial(reduce, "norm"), "Softmax": softmax, "Resize": resize,
+    "ReduceSum": partial(reduce, "sum"), "ReduceL2": partial(reduce, "norm"), "Softmax": softmax, "Resize": resize, "Pad": pad,
+    "DepthToSpace": depth_to_space,
     "Concat": concat, "Split": take_channels, "Slice": take_channels,
 }  # fmt: skip

@@ -125,31 +125,45 @@ def main(endpoint, folder, region):
     found["detect_ms"] = round(1000 * (time.monotonic() - began) / max(len(answers), 1), 1)
     found["answers"] = answers
 
-    job = client.start_model_packaging_job(
-        ProjectName="parts", ModelVersion=version, JobName="pack-1",
-        Configuration={"Greengrass": {
-            "TargetPlatform": {"Os": "LINUX", "Arch": "X86_64"}, "CompilerOptions": '{"mcpu": "core-avx2"}',
-            "S3OutputLocation": {"Bucket": BUCKET, "Prefix": "components/"}, "ComponentName": "com.example.parts",
-        }},
-    )["JobName"]  # fmt: skip
+    def package(name, target):
+        job = client.start_model_packaging_job(
+            ProjectName="parts", ModelVersion=version, JobName=f"pack-{name}",
+            Configuration={"Greengrass": {
+                **target, "S3OutputLocation": {"Bucket": BUCKET, "Prefix": "components/"}, "ComponentName": name,
+                "ComponentDescription": "Line 7", "Tags": [{"Key": "plant", "Value": "a"}],
+            }},
+        )["JobName"]  # fmt: skip
 
-    def packaging():
-        d = client.describe_model_packaging_job(ProjectName="parts", JobName=job)["ModelPackagingDescription"]
-        return d["Status"], d["StatusMessage"]
+        def packaging():
+            d = client.describe_model_packaging_job(ProjectName="parts", JobName=job)["ModelPackagingDescription"]
+            return d["Status"], d["StatusMessage"]
 
-    began = time.monotonic()
-    status, message = wait("packaging", lambda s: s in ("SUCCEEDED", "FAILED"), packaging)
-    assert status == "SUCCEEDED", message
-    found["packaging_s"] = round(time.monotonic() - began, 1)
-    output = client.describe_model_packaging_job(ProjectName="parts", JobName=job)["ModelPackagingDescription"]
-    found["component"] = output["ModelPackagingOutputDetails"]["Greengrass"]
-    assert len(client.list_model_packaging_jobs(ProjectName="parts")["ModelPackagingJobs"]) == 1
-    base = f"components/com.example.parts/{version}.0.0/"
-    listed = s3.list_objects_v2(Bucket=BUCKET, Prefix=base)["Contents"]
-    found["component_files"] = sorted(o["Key"].removeprefix(base) for o in listed)
-    for item in listed:
-        data = s3.get_object(Bucket=BUCKET, Key=item["Key"])["Body"].read()
-        assert len(data) == item["Size"]
+        began = time.monotonic()
+        status, message = wait("packaging", lambda s: s in ("SUCCEEDED", "FAILED"), packaging)
+        assert status == "SUCCEEDED", message
+        found["packaging_s"] = round(time.monotonic() - began, 1)
+        output = client.describe_model_packaging_job(ProjectName="parts", JobName=job)["ModelPackagingDescription"]
+        found["component"] = output["ModelPackagingOutputDetails"]["Greengrass"]
+        base = f"components/{name}/{version}.0.0/"
+        listed = s3.list_objects_v2(Bucket=BUCKET, Prefix=base)["Contents"]
+        files = {o["Key"].removeprefix(base): o["Size"] for o in listed}
+        for key, size in files.items():
+            assert len(s3.get_object(Bucket=BUCKET, Key=base + key)["Body"].read()) == size
+        recipe = json.loads(s3.get_object(Bucket=BUCKET, Key=f"{base}recipe.json")["Body"].read())
+        assert recipe["ComponentDescription"] == "Line 7"
+        artifact = recipe["Manifests"][0]["Artifacts"][0]["Uri"]
+        assert artifact.removeprefix(f"s3://{BUCKET}/{base}") in files
+        assert json.loads(s3.get_object(Bucket=BUCKET, Key=f"{base}component.json")["Body"].read())["tags"] == {"plant": "a"}
+        found["component_files"] = sorted(files)
+        return recipe["Manifests"][0]["Platform"]["architecture"]
+
+    for name, target, architecture in (
+        ("com.example.xavier", {"TargetDevice": "jetson_xavier"}, "aarch64"),
+        ("com.example.parts",
+         {"TargetPlatform": {"Os": "LINUX", "Arch": "X86_64"}, "CompilerOptions": '{"mcpu": "core-avx2"}'}, "amd64"),
+    ):  # fmt: skip
+        assert package(name, target) == architecture
+    assert len(client.list_model_packaging_jobs(ProjectName="parts")["ModelPackagingJobs"]) == 2
 
     arn = described["ModelArn"]
     assert client.list_tags_for_resource(ResourceArn=arn)["Tags"] == [{"Key": "line", "Value": "7"}]

@@ -13,6 +13,7 @@ from control_plane.client_files import install
 from tests.clients.plant import write_cookies, write_plant
 from tests.conftest import old_client
 from tests.server import REGION, ROOT, Server
+from tests.toolchain import require_arm64
 
 pytestmark = pytest.mark.e2e
 OPERATIONS = 22
@@ -68,7 +69,10 @@ def run_lifecycle(python: Path | str, server: Server, plant: Path, env: dict[str
 
 
 def test_boto3_1_40_60(server: Server, plant: Path, tmp_path: Path) -> None:
+    require_arm64()
     found = run_lifecycle(old_client(), server, plant, environment(server, tmp_path))
+    [store] = (server.data / "components").glob("*/*")
+    assert sorted(p.name for p in (store / "recipes").iterdir()) == ["com.example.parts-1.0.0.json", "com.example.xavier-1.0.0.json"]
     assert found["boto3"] == "1.40.60"
     check(found)
 

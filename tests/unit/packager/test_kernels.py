@@ -116,6 +116,18 @@ def silu(n: Net) -> str:
     return n.op("Mul", x, n.op("Sigmoid", x))
 
 
+def gelu(n: Net) -> str:
+    x = n.conv(n.x, 3, 20, 1)
+    half = n.op("Mul", x, n.const(np.float32(0.5)))
+    return n.op("Mul", half, n.op("Add", n.op("Erf", n.op("Div", x, n.const(np.float32(2**0.5)))), n.const(np.float32(1))))
+
+
+def divided(n: Net) -> str:
+    x = n.conv(n.x, 3, 20, 1)
+    length = n.op("Clip", n.op("ReduceL2", x, axes=[1], keepdims=1), n.const(np.float32(1e-6)))
+    return n.op("Div", x, n.op("Expand", length, n.const(np.array([1, 20, n.height, n.width]))))
+
+
 def swapped(n: Net) -> str:
     first, second = n.split(n.conv(n.x, 3, 30, 1), [17, 13])
     return n.op("Concat", second, first, axis=1)
@@ -179,6 +191,18 @@ CASES: dict[str, Build] = {
     "transposed 1x1 stride 2": lambda n: n.convolve(n.x, (3, 5, 1, 1), "ConvTranspose", strides=[2, 2]),
     "normalised": lambda n: n.op("BatchNormalization", n.conv(n.x, 3, 16, 3), *(
         n.const(RNG.uniform(0.5, 2, 16).astype(np.float32)) for _ in range(4))),
+    "normalised after a sum": lambda n: n.op("Relu", n.op("BatchNormalization", n.op("Add", n.conv(n.x, 3, 20, 1), n.conv(n.x, 3, 20, 1)), *(
+        n.const(RNG.uniform(0.5, 2, 20).astype(np.float32)) for _ in range(4)))),
+    "padded": lambda n: n.op("Abs", n.op("Pad", n.conv(n.x, 3, 20, 1), n.const(np.array([0, 0, 1, 2, 0, 0, 3, 0])), n.const(np.float32(-2)))),
+    "padded before pooling": lambda n: n.op("MaxPool", n.op("Pad", n.conv(n.x, 3, 20, 1), n.const(np.array([0, 0, 0, 0, 0, 0, 1, 1]))),
+                                            kernel_shape=[3, 3], strides=[2, 2]),
+    "largest of all": lambda n: n.op("ReduceMax", n.conv(n.x, 3, 20, 1), keepdims=0),
+    "mean of all": lambda n: n.op("ReduceMean", n.conv(n.x, 3, 20, 1), axes=[1, 2, 3]),
+    "length of all": lambda n: n.op("ReduceL2", n.conv(n.x, 3, 20, 1), axes=[1, 2, 3], keepdims=0),
+    "divided by an expanded length": divided,
+    "gelu": gelu,
+    "depth to space": lambda n: n.op("DepthToSpace", n.conv(n.x, 3, 28, 1), blocksize=2),
+    "depth to space by columns": lambda n: n.op("DepthToSpace", n.conv(n.x, 3, 36, 1), blocksize=2, mode="CRD"),
     "max 3x3 ceil": pooled("MaxPool", 3, 2, 0, 20, ceil_mode=1),
     "mean 2x3": lambda n: n.op("AveragePool", n.conv(n.x, 3, 16, 1), kernel_shape=[2, 3], strides=[1, 2]),
     "channel min, square root": lambda n: n.op("Sqrt", n.op("ReduceMin", n.op("Mul", n.x, n.x), axes=[1], keepdims=1)),
@@ -230,8 +254,9 @@ def test_equals_onnxruntime(case: str, isa: Isa) -> None:
 @pytest.mark.parametrize(
     ("build", "message"),
     [
-        (lambda n: n.op("Erf", n.x), "operator Erf .* has no schedule; covered are Abs, Add"),
+        (lambda n: n.op("Hardmax", n.x), "operator Hardmax .* has no schedule; covered are Abs, Add"),
         (lambda n: n.op("Softmax", n.x, axis=3), "over axis 3"),
+        (lambda n: n.op("Expand", n.conv(n.x, 3, 1, 1), n.const(np.array([1, 7, 16, 16]))), "result of an Expand|is an output of the graph"),
         (lambda n: n.op("AveragePool", n.x, kernel_shape=[2, 3], ceil_mode=1, count_include_pad=1), "ceil_mode"),
         (lambda n: n.op("Add", n.x, n.const(RNG.normal(size=(2, 3, 16, 16)).astype(np.float32))), "constant of shape"),
         (lambda n: n.op("Div", n.const(RNG.normal(size=(1, 3, 16, 16)).astype(np.float32)), n.x), "constant divided"),
