@@ -32,6 +32,10 @@ from packager.plan.values import F32
 from packager.schedule import Tile
 
 
+_TASKS = 8
+"""Shares that a 1 x 1 convolution is divided into, for the cores of usual devices; more cost more than they balance."""
+
+
 @dataclass(frozen=True, slots=True)
 class Geometry:
     """Which input each output reads: row `y * sy - top + ky * dy`; and where it is written: row `y * every_y + at_y`."""
@@ -232,7 +236,7 @@ def _pointwise(
 ) -> Stmt:  # fmt: skip
     """A 1x1 convolution: parallel over (group, chunk of tiles); the last chunk takes what is left over too."""
     tiles = segments[0][2] if segments[0][1] == pixels else 0
-    chunk = max(1, tiles // 8)
+    chunk = max(1, -(-tiles // -(-_TASKS // groups)))
     chunks = max(1, tiles // chunk)
     rest = [(chunks * chunk * pixels, pixels, tiles - chunks * chunk), *(s[:3] for s in segments[1 if tiles else 0 :])]
 

@@ -3,12 +3,12 @@
 `reading` makes the graph plain, `planner` holds what all operators need, and each family of operators has a module.
 """
 
-from packager.plan import arithmetic, convolutions, layout, reductions
+from packager.plan import arithmetic, convolutions, layout, rearranging, reductions
 from packager.plan.planner import Planner
 from packager.plan.reading import read_graph
 from packager.plan.values import Output, Plan, Source, Step, Tensor, Unary, UnsupportedGraphError, View
 
-HANDLERS = {**convolutions.HANDLERS, **arithmetic.HANDLERS, **reductions.HANDLERS, **layout.HANDLERS}
+HANDLERS = {**convolutions.HANDLERS, **arithmetic.HANDLERS, **reductions.HANDLERS, **rearranging.HANDLERS, **layout.HANDLERS}
 """Every operator that is covered, and what plans it."""
 
 

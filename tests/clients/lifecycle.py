@@ -127,7 +127,7 @@ def main(endpoint, folder, region):
 
     def package(name, target):
         job = client.start_model_packaging_job(
-            ProjectName="parts", ModelVersion=version, JobName=f"pack-{name}",
+            ProjectName="parts", ModelVersion=version, JobName="pack-" + name.replace(".", "-"),
             Configuration={"Greengrass": {
                 **target, "S3OutputLocation": {"Bucket": BUCKET, "Prefix": "components/"}, "ComponentName": name,
                 "ComponentDescription": "Line 7", "Tags": [{"Key": "plant", "Value": "a"}],
