@@ -140,7 +140,8 @@ def compare(name: str, model: bytes, threads: int, folder: Path, library: bytes)
 
     return {
         "net": name, "threads": threads, **{f"{r}_ms": round(float(np.median(times[r])) * 1e3, 3) if r in children else None for r in RUNTIMES},
-        "over_onnxruntime": ratio("onnxruntime"), "over_openvino": ratio("openvino"), "over_openvino_f32": ratio("openvino-f32"), "difference": difference,
+        "over_onnxruntime": ratio("onnxruntime"), "over_openvino": ratio("openvino"), "over_openvino_f32": ratio("openvino-f32"),
+        "difference": difference,
         "runtimes": said,
     }  # fmt: skip
 

@@ -31,7 +31,6 @@ from packager.plan import Step
 from packager.plan.values import F32
 from packager.schedule import Tile
 
-
 _TASKS = 8
 """Shares that a 1 x 1 convolution is divided into, for the cores of usual devices; more cost more than they balance."""
 
