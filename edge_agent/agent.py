@@ -5,11 +5,15 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
+import structlog
+
 from edge_agent.catalog import Catalog, Installed
-from edge_agent.errors import InvalidRequestError, UnknownModelError
+from edge_agent.errors import ExhaustedError, InvalidRequestError, UnknownModelError, WrongStateError
 from edge_agent.model_host import ModelHost
 from edge_agent.settings import Settings
 from edge_agent.states import State
+
+log = structlog.get_logger()
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +34,8 @@ class Agent:
         self._catalog = Catalog(Path(settings.models))
         self._hosts: dict[str, ModelHost] = {}
         self._lock = threading.Lock()
+        self._loaded: dict[str, tuple[str, int, int]] = {}
+        self._ended = threading.Event()
 
     def host(self, component: str) -> ModelHost:
         """The host of an installed model. Does not touch the disk when the model is known.
@@ -57,7 +63,46 @@ class Agent:
     def start(self, component: str) -> State:
         """See `ModelHost.start`."""
         host, entry = self._find(component)
-        return host.start(entry.folder)
+        state = host.start(entry.folder)
+        self._loaded[component] = entry.stamp
+        return state
+
+    def follow(self) -> None:
+        """From now on start what asks for it, and switch running models to new versions while they serve."""
+        threading.Thread(target=self._follow, name="follow", daemon=True).start()
+
+    def _follow(self) -> None:
+        while True:
+            try:
+                self.start_by_itself()
+                self.switch_versions()
+            except Exception:
+                # A folder that cannot be read now may be read later; models go on serving.
+                log.exception("looking for models failed")
+            if self._ended.wait(self._settings.rescan_s):
+                return
+
+    def start_by_itself(self) -> None:
+        """Start models that the setting `autostart` or their registration names, each once: who stops one has the last word."""
+        wanted = {name.strip() for name in self._settings.autostart.split(",")}
+        for component, entry in self._catalog.scan().items():
+            if component not in self._loaded and (entry.autostart or component in wanted):
+                try:
+                    self.start(component)
+                except (ExhaustedError, WrongStateError) as error:
+                    log.warning("model not started yet", model=component, reason=str(error))
+
+    def switch_versions(self) -> None:
+        """Switch running models whose folder or bundle.json is another one than was loaded; each new version is tried once."""
+        installed = self._catalog.scan()
+        for component, host in list(self._hosts.items()):
+            entry = installed.get(component)
+            # What is gone for a moment, or half there, is being updated: the loaded version goes on.
+            if entry is None or entry.manifest is None or host.status[0] is not State.RUNNING:
+                continue
+            if self._loaded.get(component) != entry.stamp:
+                self._loaded[component] = entry.stamp
+                host.replace(entry.folder)
 
     def stop(self, component: str) -> State:
         """See `ModelHost.stop`."""
@@ -74,6 +119,7 @@ class Agent:
 
     def shut_down(self) -> None:
         """End all workers, at the same time."""
+        self._ended.set()
         hosts = list(self._hosts.values())
         if hosts:
             with ThreadPoolExecutor(len(hosts)) as pool:

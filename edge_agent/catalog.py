@@ -2,7 +2,7 @@
 
 import threading
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import msgspec
@@ -23,18 +23,23 @@ class Installed:
         component: the name that clients use.
         folder: of its bundle.
         manifest: what bundle.json says; None when it cannot be read, and `problem` says why.
+        stamp: changes when the folder or its bundle.json does.
+        autostart: whether its registration asks to start it without a client's word.
     """
 
     component: str
     folder: Path
     manifest: Manifest | None
     problem: str = ""
+    stamp: tuple[str, int, int] = ("", 0, 0)
+    autostart: bool = False
 
 
 class _Registration(msgspec.Struct, frozen=True):
     component: str
     version: str
     folder: str
+    autostart: bool | str = False  # recipes know no types: a core writes a boolean as it likes
 
 
 class Catalog:
@@ -61,17 +66,20 @@ class Catalog:
                     continue  # half-written or foreign: not a model
                 folder = Path(entry.folder)
                 registered.add(folder.resolve())
-                found[entry.component] = self._describe(entry.component, folder)
+                autostart = str(entry.autostart).lower() == "true"
+                found[entry.component] = replace(self._describe(entry.component, folder), autostart=autostart)
             for folder in _bundle_folders(self._root, _DEPTH):
                 if folder.resolve() not in registered:
-                    manifest, problem = self._parse(folder)
-                    name = manifest.model.name if manifest else folder.name
-                    found.setdefault(name, Installed(name, folder, manifest, problem))
+                    entry_found = self._describe("", folder)
+                    found.setdefault(entry_found.component, entry_found)
             return found
 
     def _describe(self, component: str, folder: Path) -> Installed:
+        """`component` empty: a bundle that was found is called as its model is."""
         manifest, problem = self._parse(folder)
-        return Installed(component, folder, manifest, problem)
+        known = self._parsed.get(folder / MANIFEST_NAME)
+        stamp = (str(folder), *(known[:2] if known else (0, 0)))
+        return Installed(component or (manifest.model.name if manifest else folder.name), folder, manifest, problem, stamp)
 
     def _parse(self, folder: Path) -> tuple[Manifest | None, str]:
         path = folder / MANIFEST_NAME

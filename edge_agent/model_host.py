@@ -1,33 +1,21 @@
-"""One installed model on this device: its state, its worker process, and the calls that wait for it."""
+"""One installed model on this device: its state, its worker, and the calls that wait for it."""
 
 import contextlib
 import os
-import signal
-import socket
-import subprocess
 import sys
 import threading
 from array import array
-from collections.abc import Callable
 from pathlib import Path
 
 import structlog
 
-from edge_agent.channel import (
-    EXCHANGE_MASK_OFFSET,
-    MESSAGE_BYTES,
-    Answer,
-    DetectRequest,
-    Ready,
-    Refusal,
-    receive_reply,
-    send,
-)  # fmt: skip
+from edge_agent.channel import EXCHANGE_MASK_OFFSET, Answer, DetectRequest
 from edge_agent.errors import ExhaustedError, InvalidRequestError, WorkerError, WrongStateError
 from edge_agent.mask import CompactMask, overlap, paint, whiten
 from edge_agent.settings import Settings
 from edge_agent.shared_memory import Segment
 from edge_agent.states import Event, State, StateMachine
+from edge_agent.worker_link import WorkerGoneError, WorkerLink, exit_text
 
 log = structlog.get_logger()
 
@@ -39,11 +27,10 @@ class ModelHost:
         self.component, self._folder, self._settings = component, folder, settings
         self._machine = StateMachine(component)
         self._turn = threading.Lock()
+        self._replacing = threading.Lock()
         self._places = threading.BoundedSemaphore(settings.queue + 1)
-        self._process: subprocess.Popen[bytes] | None = None
-        self._channel: socket.socket | None = None
-        self._exchange = -1
-        self._makes_masks = False
+        self._link: WorkerLink | None = None
+        self._starting: WorkerLink | None = None
         self._loader: threading.Thread | None = None
 
     @property
@@ -52,9 +39,15 @@ class ModelHost:
         return self._machine.current
 
     @property
+    def folder(self) -> Path:
+        """Of the bundle that is, or was last, loaded."""
+        return self._folder
+
+    @property
     def pid(self) -> int | None:
         """Of the worker, while there is one."""
-        return self._process.pid if self._process else None
+        link = self._link
+        return link.process.pid if link else None
 
     # --- life
 
@@ -65,70 +58,84 @@ class ModelHost:
             WrongStateError: not STOPPED or FAILED.
             ExhaustedError: too little free memory; the state does not change.
         """
-        state, _ = self._machine.current
-        free, needed = available_mib(), self._settings.free_mib
-        if state in (State.STOPPED, State.FAILED) and free is not None and free < needed:
-            raise ExhaustedError(
-                f"starting model {self.component!r} needs {needed} MiB of free memory, {free} MiB are available; stop "
-                "another model first, or lower the setting free_mib"
-            )
+        if self._machine.current[0] in (State.STOPPED, State.FAILED):
+            self._require_memory("starting")
         state = self._machine.apply(Event.START)
         self._folder = folder
         self._loader = threading.Thread(target=self._load, name=f"load-{self.component}", daemon=True)
         self._loader.start()
         return state
 
+    def _require_memory(self, what: str) -> None:
+        free, needed = available_mib(), self._settings.free_mib
+        if free is not None and free < needed:
+            raise ExhaustedError(
+                f"{what} model {self.component!r} needs {needed} MiB of free memory, {free} MiB are available; stop "
+                "another model first, or lower the setting free_mib"
+            )
+
+    def _open(self, folder: Path) -> WorkerLink:
+        self._starting = WorkerLink(folder, self._settings)
+        try:
+            self._starting.load()
+            return self._starting
+        finally:
+            self._starting = None
+
     def _load(self) -> None:
         try:
-            runtime = self._spawn()
+            link = self._open(self._folder)
         # Whatever goes wrong becomes the model's status message: the agent itself must not die of a bad model.
         except Exception as error:
-            self._end_worker()
             log.error("model failed to start", model=self.component, reason=str(error))
             self._machine.apply(Event.CRASHED, str(error))
             return
-        self._machine.apply(Event.LOADED, f"running on {runtime}")
-        log.info("model running", model=self.component, runtime=runtime, pid=self.pid)
-        process = self._process
-        assert process is not None
-        threading.Thread(target=self._watch, args=(process,), name=f"watch-{self.component}", daemon=True).start()
+        self._link = link
+        self._machine.apply(Event.LOADED, f"running on {link.runtime}")
+        log.info("model running", model=self.component, runtime=link.runtime, pid=link.process.pid)
+        self._watch(link)
 
-    def _spawn(self) -> str:
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        for end in (ours, theirs):
-            end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, MESSAGE_BYTES)
-        self._exchange = os.memfd_create("linewatch-exchange")
-        command = [sys.executable, "-m", "edge_agent.worker", str(theirs.fileno()), str(self._exchange),
-                   str(self._folder), self._settings.runtime, str(self._settings.threads), self._settings.trusted_keys,
-                   self._settings.measured]  # fmt: skip
-        with theirs:
-            self._process = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, pass_fds=(theirs.fileno(), self._exchange),
-                env={**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"},
-            )  # fmt: skip
-        self._channel = ours
-        ours.settimeout(self._settings.start_timeout_s)
-        try:
-            reply = receive_reply(ours)
-        except TimeoutError:
-            raise WorkerError(f"the model did not load within {self._settings.start_timeout_s} s") from None
-        match reply:
-            case Ready(runtime, makes_masks):
-                self._makes_masks = makes_masks
-                ours.settimeout(self._settings.call_timeout_s)
-                return runtime
-            case Refusal(message):
-                raise WorkerError(message)
-            case _:
-                code = self._process.wait(self._settings.call_timeout_s)
-                raise WorkerError(f"the worker process ended while loading ({_exit_text(code)})")
+    def replace(self, folder: Path) -> bool:
+        """Load another version beside the one that serves, and switch over between two calls; then the old one leaves.
 
-    def _watch(self, process: subprocess.Popen[bytes]) -> None:
+        A version that is refused changes nothing but the status message: the old one goes on serving.
+
+        Returns:
+            Whether the new version serves now.
+        """
+        with self._replacing:
+            if self._machine.current[0] is not State.RUNNING:
+                return False
+            try:
+                self._require_memory("replacing")
+                link = self._open(folder)
+            except Exception as error:
+                log.error("new version refused", model=self.component, folder=str(folder), reason=str(error))
+                self._machine.note(f"the version before goes on serving; {folder} was refused: {error}")
+                return False
+            with self._turn:
+                if self._machine.current[0] is not State.RUNNING:
+                    old, serves = link, False
+                else:
+                    assert self._link is not None
+                    old, self._link, self._folder, serves = self._link, link, folder, True
+                    self._machine.note(f"running on {link.runtime}")
+            if serves:
+                log.info("new version running", model=self.component, folder=str(folder), runtime=link.runtime, pid=link.process.pid)
+                self._watch(link)
+            old.end()
+            return serves
+
+    def _watch(self, link: WorkerLink) -> None:
         """Notice when a worker dies between calls."""
-        code = process.wait()
-        with self._turn:
-            if process is self._process and self._machine.current[0] is State.RUNNING:
-                self._crashed(f"the worker process ended ({_exit_text(code)}); start the model again")
+
+        def wait() -> None:
+            code = link.process.wait()
+            with self._turn:
+                if link is self._link and self._machine.current[0] is State.RUNNING:
+                    self._crashed(f"the worker process ended ({exit_text(code)}); start the model again")
+
+        threading.Thread(target=wait, name=f"watch-{self.component}", daemon=True).start()
 
     def _crashed(self, reason: str) -> None:
         """Called with the turn held."""
@@ -151,29 +158,19 @@ class ModelHost:
 
     def shut_down(self) -> None:
         """End the worker whatever the state; for the end of the agent."""
+        starting = self._starting
+        if starting is not None:
+            starting.process.kill()
         with contextlib.suppress(WrongStateError):
             self.stop()
             return
-        process = self._process
-        if process and process.poll() is None:
-            process.kill()
         if self._loader:
             self._loader.join(self._settings.call_timeout_s)
 
     def _end_worker(self) -> None:
-        if self._channel is not None:
-            self._channel.close()
-            self._channel = None
-        process, self._process = self._process, None
-        if process is not None:
-            try:
-                process.wait(5)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
-        if self._exchange >= 0:
-            os.close(self._exchange)
-            self._exchange = -1
+        link, self._link = self._link, None
+        if link is not None:
+            link.end()
 
     # --- calls
 
@@ -206,24 +203,28 @@ class ModelHost:
             )
 
     def _call(self, width: int, height: int, picture: bytes | Segment, mask: Segment | None) -> tuple[Answer, bytes | None]:
-        whitened = False
+        link, whitened = self._link, False
+        assert link is not None
 
         def meanwhile() -> None:
             nonlocal whitened
             # A client may want the mask in the picture's own place: no white there before the picture was read.
-            if mask is not None and self._makes_masks and not (isinstance(picture, Segment) and overlap(picture, mask)):
+            if mask is not None and link.makes_masks and not (isinstance(picture, Segment) and overlap(picture, mask)):
                 with contextlib.suppress(OSError):  # painting will meet the same error, and tell the client
                     whiten(mask, height, width * 3)
                     whitened = True
 
+        offset, descriptor = (0, None) if isinstance(picture, bytes) else (picture.offset, picture.descriptor)
         if isinstance(picture, bytes):
-            _write_all(self._exchange, picture)
-            answer = self._ask(DetectRequest(width, height, 0), None, meanwhile)
-        else:
-            answer = self._ask(DetectRequest(width, height, picture.offset), picture.descriptor, meanwhile)
+            _write_all(link.exchange, picture)
+        try:
+            answer = link.ask(DetectRequest(width, height, offset), descriptor, meanwhile)
+        except WorkerGoneError as error:
+            self._crashed(f"the worker process {error}")
+            raise WorkerError(f"model {self.component!r}: the worker process {error}; the model is FAILED, start it again") from None
         if not answer.mask_rows:
             return answer, None
-        compact = self._read_mask(answer, width * 3)
+        compact = _read_mask(link.exchange, answer, width * 3)
         if mask is None:
             return answer, compact.to_bytes()
         try:
@@ -234,51 +235,19 @@ class ModelHost:
             ) from error
         return answer, None
 
-    def _ask(self, request: DetectRequest, descriptor: int | None, meanwhile: Callable[[], None]) -> Answer:
-        """Send a request to the worker, do something else, and wait for the answer."""
-        assert self._channel is not None
-        reply = None
-        reason = "died while it judged a picture"
-        try:
-            send(self._channel, request, descriptor)
-            meanwhile()
-            reply = receive_reply(self._channel)
-        except TimeoutError:
-            reason = f"did not answer within {self._settings.call_timeout_s} s"
-            if self._process:
-                self._process.kill()
-        except OSError:
-            pass  # the worker is gone: told below
-        match reply:
-            case Answer():
-                return reply
-            case Refusal(message, invalid):
-                raise InvalidRequestError(message) if invalid else WorkerError(message)
-            case _:
-                self._crashed(f"the worker process {reason}")
-                raise WorkerError(
-                    f"model {self.component!r}: the worker process {reason}; the model is FAILED, start it again"
-                )
-
-    def _read_mask(self, answer: Answer, row_bytes: int) -> CompactMask:
-        data = memoryview(os.pread(self._exchange, answer.mask_rows * row_bytes, EXCHANGE_MASK_OFFSET))
-        rows = [data[i * row_bytes : (i + 1) * row_bytes] for i in range(answer.mask_rows)]
-        index = array("H", answer.mask_index)
-        if sys.byteorder == "big":
-            index.byteswap()
-        return CompactMask(rows, index.tolist())
+def _read_mask(exchange: int, answer: Answer, row_bytes: int) -> CompactMask:
+    data = memoryview(os.pread(exchange, answer.mask_rows * row_bytes, EXCHANGE_MASK_OFFSET))
+    rows = [data[i * row_bytes : (i + 1) * row_bytes] for i in range(answer.mask_rows)]
+    index = array("H", answer.mask_index)
+    if sys.byteorder == "big":
+        index.byteswap()
+    return CompactMask(rows, index.tolist())
 
 
 def _write_all(descriptor: int, data: bytes) -> None:
     done = 0
     while done < len(data):
         done += os.pwrite(descriptor, memoryview(data)[done:], done)
-
-
-def _exit_text(code: int) -> str:
-    if code < 0:
-        return f"killed by {signal.Signals(-code).name}"
-    return f"exit code {code}"
 
 
 def available_mib() -> int | None:

@@ -115,6 +115,8 @@ def serve(settings: Settings) -> None:
     health_pb2_grpc.add_HealthServicer_to_server(healthy, server)
     reflection.enable_server_reflection([_SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME], server)
     bind(server, settings)
+    if settings.rescan_s:
+        agent.follow()
     wanted = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: wanted.set())

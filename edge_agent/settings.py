@@ -25,6 +25,8 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
             onnxruntime-gpu.
         measured: folder of measurements by `linewatch doctor --record`; empty for none.
         trusted_keys: public key, or folder of public keys (*.pub), of which one must have signed a model; empty asks for none.
+        autostart: models to start without a client's word, by component name, with commas between.
+        rescan_s: seconds between looks for new versions of running models and for models to start; 0 never looks.
         threads: CPU threads for one picture.
         queue: calls that may wait for one model; the next one is answered RESOURCE_EXHAUSTED.
         start_timeout_s: seconds that a model may take to load.
@@ -40,6 +42,8 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     runtime: Literal["auto", "tvm", "onnxruntime", "onnxruntime-gpu"] = "auto"
     measured: str = ""
     trusted_keys: str = ""
+    autostart: str = ""
+    rescan_s: Annotated[int, msgspec.Meta(ge=0)] = 2
     threads: _Positive = 1
     queue: _Positive = 8
     start_timeout_s: _Positive = 120

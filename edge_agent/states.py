@@ -53,6 +53,11 @@ class StateMachine:
         with self._lock:
             return self._state, self._message
 
+    def note(self, message: str) -> None:
+        """Change the message only."""
+        with self._lock:
+            self._message = message
+
     def apply(self, event: Event, message: str = "") -> State:
         """Change the state if the table allows it.
 

@@ -59,6 +59,7 @@ def test_run_script_registers_and_removes(packaged: Package, tmp_path: Path) -> 
         "{configuration:/RegistrationFolder}": "",
         "{kernel:rootPath}": str(tmp_path / "root"),
         "{artifacts:decompressedPath}": str(tmp_path / "unpacked"),
+        "{configuration:/Autostart}": "true",
     }.items():
         script = script.replace(variable, value)
     entry = tmp_path / "root" / "work" / "linewatch.EdgeAgent" / "models.d" / "model-parts.json"
@@ -69,7 +70,9 @@ def test_run_script_registers_and_removes(packaged: Package, tmp_path: Path) -> 
             time.sleep(0.02)
         registration = json.loads(entry.read_text())
         stem = packaged.component.artifact.stem
-        assert registration == {"component": "model-parts", "version": "3.0.0", "folder": f"{tmp_path}/unpacked/{stem}"}
+        assert registration == {
+            "component": "model-parts", "version": "3.0.0", "folder": f"{tmp_path}/unpacked/{stem}", "autostart": "true",
+        }  # fmt: skip
         process.terminate()
         assert process.wait(10) == 0
         assert not entry.exists()
