@@ -37,11 +37,9 @@ class Isa:
     mattr: tuple[str, ...] = ()
 
 
-_AVX512_FLAGS = ("avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl")
-AVX512 = Isa("avx512", "skylake-avx512", 16, 32, _AVX512_FLAGS)
+AVX512 = Isa("avx512", "skylake-avx512", 16, 32, ("avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl"))
 AVX2 = Isa("avx2", "core-avx2", 8, 16, ("avx2", "fma"))
 NEON = Isa("neon", "cortex-a72", 4, 32, ("asimd",))
-_ARM82 = ("asimd", "atomics", "asimddp")
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,28 +88,28 @@ class Target:
         return f"{self.machine}-cpu"
 
 
+def _cpu(base: Isa, mcpu: str, *flags: str) -> Isa:
+    """Another CPU with the same vectors, and the flags that its code needs beyond the base's."""
+    return replace(base, name=f"{base.name}-{mcpu}", mcpu=mcpu, flags=(*base.flags, *flags))
+
+
+_ARM82 = ("atomics", "asimddp")
 CPUS: dict[str, dict[str, Isa]] = {
-    "x86_64": {
-        "core-avx2": AVX2,
-        "haswell": replace(AVX2, mcpu="haswell"),
-        "skylake-avx512": AVX512,
-        "cascadelake": replace(AVX512, mcpu="cascadelake", flags=(*_AVX512_FLAGS, "avx512_vnni")),
-        "icelake-server": replace(AVX512, mcpu="icelake-server", flags=(*_AVX512_FLAGS, "avx512_vnni", "avx512_vbmi2")),
-        "sapphirerapids": replace(AVX512, mcpu="sapphirerapids", flags=(*_AVX512_FLAGS, "avx512_vnni", "avx512_bf16", "avx512_fp16")),
-        "znver3": replace(AVX2, mcpu="znver3"),
-        "znver4": replace(AVX512, mcpu="znver4", flags=(*_AVX512_FLAGS, "avx512_vnni", "avx512_bf16")),
-    },
-    "aarch64": {
-        "cortex-a53": replace(NEON, mcpu="cortex-a53"),
-        "cortex-a57": replace(NEON, mcpu="cortex-a57"),
-        "cortex-a72": NEON,
-        "carmel": replace(NEON, mcpu="carmel", flags=("asimd", "atomics", "fphp", "asimdhp")),
-        "cortex-a76": replace(NEON, mcpu="cortex-a76", flags=_ARM82),
-        "cortex-a78": replace(NEON, mcpu="cortex-a78", flags=_ARM82),
-        "cortex-a78ae": replace(NEON, mcpu="cortex-a78ae", flags=_ARM82),
-        "neoverse-n1": replace(NEON, mcpu="neoverse-n1", flags=_ARM82),
-    },
-}
+    machine: {isa.mcpu: isa for isa in cpus}
+    for machine, cpus in {
+        "x86_64": (
+            AVX2, _cpu(AVX2, "haswell"), AVX512, _cpu(AVX512, "cascadelake", "avx512_vnni"),
+            _cpu(AVX512, "icelake-server", "avx512_vnni", "avx512_vbmi2"),
+            _cpu(AVX512, "sapphirerapids", "avx512_vnni", "avx512_bf16", "avx512_fp16"), _cpu(AVX2, "znver3"),
+            _cpu(AVX512, "znver4", "avx512_vnni", "avx512_bf16"),
+        ),
+        "aarch64": (
+            _cpu(NEON, "cortex-a53"), _cpu(NEON, "cortex-a57"), NEON, _cpu(NEON, "carmel", "atomics", "fphp", "asimdhp"),
+            _cpu(NEON, "cortex-a76", *_ARM82), _cpu(NEON, "cortex-a78", *_ARM82), _cpu(NEON, "cortex-a78ae", *_ARM82),
+            _cpu(NEON, "neoverse-n1", *_ARM82),
+        ),
+    }.items()
+}  # fmt: skip
 """mcpu by machine type: what the schedules use of it, and what the device must show."""
 
 FEATURES: dict[str, dict[str, tuple[str, ...]]] = {

@@ -70,6 +70,8 @@ def test_both_quotes() -> None:
 
 
 def test_tables_agree() -> None:
+    names = [isa.name for cpus in CPUS.values() for isa in cpus.values()]
+    assert len(set(names)) == len(names), "two variants would be one file"
     for target in TARGETS.values():
         assert all(v.mcpu in CPUS[target.machine] for v in target.variants)
         assert target.gpu is None or GPUS[target.gpu.arch][0] <= target.gpu.cuda <= GPUS[target.gpu.arch][1]

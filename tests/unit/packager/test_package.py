@@ -33,12 +33,12 @@ def test_for_arm64_with_proof_under_emulation(bundle: Bundle, tmp_path: Path) ->
     assert variant.parity.score_difference <= 1e-4
     assert variant.timing is None
     assert done.bundle.targets() == ["aarch64-cpu"]
-    facts = read_facts(done.bundle.read("compiled/aarch64-cpu/neon.so"))
+    facts = read_facts(done.bundle.read("compiled/aarch64-cpu/neon-cortex-a78.so"))
     assert (facts.machine, facts.glibc <= (2, 27)) == ("aarch64", True)
     assert read_facts(done.bundle.read("compiled/aarch64-cpu/libtvm_runtime.so")).machine == "aarch64"
     described = json.loads(done.bundle.read("compiled/aarch64-cpu/target.json"))
-    assert described["variants"] == [{"library": "neon.so", "flags": ["asimd", "atomics", "asimddp"]}]
-    assert described["mcpu"] == {"neon": "cortex-a78"}
+    assert described["variants"] == [{"library": "neon-cortex-a78.so", "flags": ["asimd", "atomics", "asimddp"]}]
+    assert described["mcpu"] == {"neon-cortex-a78": "cortex-a78"}
     recipe = json.loads(done.component.recipe.read_bytes())
     assert recipe["Manifests"][0]["Platform"]["architecture"] == "aarch64"
 
@@ -52,6 +52,9 @@ def test_for_xavier_with_machine_code_for_its_gpu(bundle: Bundle, tmp_path: Path
     described = json.loads(done.bundle.read("compiled/aarch64-cuda/target.json"))
     assert (described["gpu"], described["cuda"], described["parity"]) == ("sm_72", "11.4", [])
     assert all(v.parity is not None for v in done.variants)
+    libraries = [n for n in done.bundle.manifest.files if n.startswith("compiled/aarch64-cpu/neon")]
+    assert libraries == ["compiled/aarch64-cpu/neon-carmel.so", "compiled/aarch64-cpu/neon.so"]
+    assert done.bundle.manifest.files[libraries[0]] != done.bundle.manifest.files[libraries[1]]
 
 
 def test_the_same_input_gives_the_same_bytes(bundle: Bundle, tmp_path: Path) -> None:
