@@ -59,9 +59,9 @@ def check(found: dict[str, object]) -> None:
     assert found["EvaluationResult"]["EvaluationDetails"]["NumberOfTestingImages"] == found["EvaluationManifest"]  # type: ignore[index]
 
 
-def run_lifecycle(python: Path | str, server: Server, plant: Path, env: dict[str, str]) -> dict[str, object]:
+def run_lifecycle(python: Path | str, server: Server, plant: Path, env: dict[str, str], *device: str) -> dict[str, object]:
     script = ROOT / "tests" / "clients" / "lifecycle.py"
-    done = subprocess.run([python, script, server.url, plant, REGION], env=env, capture_output=True, timeout=600, check=False)
+    done = subprocess.run([python, script, server.url, plant, REGION, *device], env=env, capture_output=True, timeout=600, check=False)
     assert done.returncode == 0, done.stderr.decode()[-3000:]
     found = json.loads(done.stdout)
     assert isinstance(found, dict)
@@ -70,9 +70,9 @@ def run_lifecycle(python: Path | str, server: Server, plant: Path, env: dict[str
 
 def test_boto3_1_40_60(server: Server, plant: Path, tmp_path: Path) -> None:
     require_arm64()
-    found = run_lifecycle(old_client(), server, plant, environment(server, tmp_path))
+    found = run_lifecycle(old_client(), server, plant, environment(server, tmp_path), "jetson_xavier")
     [store] = (server.data / "components").glob("*/*")
-    assert sorted(p.name for p in (store / "recipes").iterdir()) == ["com.example.parts-1.0.0.json", "com.example.xavier-1.0.0.json"]
+    assert sorted(p.name for p in (store / "recipes").iterdir()) == ["com.example.device-1.0.0.json", "com.example.parts-1.0.0.json"]
     assert found["boto3"] == "1.40.60"
     check(found)
 
