@@ -171,6 +171,7 @@ def main() -> int:
     from benchmarks.nets import PUBLISHED
     from packager.compile import compile_model
     from packager.plan import UnsupportedGraphError
+    from packager.plan.reading import of_one_picture
     from packager.toolchain import RUNTIME, runtime_library
     from packager.tune import chooser, tune
 
@@ -182,7 +183,7 @@ def main() -> int:
     rows, refused = [], {}
     print(f"{'net':28} thr {'TVM ms':>9} {'ORT ms':>9} {'OV ms':>9} {'/ORT':>6} {'/OV':>6} {'/OV32':>6} {'differs':>8}  compiled", flush=True)
     for name, make in nets.items():
-        model = make()
+        model = of_one_picture(make())
         started = time.monotonic()
         try:
             log = {} if arguments.no_tune else tune(model, isa)

@@ -168,7 +168,7 @@ def _body(isa: Isa, step: Step, g: Geometry, tile: Tile, x: Buffer, w: Buffer, b
             parts = [taps(ky, kx, members) for kx, members in columns if members]
             return sequence(parts) if parts else tirx.Evaluate(0)
 
-        if _rows_inside(g, ih, oh):
+        if rows_inside(g, ih, oh):
             statements.append(loop(g.ky, window_row) if g.ky > 1 else window_row(integer(0)))
         elif g.dy == 1:
             first = tirx.max(integer(0), g.top - row * g.sy)
@@ -191,7 +191,7 @@ def _body(isa: Isa, step: Step, g: Geometry, tile: Tile, x: Buffer, w: Buffer, b
                 statements.append(store(y, apply(value, step.epilogue, lanes), index, lanes))
         return sequence(statements)
 
-    segments = _segments(g, ow, iw, tile.pixels)
+    segments = row_segments(g, ow, iw, tile.pixels)
     if pointwise:
         return _pointwise(row_tile, segments, groups, tile.pixels, work)
 
@@ -208,12 +208,12 @@ def _body(isa: Isa, step: Step, g: Geometry, tile: Tile, x: Buffer, w: Buffer, b
     return loop(groups * oh, row, work=work)
 
 
-def _rows_inside(g: Geometry, ih: int, oh: int) -> bool:
+def rows_inside(g: Geometry, ih: int, oh: int) -> bool:
     """Whether no window row is ever outside the input."""
     return g.top <= 0 and (oh - 1) * g.sy - g.top + (g.ky - 1) * g.dy < ih
 
 
-def _segments(g: Geometry, ow: int, iw: int, pixels: int) -> list[tuple[int, int, int, bool]]:
+def row_segments(g: Geometry, ow: int, iw: int, pixels: int) -> list[tuple[int, int, int, bool]]:
     """Split an output row in runs of tiles: (first column, pixels a tile, tiles, whether the window stays inside)."""
     runs: list[tuple[int, int, int, bool]] = []
     column = 0

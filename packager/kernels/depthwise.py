@@ -4,7 +4,7 @@ import numpy as np
 from tvm import tirx
 
 from anomaly_model.targets import Isa
-from packager.kernels.conv import _rows_inside, _segments, geometry_of
+from packager.kernels.conv import geometry_of, row_segments, rows_inside
 from packager.kernels.writer import Expr, Kernel, Stmt, accumulators, apply, integer, lanes_of, load, loop, sequence, store
 from packager.plan import Step
 from packager.plan.values import F32
@@ -46,7 +46,7 @@ def depthwise(isa: Isa, step: Step) -> object:
                     updates.append(store(acc, load(acc, m * lanes, lanes) + value * weight, m * lanes, lanes))
             return sequence(updates) if updates else tirx.Evaluate(0)
 
-        if _rows_inside(g, ih, oh):
+        if rows_inside(g, ih, oh):
             statements.append(loop(g.ky, window_row))
         elif g.dy == 1:
             first = tirx.max(integer(0), g.top - row * g.sy)
@@ -64,7 +64,7 @@ def depthwise(isa: Isa, step: Step) -> object:
             statements.append(store(y, apply(load(acc, m * lanes, lanes), step.epilogue, lanes), index, lanes))
         return sequence(statements)
 
-    segments = _segments(g, ow, iw, pixels)
+    segments = row_segments(g, ow, iw, pixels)
 
     def row(r: Expr) -> Stmt:
         def tile(column: int | Expr, n: int, inside: bool) -> Stmt:

@@ -8,7 +8,7 @@ from packager.plan.reading import pair
 from packager.plan.values import F32, Step, View
 
 
-def _pads(p: Planner, node: onnx.NodeProto) -> tuple[int, int]:
+def padding(p: Planner, node: onnx.NodeProto) -> tuple[int, int]:
     """Rows above and columns to the left; what is below and to the right follows from the output's size."""
     attributes = p.attributes(node)
     auto = attributes.get("auto_pad", b"NOTSET")
@@ -32,7 +32,7 @@ def convolution(p: Planner, node: onnx.NodeProto) -> None:
     weight, bias, group = _weights(p, node)
     attributes, source = p.attributes(node), p.picture(node)
     (sy, sx), (dy, dx) = pair(attributes.get("strides"), 1), pair(attributes.get("dilations"), 1)
-    top, left = _pads(p, node)
+    top, left = padding(p, node)
     out, inner, ky, kx = weight.shape
     geometry: dict[str, int | str] = {"ky": ky, "kx": kx, "sy": sy, "sx": sx, "dy": dy, "dx": dx, "top": top, "left": left}
     if group == out == source.channels and inner == 1 and group > 1:
@@ -64,7 +64,7 @@ def transposed(p: Planner, node: onnx.NodeProto) -> None:
     p.require(pair(attributes.get("dilations"), 1) == (1, 1), node, "dilated")
     p.require("output_shape" not in attributes, node, "output_shape; give pads and output_padding")
     sy, sx = pair(attributes.get("strides"), 1)
-    top, left = _pads(p, node)
+    top, left = padding(p, node)
     weight = np.ascontiguousarray(weight.transpose(1, 0, 2, 3))
     geometry: dict[str, int | str] = {"ky": weight.shape[2], "kx": weight.shape[3], "sy": sy, "sx": sx, "top": top, "left": left}
     p.add(Step("transposed", [source], p.output(node), geometry, weight, bias))

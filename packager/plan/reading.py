@@ -41,7 +41,8 @@ def read_graph(model: bytes) -> Graph:
         UnsupportedGraphError: it is no valid graph, has not exactly one input, or a shape is not static.
     """
     try:
-        graph = shape_inference.infer_shapes(onnx.load_from_string(_optimised(model)), strict_mode=True, data_prop=True).graph
+        plain = onnx.load_from_string(_optimised(of_one_picture(model)))
+        graph = shape_inference.infer_shapes(plain, strict_mode=True, data_prop=True).graph
     except UnsupportedGraphError:
         raise
     except Exception as error:  # what onnx raises depends on what is wrong
@@ -61,6 +62,29 @@ def read_graph(model: bytes) -> Graph:
     nodes = _combined([n for n in graph.node if n.op_type != "Constant"])
     names = [i for node in nodes for i in node.input if i] + [o.name for o in graph.output]
     return Graph(nodes, constants, shapes, Counter(names), inputs[0].name, DTYPES[dtype], [o.name for o in graph.output])
+
+
+def of_one_picture(model: bytes) -> bytes:
+    """A graph whose number of pictures was left open takes one; other graphs come back as they are."""
+    try:
+        parsed = onnx.load_from_string(model)
+    except Exception as error:  # protobuf's errors depend on its implementation
+        raise UnsupportedGraphError(f"not an ONNX graph: {str(error).splitlines()[0] if str(error) else type(error).__name__}") from error
+    graph = parsed.graph
+    constants = {c.name for c in graph.initializer}
+    opened = [
+        value.type.tensor_type.shape.dim[0] for value in graph.input
+        if value.name not in constants and value.type.tensor_type.shape.dim and not value.type.tensor_type.shape.dim[0].HasField("dim_value")
+    ]  # fmt: skip
+    if not opened:
+        return model
+    for dimension in opened:
+        dimension.dim_value = 1
+    for value in graph.output:  # said of any number of pictures; inferred again
+        value.type.tensor_type.ClearField("shape")
+    del graph.value_info[:]
+    fixed: bytes = parsed.SerializeToString()
+    return fixed
 
 
 def _optimised(model: bytes) -> bytes:

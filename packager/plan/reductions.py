@@ -4,7 +4,7 @@ from functools import partial
 
 import onnx
 
-from packager.plan.convolutions import _pads
+from packager.plan.convolutions import padding
 from packager.plan.planner import Handler, Planner
 from packager.plan.reading import pair
 from packager.plan.values import Step, Unary, View
@@ -18,7 +18,7 @@ def pool(p: Planner, node: onnx.NodeProto) -> None:
     ceil, count_pad = bool(attributes.get("ceil_mode")), bool(attributes.get("count_include_pad"))
     p.require(not (ceil and count_pad), node, "ceil_mode with count_include_pad")
     (ky, kx), (sy, sx) = pair(attributes["kernel_shape"], 1), pair(attributes.get("strides"), 1)
-    top, left = _pads(p, node)
+    top, left = padding(p, node)
     p.add(Step("pool", [source], p.output(node, stored=source.stored), {
         "op": "max" if node.op_type == "MaxPool" else "mean", "ky": ky, "kx": kx, "sy": sy, "sx": sx, "top": top,
         "left": left, "count_pad": int(count_pad),

@@ -12,6 +12,7 @@ from tvm import relax
 from anomaly_model.runtime_onnx import OnnxRuntime
 from anomaly_model.runtime_tvm import cpu_flags
 from anomaly_model.targets import AVX2, AVX512, Isa
+from benchmarks.nets import Net as PublishedNet
 from packager.compile import lower
 from packager.plan import Step, UnsupportedGraphError, make_plan
 from packager.schedule import Choice, Winograd, choose, tiles, winograds
@@ -332,3 +333,23 @@ def test_a_u_net_equals_onnxruntime(isa: Isa) -> None:
         machine["main"](tvm.runtime.tensor(picture)), OnnxRuntime(model).run_arrays(picture), strict=True
     ):
         np.testing.assert_allclose(found.numpy(), right, rtol=2e-4, atol=2e-5 * max(1.0, float(np.abs(right).max())))
+
+
+def test_a_graph_of_any_number_of_pictures_takes_one() -> None:
+    net = PublishedNet(16)
+    model = onnx.load_from_string(net.build(net.op("GlobalAveragePool", net.conv("x", 3, 20, 3))))
+    model.graph.input[0].type.tensor_type.shape.dim[0].dim_param = "batch"
+    del model.graph.value_info[:]
+    model.graph.output[0].type.tensor_type.shape.dim[0].dim_param = "batch"
+    plan = make_plan(model.SerializeToString(), 16)
+    assert plan.source.shape == (1, 3, 16, 16)
+    assert plan.outputs[0].view.shape == (1, 20, 1, 1)
+    model.graph.input[0].type.tensor_type.shape.dim[2].dim_param = "height"
+    with pytest.raises(UnsupportedGraphError):
+        make_plan(model.SerializeToString(), 16)
+
+
+@pytest.mark.parametrize("data", [b"", b"no graph", b"\x08" * 100])
+def test_other_files_are_no_graphs(data: bytes) -> None:
+    with pytest.raises(UnsupportedGraphError):
+        make_plan(data, 16)
