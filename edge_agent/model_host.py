@@ -4,6 +4,7 @@ import contextlib
 import os
 import sys
 import threading
+import time
 from array import array
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from edge_agent.states import Event, State, StateMachine
 from edge_agent.worker_link import WorkerGoneError, WorkerLink, exit_text
 
 log = structlog.get_logger()
+_MINUTE_S = 60.0
 
 
 class ModelHost:
@@ -31,6 +33,9 @@ class ModelHost:
         self._places = threading.BoundedSemaphore(settings.queue + 1)
         self._link: WorkerLink | None = None
         self._starting: WorkerLink | None = None
+        self._crashes: list[float] = []
+        self._settled = threading.Event()
+        self._settled.set()
         self._loader: threading.Thread | None = None
 
     @property
@@ -62,9 +67,12 @@ class ModelHost:
             self._require_memory("starting")
         state = self._machine.apply(Event.START)
         self._folder = folder
+        self._begin_loading()
+        return state
+
+    def _begin_loading(self) -> None:
         self._loader = threading.Thread(target=self._load, name=f"load-{self.component}", daemon=True)
         self._loader.start()
-        return state
 
     def _require_memory(self, what: str) -> None:
         free, needed = available_mib(), self._settings.free_mib
@@ -83,6 +91,12 @@ class ModelHost:
             self._starting = None
 
     def _load(self) -> None:
+        try:
+            self._try_to_load()
+        finally:
+            self._settled.set()
+
+    def _try_to_load(self) -> None:
         try:
             link = self._open(self._folder)
         # Whatever goes wrong becomes the model's status message: the agent itself must not die of a bad model.
@@ -133,16 +147,29 @@ class ModelHost:
             code = link.process.wait()
             with self._turn:
                 if link is self._link and self._machine.current[0] is State.RUNNING:
-                    self._crashed(f"the worker process ended ({exit_text(code)}); start the model again")
+                    self._crashed(f"the worker process ended ({exit_text(code)})")
 
         threading.Thread(target=wait, name=f"watch-{self.component}", daemon=True).start()
 
-    def _crashed(self, reason: str) -> None:
-        """Called with the turn held."""
+    def _crashed(self, reason: str) -> str:
+        """What becomes of a model whose worker died, for people. Called with the turn held.
+
+        It is started again, and calls wait for it, unless it died too often within a minute: then something is wrong
+        that trying again does not mend, and it is FAILED.
+        """
         self._end_worker()
-        log.error("model failed", model=self.component, reason=reason)
+        now = time.monotonic()
+        self._crashes = [*(t for t in self._crashes if now - t < _MINUTE_S), now]
+        again = len(self._crashes) <= self._settings.restarts
+        outcome = "it is being started again" if again else "the model is FAILED; start it again"
+        log.error("worker died", model=self.component, reason=reason, outcome=outcome)
         with contextlib.suppress(WrongStateError):
-            self._machine.apply(Event.CRASHED, reason)
+            self._machine.apply(Event.CRASHED, f"{reason}; {outcome}")
+            if again:
+                self._settled.clear()
+                self._machine.apply(Event.START, f"{reason}; {outcome}")
+                self._begin_loading()
+        return outcome
 
     def stop(self) -> State:
         """Wait for the running call, end the worker, and return when its memory is back: STOPPED.
@@ -179,9 +206,10 @@ class ModelHost:
 
         Raises:
             WrongStateError: not RUNNING. ExhaustedError: the queue is full. InvalidRequestError: the picture was refused.
-            WorkerError: the worker died or did not answer; the model is FAILED then.
+            WorkerError: the worker died or did not answer; see `_crashed` for what follows.
         """
-        self._require_running()
+        if self._settled.is_set():
+            self._require_running()
         if not self._places.acquire(blocking=False):
             raise ExhaustedError(
                 f"model {self.component!r} has {self._settings.queue} calls waiting; send fewer pictures at a time, or raise "
@@ -189,6 +217,7 @@ class ModelHost:
             )
         try:
             with self._turn:
+                self._settled.wait(self._settings.call_timeout_s)
                 self._require_running()
                 return self._call(width, height, picture, mask)
         finally:
@@ -220,8 +249,8 @@ class ModelHost:
         try:
             answer = link.ask(DetectRequest(width, height, offset), descriptor, meanwhile)
         except WorkerGoneError as error:
-            self._crashed(f"the worker process {error}")
-            raise WorkerError(f"model {self.component!r}: the worker process {error}; the model is FAILED, start it again") from None
+            outcome = self._crashed(f"the worker process {error}")
+            raise WorkerError(f"model {self.component!r}: the worker process {error}; {outcome}") from None
         if not answer.mask_rows:
             return answer, None
         compact = _read_mask(link.exchange, answer, width * 3)

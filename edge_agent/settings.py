@@ -26,6 +26,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
         measured: folder of measurements by `linewatch doctor --record`; empty for none.
         trusted_keys: public key, or folder of public keys (*.pub), of which one must have signed a model; empty asks for none.
         autostart: models to start without a client's word, by component name, with commas between.
+        restarts: times in a minute that a model whose worker died is started again by itself; 0 never.
         rescan_s: seconds between looks for new versions of running models and for models to start; 0 never looks.
         threads: CPU threads for one picture.
         queue: calls that may wait for one model; the next one is answered RESOURCE_EXHAUSTED.
@@ -43,6 +44,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     measured: str = ""
     trusted_keys: str = ""
     autostart: str = ""
+    restarts: Annotated[int, msgspec.Meta(ge=0)] = 3
     rescan_s: Annotated[int, msgspec.Meta(ge=0)] = 2
     threads: _Positive = 1
     queue: _Positive = 8

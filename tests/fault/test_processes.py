@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -53,9 +54,59 @@ def wait_for_state(client: AgentClient, model: str, state: State) -> str:
     raise AssertionError(f"{model} is {State(client.describe(model).status).name}, expected {state.name}")
 
 
-def test_a_killed_worker_fails_its_model_and_can_be_started_again(models: Path) -> None:
+def test_a_killed_worker_is_started_again_while_calls_wait(models: Path) -> None:
     before = set(worker_pids())
     with running_agent(models) as address, AgentClient(address) as client:
+        client.wait_until_listening(30)
+        client.start("parts")
+        client.detect(BLANK, "parts")
+        for _ in range(3):
+            [worker] = set(worker_pids()) - before
+            os.kill(worker, signal.SIGKILL)
+            time.sleep(0.05)  # the agent has noticed
+            assert client.detect(BLANK, "parts")[0].confidence > 0
+            assert client.describe("parts").status == State.RUNNING
+        [worker] = set(worker_pids()) - before
+        os.kill(worker, signal.SIGKILL)
+        message = wait_for_state(client, "parts", State.FAILED)
+        assert "SIGKILL" in message
+        assert "start it again" in message, "the fourth death within a minute"
+
+
+def test_a_worker_killed_in_a_call_fails_this_call_only(models: Path) -> None:
+    before = set(worker_pids())
+    with running_agent(models) as address, AgentClient(address) as client:
+        client.wait_until_listening(30)
+        client.start("parts")
+        [worker] = set(worker_pids()) - before
+        os.kill(worker, signal.SIGSTOP)
+        failed: list[AgentCallError] = []
+
+        def call() -> None:
+            with AgentClient(address) as mine:
+                try:
+                    mine.detect(BLANK, "parts")
+                except AgentCallError as error:
+                    failed.append(error)
+
+        first = threading.Thread(target=call)
+        first.start()
+        time.sleep(0.3)
+        second = threading.Thread(target=call)
+        second.start()
+        time.sleep(0.1)
+        os.kill(worker, signal.SIGKILL)
+        first.join()
+        second.join()
+        [error] = failed
+        assert error.code == "INTERNAL"
+        assert "it is being started again" in str(error)
+        client.detect(BLANK, "parts")
+
+
+def test_a_killed_worker_fails_its_model_and_can_be_started_again(models: Path) -> None:
+    before = set(worker_pids())
+    with running_agent_with(models, LINEWATCH_AGENT_RESTARTS="0") as address, AgentClient(address) as client:
         client.wait_until_listening(30)
         client.start("parts")
         client.detect(BLANK, "parts")
@@ -70,7 +121,7 @@ def test_a_killed_worker_fails_its_model_and_can_be_started_again(models: Path) 
 
 def test_a_worker_that_hangs_is_ended(models: Path) -> None:
     before = set(worker_pids())
-    with running_agent_with(models, LINEWATCH_AGENT_CALL_TIMEOUT_S="1") as address, AgentClient(address) as client:
+    with running_agent_with(models, LINEWATCH_AGENT_CALL_TIMEOUT_S="1", LINEWATCH_AGENT_RESTARTS="0") as address, AgentClient(address) as client:
         client.wait_until_listening(30)
         client.start("parts")
         [worker] = set(worker_pids()) - before
