@@ -66,7 +66,7 @@ def test_train_package_detect(parts: Path, tmp_path: Path, agent_address: str) -
     again = json.loads(linewatch("recalibrate", tmp_path / "b", parts / "test", "-o", tmp_path / "r", "--json").stdout)
     assert again["evaluation"]["pictures"] == 16
     assert again["threshold_before"] != again["threshold"]
-    packed = json.loads(linewatch("package", tmp_path / "b", "-o", tmp_path / "c", "--json").stdout)
+    packed = json.loads(linewatch("package", tmp_path / "b", "-o", tmp_path / "c", "--no-tune", "--json").stdout)
     assert packed["component"] == "model-m"
     assert Path(packed["artifact"]).is_file()
     image = parts / "test" / "anomaly" / "anomaly-000.png"
