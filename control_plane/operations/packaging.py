@@ -85,7 +85,7 @@ def check_target(wanted: dict[str, Any]) -> None:
         raise ValidationError("With TargetDevice there are no CompilerOptions; give TargetPlatform to choose them")
     try:
         options = compiler_options(wanted)
-        if (platform or {}).get("Accelerator") and not options:
+        if (platform or {}).get("Accelerator") and not options.keys() & GPU_OPTIONS:
             raise TargetError(f'NVIDIA needs {", ".join(GPU_OPTIONS)}, such as {{"gpu-code": "sm_75", "trt-ver": "8.6.1", "cuda-ver": "12.4"}}')
         find_target(target_name(wanted), options)
     except TargetError as error:

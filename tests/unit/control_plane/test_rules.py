@@ -73,6 +73,7 @@ def test_targets_that_the_documents_show(wanted: dict[str, object]) -> None:
     ({}, "either"), ({"TargetDevice": "jetson_xavier", "TargetPlatform": PLATFORM}, "not both"),
     ({"TargetDevice": "jetson_xavier", "CompilerOptions": "{}"}, "no CompilerOptions"),
     ({"TargetPlatform": NVIDIA}, "gpu-code, trt-ver, cuda-ver"),
+    ({"TargetPlatform": NVIDIA, "CompilerOptions": '{"mcpu": "core-avx2"}'}, "gpu-code, trt-ver, cuda-ver"),
     ({"TargetPlatform": NVIDIA, "CompilerOptions": '{"gpu-code": "sm_75", "cuda-ver": "10.2"}'}, "trt-ver"),
     ({"TargetPlatform": PLATFORM, "CompilerOptions": GPU}, "Accelerator"),
 ])  # fmt: skip
