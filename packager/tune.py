@@ -1,8 +1,8 @@
 """Measures a few schedules a layer on this machine and keeps the fastest.
 
 What was measured is kept in a log, by the layer's shape: the next packaging takes it from there, which is fast and gives
-the same bytes. `python -m packager.tune MODEL ISA` measures in a process of its own, so that a crash of generated code
-is not our end.
+the same bytes. `python -m packager.tune MODEL MCPU < NAMES` measures in a process of its own, so that a crash of generated
+code is not our end.
 """
 
 import hashlib
@@ -78,7 +78,7 @@ def tune(model: bytes, isa: Isa) -> Log:
     layers = convolutions(model, isa)
     missing = [name for name, step in layers.items() if name not in known or not _fits(isa, step, known[name])]
     if missing:
-        known |= _measured(model, isa)
+        known |= _measured(model, isa, missing)
         replace_file(path, dump_log(known))
     return {name: known[name] for name in layers}
 
@@ -107,13 +107,13 @@ def dump_log(log: Log) -> bytes:
     return msgspec.json.format(msgspec.json.encode(dict(sorted(log.items()))), indent=1) + b"\n"
 
 
-def _measured(model: bytes, isa: Isa) -> Log:
+def _measured(model: bytes, isa: Isa, names: list[str]) -> Log:
     with tempfile.TemporaryDirectory(prefix="linewatch-tune-") as folder:
         path = Path(folder) / "model.onnx"
         path.write_bytes(model)
         command = [sys.executable, "-m", "packager.tune", str(path), isa.mcpu]
         try:
-            result = subprocess.run(command, capture_output=True, timeout=600, check=False)
+            result = subprocess.run(command, input=msgspec.json.encode(names), capture_output=True, timeout=600, check=False)
         except subprocess.TimeoutExpired as error:
             raise TuningError(f"measuring schedules for {isa.name} did not end in {error.timeout:.0f} s") from error
     if result.returncode:
@@ -122,13 +122,13 @@ def _measured(model: bytes, isa: Isa) -> Log:
     return msgspec.json.decode(result.stdout, type=dict[str, Choice])
 
 
-def _measure(model: bytes, isa: Isa) -> Log:
-    """Compile every candidate as a function of one module, and time them layer by layer, in turns."""
+def _measure(model: bytes, isa: Isa, names: list[str]) -> Log:
+    """Compile every candidate for the named layers as a function of one module, and time them layer by layer, in turns."""
     import tvm
 
     from packager.compile import cpu_target, kernel_of
 
-    layers = convolutions(model, isa)
+    layers = {name: step for name, step in convolutions(model, isa).items() if name in names}
     tried: dict[str, list[Choice]] = {}
     functions, constants = {}, {}
     for i, (name, step) in enumerate(layers.items()):
@@ -163,4 +163,5 @@ def _measure(model: bytes, isa: Isa) -> Log:
 
 if __name__ == "__main__":
     _, model_path, mcpu = sys.argv
-    sys.stdout.buffer.write(msgspec.json.encode(_measure(Path(model_path).read_bytes(), CPUS[platform.machine()][mcpu])))
+    wanted = msgspec.json.decode(sys.stdin.buffer.read(), type=list[str])
+    sys.stdout.buffer.write(msgspec.json.encode(_measure(Path(model_path).read_bytes(), CPUS[platform.machine()][mcpu], wanted)))

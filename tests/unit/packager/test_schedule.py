@@ -7,6 +7,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from anomaly_model.bundle import replace_file
 from anomaly_model.runtime_tvm import cpu_flags
 from anomaly_model.targets import AVX2, AVX512, NEON, Isa
 from benchmarks.nets import Net
@@ -69,6 +70,19 @@ def test_what_was_measured_is_not_measured_again(model: bytes, tmp_path: Path, m
 
     monkeypatch.setattr(tuning.subprocess, "run", refuse)
     assert tune(model, AVX2) == first
+
+
+@pytest.mark.skipif(not cpu_flags().issuperset(AVX2.flags), reason="this CPU has no AVX2")
+def test_another_graph_does_not_change_what_was_measured(model: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Or the first graph would be packaged with other bytes from then on."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    layers = convolutions(model, AVX2)
+    shared, step = next(iter(layers.items()))
+    unusual = candidates(AVX2, step)[-1]
+    replace_file(tuning.log_path(AVX2), tuning.dump_log({shared: unusual}))
+    found = tune(model, AVX2)
+    assert found[shared] == unusual
+    assert set(found) == set(layers)
 
 
 def test_a_measurement_that_dies_is_an_error(model: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
