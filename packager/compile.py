@@ -90,7 +90,7 @@ def lower(plan: Plan, isa: Isa, choose: Choose) -> Any:
                 arguments = [*first, *(relax.const(c) for c in constants), *residual]
                 values[id(step.output)] = call(step.kind, (_key(step), choice), kernel, arguments, flat)
             results = [
-                call("output", o.name, lambda o=o: elementwise.write_output(isa, o),  # type: ignore[misc]
+                call("output", o.name, lambda o=o: elementwise.write_output(o),  # type: ignore[misc]
                      [values[id(o.view.tensor)]], relax.TensorType(o.view.shape, "float32"))
                 for o in plan.outputs
             ]  # fmt: skip
@@ -140,7 +140,7 @@ def kernel_of(isa: Isa, step: Step, choice: Choice | None) -> tuple[Callable[[],
         case "take":
             return lambda: elementwise.take_channels(isa, step), []
         case "depth_to_space":
-            return lambda: elementwise.depth_to_space(isa, step), []
+            return lambda: elementwise.depth_to_space(step), []
         case "pad":
             return lambda: elementwise.pad(isa, step), []
         case "elementwise":

@@ -168,19 +168,7 @@ def _body(isa: Isa, step: Step, g: Geometry, tile: Tile, x: Buffer, w: Buffer, b
             parts = [taps(ky, kx, members) for kx, members in columns if members]
             return sequence(parts) if parts else tirx.Evaluate(0)
 
-        if rows_inside(g, ih, oh):
-            statements.append(loop(g.ky, window_row) if g.ky > 1 else window_row(integer(0)))
-        elif g.dy == 1:
-            first = tirx.max(integer(0), g.top - row * g.sy)
-            last = tirx.max(first, tirx.min(integer(g.ky), ih + g.top - row * g.sy))
-            statements.append(loop(last - first, window_row, start=first))
-        else:
-
-            def checked(ky: Expr) -> Stmt:
-                position = row * g.sy + ky * g.dy - g.top
-                return tirx.IfThenElse(tirx.all(position >= 0, position < ih), window_row(ky), None)
-
-            statements.append(loop(g.ky, checked))
+        statements.append(over_window_rows(g, row, ih, oh, window_row))
         for m in range(pixels):
             for j in range(blocks):
                 place = (row * g.every_y + g.at_y) * wide + (column + m) * g.every_x + g.at_x
@@ -208,9 +196,20 @@ def _body(isa: Isa, step: Step, g: Geometry, tile: Tile, x: Buffer, w: Buffer, b
     return loop(groups * oh, row, work=work)
 
 
-def rows_inside(g: Geometry, ih: int, oh: int) -> bool:
-    """Whether no window row is ever outside the input."""
-    return g.top <= 0 and (oh - 1) * g.sy - g.top + (g.ky - 1) * g.dy < ih
+def over_window_rows(g: Geometry, row: Expr, ih: int, oh: int, window_row: Callable[[Expr], Stmt]) -> Stmt:
+    """`window_row(ky)` for each row of the window at output row `row` that lies inside the input's `ih` rows."""
+    if g.top <= 0 and (oh - 1) * g.sy - g.top + (g.ky - 1) * g.dy < ih:  # all of them, always
+        return loop(g.ky, window_row) if g.ky > 1 else window_row(integer(0))
+    if g.dy == 1:
+        first = tirx.max(integer(0), g.top - row * g.sy)
+        last = tirx.max(first, tirx.min(integer(g.ky), ih + g.top - row * g.sy))
+        return loop(last - first, window_row, start=first)
+
+    def checked(ky: Expr) -> Stmt:
+        position = row * g.sy + ky * g.dy - g.top
+        return tirx.IfThenElse(tirx.all(position >= 0, position < ih), window_row(ky), None)
+
+    return loop(g.ky, checked)
 
 
 def row_segments(g: Geometry, ow: int, iw: int, pixels: int) -> list[tuple[int, int, int, bool]]:

@@ -4,8 +4,8 @@ import numpy as np
 from tvm import tirx
 
 from anomaly_model.targets import Isa
-from packager.kernels.conv import geometry_of, row_segments, rows_inside
-from packager.kernels.writer import Expr, Kernel, Stmt, accumulators, apply, integer, lanes_of, load, loop, sequence, store
+from packager.kernels.conv import geometry_of, over_window_rows, row_segments
+from packager.kernels.writer import Expr, Kernel, Stmt, accumulators, apply, lanes_of, load, loop, sequence, store
 from packager.plan import Step
 from packager.plan.values import F32
 
@@ -46,19 +46,7 @@ def depthwise(isa: Isa, step: Step) -> object:
                     updates.append(store(acc, load(acc, m * lanes, lanes) + value * weight, m * lanes, lanes))
             return sequence(updates) if updates else tirx.Evaluate(0)
 
-        if rows_inside(g, ih, oh):
-            statements.append(loop(g.ky, window_row))
-        elif g.dy == 1:
-            first = tirx.max(integer(0), g.top - row * g.sy)
-            last = tirx.max(first, tirx.min(integer(g.ky), ih + g.top - row * g.sy))
-            statements.append(loop(last - first, window_row, start=first))
-        else:
-
-            def checked(ky: Expr) -> Stmt:
-                position = row * g.sy + ky * g.dy - g.top
-                return tirx.IfThenElse(tirx.all(position >= 0, position < ih), window_row(ky), None)
-
-            statements.append(loop(g.ky, checked))
+        statements.append(over_window_rows(g, row, ih, oh, window_row))
         for m in range(count):
             index = (row * ow + column + m) * stored + block * lanes
             statements.append(store(y, apply(load(acc, m * lanes, lanes), step.epilogue, lanes), index, lanes))

@@ -11,6 +11,7 @@ from packager.kernels.writer import (
     Kernel,
     Stmt,
     apply,
+    each_place,
     floats,
     integer,
     lanes_of,
@@ -39,6 +40,12 @@ def _every_value(isa: Isa, target: Tensor, compute: Callable[[Expr, int], Stmt])
     return loop(rows, row, work=target.size)
 
 
+def _zeros_behind(y: Expr, place: Expr, target: Tensor) -> list[Stmt]:
+    """Set what pads the last vector of channels to zero."""
+    padding = target.stored - target.channels
+    return [loop(padding, lambda k: store(y, real(0), place * target.stored + k), start=target.channels)] if padding else []
+
+
 def read_input(isa: Isa, source: Source, step: Step) -> object:
     """The graph's input to float32, channels last. Parameters: input, output."""
     target = step.output
@@ -57,9 +64,7 @@ def read_input(isa: Isa, source: Source, step: Step) -> object:
             place = r * target.width + c
             copies = loop(target.channels, lambda k: store(
                 y, load(x, (k * target.height + r) * target.width + c), place * target.stored + k))  # fmt: skip
-            padding = target.stored - target.channels
-            zeros = loop(padding, lambda k: store(y, real(0), place * target.stored + k), start=target.channels)
-            return sequence([copies, zeros] if padding else [copies])
+            return sequence([copies, *_zeros_behind(y, place, target)])
 
         return loop(target.width, pixel)
 
@@ -104,8 +109,7 @@ def elementwise(isa: Isa, step: Step) -> object:
 
         return loop(target.stored // lanes, vector)
 
-    width = target.width
-    return kernel.finish(loop(target.height, lambda r: loop(width, lambda c: pixel(r * width + c)), work=target.size))
+    return kernel.finish(each_place(target.height, target.width, pixel, work=target.size))
 
 
 def _copy_channels(isa: Isa, channels: int, read: Callable[[Expr, int], Expr], write: Callable[[Expr, Expr, int], Stmt]) -> list[Stmt]:
@@ -135,12 +139,9 @@ def concat(isa: Isa, step: Step) -> object:
                 lambda value, c, n, start=start: store(y, value, start + c, n),  # type: ignore[misc]
             )  # fmt: skip
             offset += tensor.channels
-        if offset < target.stored:
-            parts.append(loop(target.stored - offset, lambda c: store(y, real(0), i * target.stored + c), start=offset))
-        return sequence(parts)
+        return sequence([*parts, *_zeros_behind(y, i, target)])
 
-    width = target.width
-    return kernel.finish(loop(target.height, lambda r: loop(width, lambda c: pixel(r * width + c)), work=target.size))
+    return kernel.finish(each_place(target.height, target.width, pixel, work=target.size))
 
 
 def take_channels(isa: Isa, step: Step) -> object:
@@ -152,13 +153,9 @@ def take_channels(isa: Isa, step: Step) -> object:
     def pixel(i: Expr) -> Stmt:
         parts = _copy_channels(isa, target.channels, lambda c, n: load(x, i * source.stored + first + c, n),
                                lambda value, c, n: store(y, value, i * target.stored + c, n))  # fmt: skip
-        padding = target.stored - target.channels
-        if padding:
-            parts.append(loop(padding, lambda c: store(y, real(0), i * target.stored + c), start=target.channels))
-        return sequence(parts)
+        return sequence([*parts, *_zeros_behind(y, i, target)])
 
-    width = target.width
-    return kernel.finish(loop(target.height, lambda r: loop(width, lambda c: pixel(r * width + c)), work=target.size))
+    return kernel.finish(each_place(target.height, target.width, pixel, work=target.size))
 
 
 def pad(isa: Isa, step: Step) -> object:
@@ -187,9 +184,8 @@ def pad(isa: Isa, step: Step) -> object:
     return kernel.finish(loop(target.height, row, work=target.size))
 
 
-def depth_to_space(isa: Isa, step: Step) -> object:
+def depth_to_space(step: Step) -> object:
     """Channels to blocks of places. Parameters: input, output."""
-    del isa
     source, target, block = step.inputs[0], step.output, step.number("block")
     kernel = Kernel()
     x, y = kernel.array(source.size), kernel.array(target.size)
@@ -202,19 +198,15 @@ def depth_to_space(isa: Isa, step: Step) -> object:
             return store(y, load(x, place * source.stored + channel), (r * target.width + c) * target.stored + k)
 
         def pixel(c: Expr) -> Stmt:
-            padding = target.stored - target.channels
-            index = (r * target.width + c) * target.stored
-            zeros = [loop(padding, lambda k: store(y, real(0), index + k), start=target.channels)] if padding else []
-            return sequence([loop(target.channels, lambda k: value(c, k)), *zeros])
+            return sequence([loop(target.channels, lambda k: value(c, k)), *_zeros_behind(y, r * target.width + c, target)])
 
         return loop(target.width, pixel)
 
     return kernel.finish(loop(target.height, row, work=4 * target.size))
 
 
-def write_output(isa: Isa, output: Output) -> object:
+def write_output(output: Output) -> object:
     """Channels-last to the graph's own order. Parameters: tensor, output."""
-    del isa
     tensor, view = output.view.tensor, output.view
     kernel = Kernel()
     x, y = kernel.array(tensor.size), kernel.shaped(view.shape)

@@ -12,6 +12,7 @@ from packager.kernels.writer import (
     Stmt,
     accumulators,
     apply,
+    each_place,
     exp,
     integer,
     lanes_of,
@@ -148,8 +149,7 @@ def channel_reduce(isa: Isa, step: Step) -> object:
         statements.append(store(y, apply(value, step.epilogue, 1), i))
         return sequence(statements)
 
-    rows, width = target.height, target.width
-    return kernel.finish(loop(rows, lambda r: loop(width, lambda c: pixel(r * width + c)), work=source.size))
+    return kernel.finish(each_place(target.height, target.width, pixel, work=source.size))
 
 
 def dot_weights(step: Step) -> F32:
@@ -193,5 +193,4 @@ def softmax(isa: Isa, step: Step) -> object:
             *each(lambda index, n: store(y, apply(load(y, index, n) / spread(load(total, 0), n), step.epilogue, n), index, n)),
         ])  # fmt: skip
 
-    rows, width = source.height, source.width
-    return kernel.finish(loop(rows, lambda r: loop(width, lambda c: pixel(r * width + c)), work=20 * source.size))
+    return kernel.finish(each_place(source.height, source.width, pixel, work=20 * source.size))

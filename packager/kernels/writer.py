@@ -64,6 +64,11 @@ def loop(extent: int | Expr, body: Callable[[Expr], Stmt], *, start: int | Expr 
     return For(variable, integer(start), integer(extent), kind, body(variable))
 
 
+def each_place(height: int, width: int, body: Callable[[Expr], Stmt], *, work: float) -> Stmt:
+    """`body(place)` for every place of a picture; rows are shared among threads."""
+    return loop(height, lambda r: loop(width, lambda c: body(r * width + c)), work=work)
+
+
 def load(buffer: Buffer, index: Expr, lanes: int = 1) -> Expr:
     """Read `lanes` values from `index` on."""
     return BufferLoad(buffer, [Ramp(integer(index), integer(1), lanes) if lanes > 1 else integer(index)])
