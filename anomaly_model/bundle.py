@@ -8,7 +8,7 @@ import shutil
 import stat
 import tempfile
 import zipfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -249,15 +249,21 @@ def _sync_folder(folder: Path) -> None:
 
 def zip_bundle(bundle: Bundle, path: Path) -> None:
     """Zip a bundle. The same bundle gives the same bytes: fixed dates, sorted names, fixed modes."""
-    with atomic_file(path) as stream, zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED, compresslevel=6) as archive:
-        own = {MANIFEST_NAME: dump_manifest(bundle.manifest)}
-        if (bundle.folder / SIGNATURE_NAME).is_file():
-            own[SIGNATURE_NAME] = _read_signature(bundle.folder)
-        for name in sorted([*own, *bundle.manifest.files]):
+    own = {MANIFEST_NAME: dump_manifest(bundle.manifest)}
+    if (bundle.folder / SIGNATURE_NAME).is_file():
+        own[SIGNATURE_NAME] = _read_signature(bundle.folder)
+    names = sorted([*own, *bundle.manifest.files])
+    zip_files(path, ((name, own[name] if name in own else bundle.read(name)) for name in names), zipfile.ZIP_DEFLATED)
+
+
+def zip_files(path: Path, files: Iterable[tuple[str, bytes]], compression: int) -> None:
+    """Zip files in the order in which they come, with fixed dates and modes: the same files give the same bytes."""
+    with atomic_file(path) as stream, zipfile.ZipFile(stream, "w", compression, compresslevel=6) as archive:
+        for name, data in files:
             entry = zipfile.ZipInfo(name, _ZIP_DATE)
             entry.external_attr = (stat.S_IFREG | 0o644) << 16
-            entry.compress_type = zipfile.ZIP_DEFLATED
-            archive.writestr(entry, own[name] if name in own else bundle.read(name))
+            entry.compress_type = compression
+            archive.writestr(entry, data)
 
 
 def unzip_bundle(path: Path, folder: Path, *, limits: Limits = LIMITS) -> Bundle:

@@ -57,6 +57,10 @@ class Gpu:
     tensorrt: str
 
 
+ARCHITECTURES = {"x86_64": "amd64", "aarch64": "aarch64"}
+"""Machine types, and what Greengrass recipes call them."""
+
+
 @dataclass(frozen=True, slots=True)
 class Target:
     """A platform that a package is made for.
@@ -64,7 +68,6 @@ class Target:
     Attributes:
         name: as given on the command line; also the folder below `compiled/`.
         machine: as `uname -m` calls it.
-        architecture: as Greengrass recipes call it.
         variants: best first; the device takes the first that its CPU can run.
         gpu: what GPU code is made beside them; None for none.
         glibc: the oldest C library that the device may have.
@@ -72,10 +75,14 @@ class Target:
 
     name: str
     machine: str
-    architecture: str
     variants: tuple[Isa, ...]
     gpu: Gpu | None = None
     glibc: tuple[int, int] = (2, 27)
+
+    @property
+    def architecture(self) -> str:
+        """As Greengrass recipes call it."""
+        return ARCHITECTURES[self.machine]
 
     @property
     def triple(self) -> str:
@@ -129,15 +136,15 @@ GPUS: dict[str, tuple[tuple[int, int], tuple[int, int]]] = {
 """gpu-code, and the first and last CUDA that knows it."""
 OLDEST_TENSORRT = (7, 1, 3)
 
-_XAVIER = Target("jetson_xavier", "aarch64", "aarch64", (CPUS["aarch64"]["carmel"], NEON), Gpu("sm_72", (11, 4), "8.5.2"))
-_ORIN = Target("jetson_orin", "aarch64", "aarch64", (CPUS["aarch64"]["cortex-a78ae"], NEON), Gpu("sm_87", (11, 4), "8.5.2"))
+_XAVIER = Target("jetson_xavier", "aarch64", (CPUS["aarch64"]["carmel"], NEON), Gpu("sm_72", (11, 4), "8.5.2"))
+_ORIN = Target("jetson_orin", "aarch64", (CPUS["aarch64"]["cortex-a78ae"], NEON), Gpu("sm_87", (11, 4), "8.5.2"))
 TARGETS = {
     target.name: target
     for target in (
-        Target("x86_64-cpu", "x86_64", "amd64", (AVX512, AVX2)),
-        Target("aarch64-cpu", "aarch64", "aarch64", (NEON,)),
-        Target("x86_64-nvidia", "x86_64", "amd64", (AVX512, AVX2), Gpu("sm_75", (12, 4), "8.6.1")),
-        Target("aarch64-nvidia", "aarch64", "aarch64", (NEON,), Gpu("sm_87", (11, 4), "8.5.2")),
+        Target("x86_64-cpu", "x86_64", (AVX512, AVX2)),
+        Target("aarch64-cpu", "aarch64", (NEON,)),
+        Target("x86_64-nvidia", "x86_64", (AVX512, AVX2), Gpu("sm_75", (12, 4), "8.6.1")),
+        Target("aarch64-nvidia", "aarch64", (NEON,), Gpu("sm_87", (11, 4), "8.5.2")),
         _XAVIER,
         _ORIN,
     )

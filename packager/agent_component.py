@@ -8,11 +8,7 @@ lookoutvision_edge_agent/protos/edge-agent.proto  where clients of the old agent
 """
 
 import hashlib
-import io
 import re
-import stat
-import subprocess
-import sys
 import tempfile
 import zipfile
 from collections.abc import Callable, Mapping
@@ -22,15 +18,15 @@ from pathlib import Path
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from anomaly_model.bundle import replace_file
+from anomaly_model.bundle import zip_files
 from anomaly_model.errors import LinewatchError
-from packager.component import Component, check_identity, render_recipe, write_facts
+from anomaly_model.targets import ARCHITECTURES
+from packager.component import Component, Identity, check_identity, finish_component
+from packager.toolchain import ToolError, run_pip
 
 NAME = "linewatch.EdgeAgent"
 PYTHON = "3.11"
-ARCHITECTURES = {"x86_64": "amd64", "aarch64": "aarch64"}
 _OLDEST_GLIBC = (2, 27)
-_ZIP_DATE = (2020, 1, 1, 0, 0, 0)
 _HERE = Path(__file__).parent
 Progress = Callable[[str, int, int], None]
 
@@ -55,7 +51,8 @@ def write_agent_component(
         progress: told what is being done.
 
     Raises:
-        AgentComponentError: pip cannot fetch or build what is needed.
+        AgentComponentError: no such machine, or no source to build linewatch from.
+        ToolError: pip cannot fetch or build what is needed.
     """
     if machine not in ARCHITECTURES:
         raise AgentComponentError(f"unknown machine {machine!r}; expected {' or '.join(ARCHITECTURES)}")
@@ -78,7 +75,13 @@ def write_agent_component(
     files["lookoutvision_edge_agent/protos/edge-agent.proto"] = _proto().read_bytes()
     if python is not None:
         files["python.tar.gz"] = python.read_bytes()
-    done = _write(files, machine, folder, name, own, location)
+    digest = hashlib.sha256(b"".join(hashlib.sha256(data).digest() for _, data in sorted(files.items()))).hexdigest()[:12]
+
+    def write_artifact(path: Path) -> None:
+        zip_files(path, sorted(files.items()), zipfile.ZIP_STORED)  # wheels are compressed already
+
+    done = finish_component(folder, Identity(name, own), ARCHITECTURES[machine], f"{digest}_linewatch_edge_agent", write_artifact,
+                            recipe="agent", location=location)  # fmt: skip
     progress("writing the component", 3, 3)
     return done
 
@@ -118,7 +121,7 @@ def _own_wheel(wheel: Path | None, folder: Path) -> None:
     root = _HERE.parent
     if not (root / "pyproject.toml").is_file():
         raise AgentComponentError("linewatch runs from an installation, not from its source tree: name its wheel with --wheel FILE")
-    _pip("wheel", "--no-deps", "--no-build-isolation", "--wheel-dir", str(folder), str(root))
+    run_pip("wheel", "--no-deps", "--no-build-isolation", "--wheel-dir", str(folder), str(root))
 
 
 def _fetch(wanted: Mapping[str, str], machine: str, folder: Path) -> None:
@@ -130,8 +133,8 @@ def _fetch(wanted: Mapping[str, str], machine: str, folder: Path) -> None:
     absent = []
     for name, pin in wanted.items():
         try:
-            _pip(*base, "--no-deps", f"{name}=={pin}")
-        except AgentComponentError:
+            run_pip(*base, "--no-deps", f"{name}=={pin}")
+        except ToolError:
             absent.append(name)
     if not absent:
         return
@@ -139,15 +142,7 @@ def _fetch(wanted: Mapping[str, str], machine: str, folder: Path) -> None:
     pins = folder / "pins.txt"
     pins.write_text("".join(f"{name}=={pin}\n" for name, pin in wanted.items() if name not in absent))
     ranges: dict[str, Requirement] = {canonicalize_name(r.name): r for r in map(Requirement, requires("linewatch") or [])}
-    _pip(*base, "--constraint", str(pins), *(f"{name}{ranges[name].specifier}" if name in ranges else name for name in absent))
-
-
-def _pip(*arguments: str) -> None:
-    command = [sys.executable, "-m", "pip", *arguments[:1], "--quiet", "--disable-pip-version-check", *arguments[1:]]
-    result = subprocess.run(command, capture_output=True, timeout=900, check=False)
-    if result.returncode:
-        said = " ".join(result.stderr.decode(errors="replace").strip().splitlines()[-3:])
-        raise AgentComponentError(f"pip {arguments[0]} failed: {said[:800]}")
+    run_pip(*base, "--constraint", str(pins), *(f"{name}{ranges[name].specifier}" if name in ranges else name for name in absent))
 
 
 def _requirements(wheels: Mapping[str, bytes]) -> str:
@@ -164,25 +159,3 @@ def _proto() -> Path:
         if path.is_file():
             return path
     raise AgentComponentError("edge-agent.proto was not found; install linewatch again")
-
-
-def _write(files: Mapping[str, bytes], machine: str, folder: Path, name: str, own: str, location: str) -> Component:
-    digest = hashlib.sha256(b"".join(hashlib.sha256(data).digest() for _, data in sorted(files.items()))).hexdigest()[:12]
-    stem = f"{digest}_linewatch_edge_agent"
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED) as archive:  # wheels are compressed already
-        for entry_name, data in sorted(files.items()):
-            entry = zipfile.ZipInfo(entry_name, _ZIP_DATE)
-            entry.external_attr = (stat.S_IFREG | 0o644) << 16
-            archive.writestr(entry, data)
-    artifact = folder / "artifacts" / name / own / f"{stem}.zip"
-    recipe = render_recipe("agent", {
-        "COMPONENT_NAME": name, "COMPONENT_VERSION": own, "ARCHITECTURE": ARCHITECTURES[machine], "ARTIFACT": artifact.name,
-        "ARTIFACT_STEM": stem, "LOCATION": location.rstrip("/") or f"s3://BUCKET/artifacts/{name}/{own}",
-    })  # fmt: skip
-    path = folder / "recipes" / f"{name}-{own}.json"
-    replace_file(artifact, buffer.getvalue())
-    replace_file(path, recipe)
-    done = Component(name, own, path, artifact, artifact.stat().st_size)
-    write_facts(folder, done, ARCHITECTURES[machine], {})
-    return done

@@ -12,8 +12,8 @@ know; no privilege.
 
 import hashlib
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import msgspec
@@ -32,6 +32,15 @@ _MARKER = re.compile(r"@([A-Z_]+)@")
 
 class ComponentError(LinewatchError):
     """A component's name, version or recipe breaks Greengrass's rules."""
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """Who a component is."""
+
+    name: str
+    version: str
+    tags: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,36 +94,55 @@ def write_component(
         ComponentError: see `check_identity`; also a recipe over the size limit.
     """
     check_identity(name, version, description)
-    digest = hashlib.sha256(dump_manifest(bundle.manifest)).hexdigest()[:12]
-    stem = f"{digest}_greengrass_model_component"
-    artifact = folder / "artifacts" / name / version / f"{stem}.zip"
     model = bundle.manifest.model
-    recipe = render_recipe("model", {
-        "COMPONENT_NAME": name, "COMPONENT_VERSION": version, "ARCHITECTURE": target.architecture,
-        "ARTIFACT": artifact.name, "ARTIFACT_STEM": stem, "MODEL_NAME": model.name, "MODEL_VERSION": model.version,
-        "MODEL_ARN": model.arn, "DESCRIPTION": description or f"Anomaly model {model.name} version {model.version}, packaged by Linewatch",
-        "LOCATION": location.rstrip("/") or f"s3://BUCKET/artifacts/{name}/{version}",
+    stem = f"{hashlib.sha256(dump_manifest(bundle.manifest)).hexdigest()[:12]}_greengrass_model_component"
+    values = {
+        "MODEL_NAME": model.name, "MODEL_VERSION": model.version, "MODEL_ARN": model.arn,
+        "DESCRIPTION": description or f"Anomaly model {model.name} version {model.version}, packaged by Linewatch",
+    }  # fmt: skip
+    return finish_component(
+        folder, Identity(name, version, tags or {}), target.architecture, stem, lambda path: zip_bundle(bundle, path),
+        recipe="model", values=values, location=location,
+    )  # fmt: skip
+
+
+def finish_component(
+    folder: Path, identity: Identity, architecture: str, stem: str, write_artifact: Callable[[Path], None], *, recipe: str,
+    values: Mapping[str, str] | None = None, location: str = "",
+) -> Component:  # fmt: skip
+    """Write artifact, recipe and component.json: the same for models and for the agent.
+
+    Args:
+        folder: laid out as said above.
+        identity: who the component is.
+        architecture: of the devices that it is for.
+        stem: of the artifact's name.
+        write_artifact: called with the artifact's path, once the recipe is known to be within the limit.
+        recipe: which template, `model` or `agent`.
+        values: of the template's own markers; those that all templates have are filled in here.
+        location: address of the folder that the artifact will lie in; empty for a place to be filled in.
+
+    Raises:
+        ComponentError: the recipe is over the size limit.
+    """
+    name, version = identity.name, identity.version
+    artifact = folder / "artifacts" / name / version / f"{stem}.zip"
+    text = render_recipe(recipe, {
+        **(values or {}), "COMPONENT_NAME": name, "COMPONENT_VERSION": version, "ARCHITECTURE": architecture,
+        "ARTIFACT": artifact.name, "ARTIFACT_STEM": stem, "LOCATION": location.rstrip("/") or f"s3://BUCKET/artifacts/{name}/{version}",
     })  # fmt: skip
-    zip_bundle(bundle, artifact)
+    write_artifact(artifact)
     path = folder / "recipes" / f"{name}-{version}.json"
-    replace_file(path, recipe)
-    done = Component(name, version, path, artifact, artifact.stat().st_size)
-    write_facts(folder, done, target.architecture, tags or {})
-    return done
-
-
-def write_facts(folder: Path, component: Component, architecture: str, tags: Mapping[str, str]) -> None:
-    """component.json: what publishing needs to know, and checks."""
-    digests = {}
-    for name, path in (("artifact", component.artifact), ("recipe", component.recipe)):
-        with path.open("rb") as stream:
-            digests[name] = hashlib.file_digest(stream, "sha256").hexdigest()
+    replace_file(path, text)
+    with artifact.open("rb") as stream:
+        digest = hashlib.file_digest(stream, "sha256").hexdigest()
     facts = {
-        "name": component.name, "version": component.version, "platform": f"linux/{architecture}", "tags": dict(tags),
-        "artifact": str(component.artifact.relative_to(folder)), "artifact_sha256": digests["artifact"],
-        "recipe": str(component.recipe.relative_to(folder)), "recipe_sha256": digests["recipe"],
+        "name": name, "version": version, "platform": f"linux/{architecture}", "tags": dict(identity.tags),
+        "artifact": str(artifact.relative_to(folder)), "artifact_sha256": digest,
+        "recipe": str(path.relative_to(folder)), "recipe_sha256": hashlib.sha256(text).hexdigest(),
     }  # fmt: skip
     replace_file(folder / "component.json", msgspec.json.format(msgspec.json.encode(facts)) + b"\n")
+    return Component(name, version, path, artifact, artifact.stat().st_size)
 
 
 def recipe_template(kind: str) -> Path:

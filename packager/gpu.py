@@ -21,6 +21,7 @@ from elftools.elf.sections import SymbolTableSection
 
 from anomaly_model.errors import LinewatchError
 from anomaly_model.targets import Gpu
+from packager.child import ChildError, run_module
 from packager.elf import find_cubins, needed_libraries
 from packager.toolchain import ToolError, compiler
 
@@ -48,12 +49,9 @@ def compile_gpu(model: bytes, machine: str, gpu: Gpu) -> bytes:
         (path / "model.onnx").write_bytes(model)
         (path / "gpu.json").write_bytes(msgspec.json.encode({"machine": machine, "arch": gpu.arch, "cuda": gpu.cuda}))
         try:
-            result = subprocess.run([sys.executable, "-m", "packager.gpu", folder], capture_output=True, timeout=900, check=False)
-        except subprocess.TimeoutExpired as error:
-            raise GpuError(f"compiling for {gpu.arch} did not end in {error.timeout:.0f} s") from error
-        if result.returncode:
-            said = " ".join(result.stderr.decode(errors="replace").strip().splitlines()[-3:])
-            raise GpuError(f"compiling for {gpu.arch} failed: exit code {result.returncode}; {said[:800]}")
+            run_module("packager.gpu", folder, timeout_s=900)
+        except ChildError as error:
+            raise GpuError(f"compiling for {gpu.arch} failed: {error}") from error
         library = (path / GPU_LIBRARY).read_bytes()
     found = find_cubins(library)
     if not found or set(found) != {gpu.arch}:

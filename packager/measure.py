@@ -5,7 +5,6 @@ compiler is not loaded, memory can be told, and a crash of generated code is an 
 """
 
 import re
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -18,6 +17,7 @@ from anomaly_model.bundle import Bundle, open_bundle
 from anomaly_model.parity import ParityError, golden_inputs
 from anomaly_model.runtime_onnx import OnnxRuntime
 from anomaly_model.runtime_tvm import TvmRuntime
+from packager.child import ChildError, run_module
 
 
 class Latency(msgspec.Struct, frozen=True):
@@ -80,15 +80,11 @@ def measure_in_child(folder: Path, variant: str, rounds: int) -> Timing:
     Raises:
         ParityError: the process died or could not run the variant.
     """
-    command = [sys.executable, "-m", "packager.measure", str(folder), variant, str(rounds)]
     try:
-        result = subprocess.run(command, capture_output=True, timeout=600, check=False)
-    except subprocess.TimeoutExpired as error:
-        raise ParityError(f"variant {variant} did not finish {rounds} pictures in {error.timeout:.0f} s") from error
-    if result.returncode:
-        tail = result.stderr.decode(errors="replace").strip().splitlines()[-1:]
-        raise ParityError(f"variant {variant} could not be run: exit code {result.returncode}; {' '.join(tail)}")
-    return msgspec.json.decode(result.stdout, type=Timing)
+        answer = run_module("packager.measure", str(folder), variant, str(rounds), timeout_s=600)
+    except ChildError as error:
+        raise ParityError(f"variant {variant} could not be run: {error}") from error
+    return msgspec.json.decode(answer, type=Timing)
 
 
 if __name__ == "__main__":

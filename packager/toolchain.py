@@ -5,7 +5,6 @@ import os
 import platform
 import shutil
 import subprocess
-import sys
 import tempfile
 import zipfile
 from importlib.metadata import version
@@ -14,6 +13,7 @@ from pathlib import Path
 
 from anomaly_model.bundle import replace_file
 from anomaly_model.errors import LinewatchError
+from packager.child import ChildError, run_module
 
 RUNTIME = "libtvm_runtime.so"
 FFI = "libtvm_ffi.so"
@@ -86,21 +86,32 @@ def _fetched(distribution: str, name: str, machine: str) -> bytes:
     """From the wheel of the same version for another architecture, which pip finds where it finds others."""
     wanted = f"{distribution}=={version(distribution)}"
     with tempfile.TemporaryDirectory(prefix="linewatch-runtime-") as folder:
-        command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps", "--only-binary", ":all:",
-                   "--platform", _PLATFORMS[machine], "--python-version", "3.11", "--dest", folder, wanted]  # fmt: skip
-        result = subprocess.run(command, capture_output=True, timeout=900, check=False)
-        wheels = list(Path(folder).glob("*.whl"))
-        if result.returncode or len(wheels) != 1:
-            said = result.stderr.decode(errors="replace").strip().splitlines()[-1:]
+        try:
+            run_pip("download", "--no-deps", "--only-binary", ":all:", "--platform", _PLATFORMS[machine], "--python-version", "3.11",
+                    "--dest", folder, wanted)  # fmt: skip
+        except ToolError as error:
             raise ToolError(
-                f"{name} for {machine} is needed once, from {wanted}, and pip could not fetch it: {' '.join(said)}. Packaging for "
-                f"{machine} on a machine without a network: copy {cache_folder() / 'runtime'} from one that has done it"
-            )
-        with zipfile.ZipFile(wheels[0]) as archive:
+                f"{name} for {machine} is needed once, from {wanted}: {error}. Packaging for {machine} on a machine without a network: "
+                f"copy {cache_folder() / 'runtime'} from one that has done it"
+            ) from error
+        [wheel] = Path(folder).glob("*.whl")
+        with zipfile.ZipFile(wheel) as archive:
             for entry in archive.infolist():
                 if Path(entry.filename).name == name and entry.file_size <= _LARGEST:
                     return archive.read(entry)
     raise ToolError(f"{wanted} for {machine} holds no {name}")
+
+
+def run_pip(*arguments: str) -> None:
+    """One pip command.
+
+    Raises:
+        ToolError: with the end of what pip said.
+    """
+    try:
+        run_module("pip", *arguments[:1], "--quiet", "--disable-pip-version-check", *arguments[1:], timeout_s=900)
+    except ChildError as error:
+        raise ToolError(f"pip {arguments[0]} failed: {error}") from error
 
 
 def built_runner(machine: str) -> Path:

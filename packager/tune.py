@@ -7,7 +7,6 @@ code is not our end.
 
 import hashlib
 import platform
-import subprocess
 import sys
 import tempfile
 import time
@@ -21,6 +20,7 @@ import numpy as np
 from anomaly_model.bundle import replace_file
 from anomaly_model.errors import LinewatchError
 from anomaly_model.targets import CPUS, Isa
+from packager.child import ChildError, run_module
 from packager.plan import Step, make_plan
 from packager.schedule import Choice, candidates, choose, cost
 from packager.toolchain import cache_folder
@@ -111,15 +111,11 @@ def _measured(model: bytes, isa: Isa, names: list[str]) -> Log:
     with tempfile.TemporaryDirectory(prefix="linewatch-tune-") as folder:
         path = Path(folder) / "model.onnx"
         path.write_bytes(model)
-        command = [sys.executable, "-m", "packager.tune", str(path), isa.mcpu]
         try:
-            result = subprocess.run(command, input=msgspec.json.encode(names), capture_output=True, timeout=600, check=False)
-        except subprocess.TimeoutExpired as error:
-            raise TuningError(f"measuring schedules for {isa.name} did not end in {error.timeout:.0f} s") from error
-    if result.returncode:
-        tail = result.stderr.decode(errors="replace").strip().splitlines()[-1:]
-        raise TuningError(f"measuring schedules for {isa.name} failed: exit code {result.returncode}; {' '.join(tail)}. Package with --no-tune")
-    return msgspec.json.decode(result.stdout, type=dict[str, Choice])
+            answer = run_module("packager.tune", str(path), isa.mcpu, timeout_s=600, given=msgspec.json.encode(names))
+        except ChildError as error:
+            raise TuningError(f"measuring schedules for {isa.name} failed: {error}. Package with --no-tune") from error
+    return msgspec.json.decode(answer, type=dict[str, Choice])
 
 
 def _measure(model: bytes, isa: Isa, names: list[str]) -> Log:

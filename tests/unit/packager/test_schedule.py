@@ -11,6 +11,7 @@ from anomaly_model.bundle import replace_file
 from anomaly_model.runtime_tvm import cpu_flags
 from anomaly_model.targets import AVX2, AVX512, NEON, Isa
 from benchmarks.nets import Net
+from packager import child
 from packager import tune as tuning
 from packager.plan import make_plan
 from packager.schedule import Tile, Winograd, candidates, choose, cost
@@ -68,7 +69,7 @@ def test_what_was_measured_is_not_measured_again(model: bytes, tmp_path: Path, m
     def refuse(*_: object, **__: object) -> None:
         raise AssertionError("measured again")
 
-    monkeypatch.setattr(tuning.subprocess, "run", refuse)
+    monkeypatch.setattr(child.subprocess, "run", refuse)
     assert tune(model, AVX2) == first
 
 
@@ -88,7 +89,7 @@ def test_another_graph_does_not_change_what_was_measured(model: bytes, tmp_path:
 def test_a_measurement_that_dies_is_an_error(model: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     dead = subprocess.CompletedProcess([], -11, b"", b"Illegal instruction")
-    monkeypatch.setattr(tuning.subprocess, "run", lambda *_, **__: dead)
+    monkeypatch.setattr(child.subprocess, "run", lambda *_, **__: dead)
     with pytest.raises(TuningError, match=r"exit code -11; Illegal instruction\. Package with --no-tune"):
         tune(model, AVX2)
 
