@@ -108,22 +108,28 @@ def _nearest_rgb(size_in: int, size_out: int) -> npt.NDArray[np.intp]:
 
 
 def mask_rows(
-    label_map: npt.NDArray[np.uint8], labels: list[Label], height: int, width: int
+    label_map: npt.NDArray[np.uint8], labels: list[Label], height: int, width: int, room: memoryview | None = None
 ) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.intp]]:
     """The mask of a height x width picture, nearest neighbour, as its distinct rows and which of them each row is.
 
-    Returns distinct rows (n x width * 3 uint8, RGB) and `height` indices into them. A mask is a few hundred distinct rows
+    Returns distinct rows (n x width * 3 uint8, RGB), which lie at the start of `room` where that is given, and `height` indices into
+    them. A mask is a few hundred distinct rows
     at most, mostly white: whoever writes it copies rows, and the large picture is never built on the way.
     """
     h, w = label_map.shape
     busy = np.flatnonzero(label_map.any(axis=1))
     slot = np.zeros(h, np.intp)  # row 0 of the result is white
     slot[busy] = np.arange(1, len(busy) + 1)
-    distinct = np.full((len(busy) + 1, width * 3), 255, np.uint8)
+    shape = (len(busy) + 1, width * 3)
+    distinct = np.empty(shape, np.uint8) if room is None else np.frombuffer(room, np.uint8, shape[0] * shape[1]).reshape(shape)
+    distinct.fill(255)
     if len(busy):
-        # Coloured while small, then widened byte by byte: four times faster than widening pixels.
+        # Coloured while small, then widened byte by byte, which is four times faster than widening pixels; and only from the
+        # first column with something on it to the last.
+        columns = np.flatnonzero(label_map.any(axis=0))
+        first, last = np.searchsorted(_nearest(w, width), [columns[0], columns[-1] + 1]) * 3
         colored = palette(labels)[label_map[busy]].reshape(len(busy), w * 3)
-        np.take(colored, _nearest_rgb(w, width), axis=1, out=distinct[1:], mode="clip")
+        distinct[1:, first:last] = colored[:, _nearest_rgb(w, width)[first:last]]
     return distinct, slot[_nearest(h, height)]
 
 

@@ -42,7 +42,7 @@ def make_model(folder: Path) -> Path:
     from training.train import train
 
     write_set(folder / "parts", PartSet(30, 30, 0, 0))
-    bundle = train(read_dataset(folder / "parts" / "train"), folder / "bundle", TrainingOptions(name="bench"))
+    bundle = train(read_dataset(folder / "parts" / "train"), folder / "bundle", TrainingOptions(name="bench")).bundle
     package(bundle, find_target("x86_64-cpu"), folder / "package")
     return folder / "package"
 

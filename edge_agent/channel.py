@@ -1,21 +1,68 @@
 """What the agent and a worker process say to each other: msgpack messages on a socket pair, descriptors beside them.
 
 Pictures and masks do not pass through the socket: they lie in the client's segment, or in the exchange, an anonymous
-file that both hold. No pickling.
+file that both have mapped. No pickling.
 """
 
+import mmap
+import os
 import socket
+import struct
 
 import msgspec
 
 MESSAGE_BYTES = 256 * 1024
 EXCHANGE_MASK_OFFSET = 64 * 1024 * 1024
 """In the exchange the picture begins at 0 and the mask's rows here; untouched pages take no memory."""
+MARKS_OFFSET = 120 * 1024 * 1024
+_EXCHANGE_BYTES = 121 * 1024 * 1024
+_MARK = struct.Struct("<I")
+
+
+class Exchange:
+    """Memory that the agent and a worker share, one for each lane.
+
+    Attributes:
+        descriptor: of the file; the worker inherits it.
+        memory: the whole of it.
+    """
+
+    def __init__(self, descriptor: int | None = None) -> None:
+        """Make one, or map the one that was inherited."""
+        if descriptor is None:
+            descriptor = os.memfd_create("linewatch-exchange")
+            os.ftruncate(descriptor, _EXCHANGE_BYTES)
+        self.descriptor, self.memory = descriptor, mmap.mmap(descriptor, _EXCHANGE_BYTES)
+
+    def withdraw(self, number: int) -> None:
+        """Agent: nobody wants the answer to this request any more."""
+        _MARK.pack_into(self.memory, MARKS_OFFSET, number)
+
+    def withdrawn(self, number: int) -> bool:
+        """Worker: whether nobody wants it."""
+        return bool(_MARK.unpack_from(self.memory, MARKS_OFFSET)[0] == number)
+
+    def begin(self, number: int) -> None:
+        """Worker: this request is being worked on from now."""
+        _MARK.pack_into(self.memory, MARKS_OFFSET + _MARK.size, number)
+
+    def begun(self, number: int) -> bool:
+        """Agent: whether the worker had begun with it, should the worker die."""
+        return bool(_MARK.unpack_from(self.memory, MARKS_OFFSET + _MARK.size)[0] == number)
+
+    def close(self) -> None:
+        """Give the memory back."""
+        self.memory.close()
+        os.close(self.descriptor)
 
 
 class DetectRequest(msgspec.Struct, frozen=True):
-    """Judge a picture: in the file whose descriptor comes with the message, else in the exchange, from `offset` on."""
+    """Judge a picture: in the file whose descriptor comes with the message, else in the exchange, from `offset` on.
 
+    `number` is counted by the lane: see `Exchange`.
+    """
+
+    number: int
     width: int
     height: int
     offset: int
@@ -35,6 +82,7 @@ class Answer(msgspec.Struct, frozen=True, tag=True):
     Attributes:
         mask_rows: distinct rows of the mask, which lie in the exchange, width * 3 bytes each; 0 when there is no mask.
         mask_index: for each row of the mask, which of them it is: height little-endian 16-bit numbers.
+        stages: seconds that reading, preparing, running and interpreting took.
     """
 
     is_anomalous: bool
@@ -44,13 +92,19 @@ class Answer(msgspec.Struct, frozen=True, tag=True):
     areas: list[Area]
     mask_rows: int
     mask_index: bytes
+    stages: tuple[float, float, float, float]
 
 
 class Ready(msgspec.Struct, frozen=True, tag=True):
-    """The model is loaded and warm."""
+    """The model is loaded and warm. `unconfined` says why the worker kept what workers give up; empty when it did not."""
 
     runtime: str
     makes_masks: bool
+    unconfined: str
+
+
+class Withdrawn(msgspec.Struct, frozen=True, tag=True):
+    """The request was passed over, as nobody wants its answer any more."""
 
 
 class Refusal(msgspec.Struct, frozen=True, tag=True):
@@ -60,7 +114,7 @@ class Refusal(msgspec.Struct, frozen=True, tag=True):
     invalid: bool
 
 
-Reply = Answer | Ready | Refusal
+Reply = Answer | Ready | Refusal | Withdrawn
 _REPLY = msgspec.msgpack.Decoder(Reply)
 _REQUEST = msgspec.msgpack.Decoder(DetectRequest)
 _ENCODER = msgspec.msgpack.Encoder()

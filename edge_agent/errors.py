@@ -25,3 +25,15 @@ class ExhaustedError(LinewatchError):
 
 class WorkerError(LinewatchError):
     """A model's worker process died or did not answer."""
+
+
+class DeadlineError(LinewatchError):
+    """The call's deadline was over before a worker was free."""
+
+
+class CallerGoneError(LinewatchError):
+    """The caller left: it cancelled the call, or closed its connection."""
+
+
+class NotAllowedError(LinewatchError):
+    """The caller's user may not call."""

@@ -1,42 +1,43 @@
-"""One installed model on this device: its state, its worker, and the calls that wait for it."""
+"""One installed model on this device: its state, its workers, and the calls that wait for them."""
 
 import contextlib
-import os
-import sys
 import threading
 import time
-from array import array
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import structlog
 
-from edge_agent.channel import EXCHANGE_MASK_OFFSET, Answer, DetectRequest
-from edge_agent.errors import ExhaustedError, InvalidRequestError, WorkerError, WrongStateError
-from edge_agent.mask import CompactMask, overlap, paint, whiten
-from edge_agent.settings import Settings
+from edge_agent.errors import ExhaustedError, WorkerError, WrongStateError
+from edge_agent.judging import Judged, judge
+from edge_agent.settings import Settings, cpu_shares
 from edge_agent.shared_memory import Segment
 from edge_agent.states import Event, State, StateMachine
-from edge_agent.worker_link import WorkerGoneError, WorkerLink, exit_text
+from edge_agent.turns import Caller, Turns
+from edge_agent.worker_link import Lane, WorkerGoneError, WorkerLink, exit_text
 
 log = structlog.get_logger()
 _MINUTE_S = 60.0
 
 
 class ModelHost:
-    """Starts and stops a worker and passes calls to it, one at a time, with a bounded queue."""
+    """Starts and stops a model's workers and passes calls to them, with a bounded queue."""
 
     def __init__(self, component: str, folder: Path, settings: Settings) -> None:
         self.component, self._folder, self._settings = component, folder, settings
         self._machine = StateMachine(component)
-        self._turn = threading.Lock()
+        self._turns: Turns[Lane] = Turns(component, settings.queue, settings.call_timeout_s, self._not_running)
+        self._changing = threading.RLock()
         self._replacing = threading.Lock()
-        self._places = threading.BoundedSemaphore(settings.queue + 1)
-        self._link: WorkerLink | None = None
-        self._starting: WorkerLink | None = None
+        self._links: list[WorkerLink] = []
+        self._opening: list[WorkerLink] = []
         self._crashes: list[float] = []
-        self._settled = threading.Event()
-        self._settled.set()
-        self._loader: threading.Thread | None = None
+        self._crash_count = 0
+        self._outcome = "it was being ended"
+        self._used = time.monotonic()
+        self._dozing = False
+        self._threads: list[threading.Thread] = []
 
     @property
     def status(self) -> tuple[State, str]:
@@ -44,15 +45,30 @@ class ModelHost:
         return self._machine.current
 
     @property
-    def folder(self) -> Path:
-        """Of the bundle that is, or was last, loaded."""
-        return self._folder
+    def workers(self) -> list[WorkerLink]:
+        """Those that serve now."""
+        return list(self._links)
 
     @property
     def pid(self) -> int | None:
-        """Of the worker, while there is one."""
-        link = self._link
-        return link.process.pid if link else None
+        """Of the first worker, while there is one."""
+        links = self._links
+        return links[0].process.pid if links else None
+
+    @property
+    def queue_length(self) -> int:
+        """Calls that wait for a worker."""
+        return self._turns.waiting
+
+    @property
+    def running_calls(self) -> int:
+        """Calls that a worker has."""
+        return self._turns.busy
+
+    @property
+    def crashes(self) -> int:
+        """Workers that died since the agent was started."""
+        return self._crash_count
 
     # --- life
 
@@ -65,14 +81,16 @@ class ModelHost:
         """
         if self._machine.current[0] in (State.STOPPED, State.FAILED):
             self._require_memory("starting")
-        state = self._machine.apply(Event.START)
-        self._folder = folder
-        self._begin_loading()
+        with self._changing:
+            state = self._machine.apply(Event.START)
+            self._folder, self._dozing = folder, False
+        self._begin(self._load)
         return state
 
-    def _begin_loading(self) -> None:
-        self._loader = threading.Thread(target=self._load, name=f"load-{self.component}", daemon=True)
-        self._loader.start()
+    def _begin(self, work: Callable[..., object], *arguments: object) -> None:
+        thread = threading.Thread(target=work, args=arguments, name=self.component, daemon=True)
+        self._threads = [t for t in self._threads if t.is_alive()] + [thread]
+        thread.start()
 
     def _require_memory(self, what: str) -> None:
         free, needed = available_mib(), self._settings.free_mib
@@ -82,32 +100,45 @@ class ModelHost:
                 "another model first, or lower the setting free_mib"
             )
 
-    def _open(self, folder: Path) -> WorkerLink:
-        self._starting = WorkerLink(folder, self._settings)
+    def _open(self, folder: Path, cpus: list[int]) -> WorkerLink:
+        link = WorkerLink(folder, self._settings, cpus)
+        self._opening.append(link)
         try:
-            self._starting.load()
-            return self._starting
+            link.load()
         finally:
-            self._starting = None
+            self._opening.remove(link)
+        return link
+
+    def _open_all(self, folder: Path) -> list[WorkerLink]:
+        """As many workers as the setting `concurrency` says, started together; all of them or none."""
+        shares = cpu_shares(self._settings.cpus, self._settings.concurrency)
+        with ThreadPoolExecutor(len(shares)) as pool:
+            opening = [pool.submit(self._open, folder, share) for share in shares]
+        errors = [error for future in opening if (error := future.exception())]
+        if errors:
+            for future in opening:
+                if not future.exception():
+                    future.result().end()
+            raise errors[0]
+        return [future.result() for future in opening]
 
     def _load(self) -> None:
         try:
-            self._try_to_load()
-        finally:
-            self._settled.set()
-
-    def _try_to_load(self) -> None:
-        try:
-            link = self._open(self._folder)
+            links = self._open_all(self._folder)
         # Whatever goes wrong becomes the model's status message: the agent itself must not die of a bad model.
         except Exception as error:
             log.error("model failed to start", model=self.component, reason=str(error))
             self._machine.apply(Event.CRASHED, str(error))
+            self._turns.shut()
             return
-        self._link = link
-        self._machine.apply(Event.LOADED, f"running on {link.runtime}")
-        log.info("model running", model=self.component, runtime=link.runtime, pid=link.process.pid)
-        self._watch(link)
+        with self._changing:
+            self._links, self._used = links, time.monotonic()
+            self._machine.apply(Event.LOADED, _running(links))
+            self._turns.offer([lane for link in links for lane in link.lanes])
+            self._turns.open()
+        _say_running("model running", self.component, links)
+        for link in links:
+            self._begin(self._watch, link)
 
     def replace(self, folder: Path) -> bool:
         """Load another version beside the one that serves, and switch over between two calls; then the old one leaves.
@@ -122,161 +153,176 @@ class ModelHost:
                 return False
             try:
                 self._require_memory("replacing")
-                link = self._open(folder)
+                links = self._open_all(folder)
             except Exception as error:
                 log.error("new version refused", model=self.component, folder=str(folder), reason=str(error))
                 self._machine.note(f"the version before goes on serving; {folder} was refused: {error}")
                 return False
-            with self._turn:
-                if self._machine.current[0] is not State.RUNNING:
-                    old, serves = link, False
+            with self._changing:
+                serves = self._machine.current[0] is State.RUNNING
+                if serves:
+                    old, self._links, self._folder = self._links, links, folder
+                    self._turns.withdraw([lane for link in old for lane in link.lanes])
+                    self._turns.offer([lane for link in links for lane in link.lanes])
+                    self._machine.note(_running(links))
                 else:
-                    assert self._link is not None
-                    old, self._link, self._folder, serves = self._link, link, folder, True
-                    self._machine.note(f"running on {link.runtime}")
+                    old = links
             if serves:
-                log.info("new version running", model=self.component, folder=str(folder), runtime=link.runtime, pid=link.process.pid)
-                self._watch(link)
-            old.end()
+                _say_running("new version running", self.component, links)
+                for link in links:
+                    self._begin(self._watch, link)
+            for link in old:
+                self._bury(link)
             return serves
 
     def _watch(self, link: WorkerLink) -> None:
         """Notice when a worker dies between calls."""
+        code = link.process.wait()
+        self._crashed(link, f"the worker process ended ({exit_text(code)})")
 
-        def wait() -> None:
-            code = link.process.wait()
-            with self._turn:
-                if link is self._link and self._machine.current[0] is State.RUNNING:
-                    self._crashed(f"the worker process ended ({exit_text(code)})")
+    def _bury(self, link: WorkerLink) -> None:
+        """End a worker that is not used for new calls, when its last one is answered."""
+        self._turns.wait_until_idle(link.lanes, self._settings.call_timeout_s)
+        link.end()
 
-        threading.Thread(target=wait, name=f"watch-{self.component}", daemon=True).start()
+    def _crashed(self, link: WorkerLink, reason: str) -> str:
+        """What becomes of a model of which a worker died, for people.
 
-    def _crashed(self, reason: str) -> str:
-        """What becomes of a model whose worker died, for people. Called with the turn held.
-
-        It is started again, and calls wait for it, unless it died too often within a minute: then something is wrong
-        that trying again does not mend, and it is FAILED.
+        It is started again, and calls wait for it, unless workers died too often within a minute: then something is wrong
+        that trying again does not mend, and the model is FAILED.
         """
-        self._end_worker()
-        now = time.monotonic()
-        self._crashes = [*(t for t in self._crashes if now - t < _MINUTE_S), now]
-        again = len(self._crashes) <= self._settings.restarts
-        outcome = "it is being started again" if again else "the model is FAILED; start it again"
-        log.error("worker died", model=self.component, reason=reason, outcome=outcome)
-        with contextlib.suppress(WrongStateError):
+        with self._changing:
+            if link not in self._links or self._machine.current[0] is not State.RUNNING:
+                return self._outcome  # whoever noticed first has decided
+            self._links.remove(link)
+            self._turns.withdraw(link.lanes)
+            self._begin(self._bury, link)
+            now = time.monotonic()
+            self._crashes = [*(t for t in self._crashes if now - t < _MINUTE_S), now]
+            self._crash_count += 1
+            again = len(self._crashes) <= self._settings.restarts
+            outcome = "it is being started again" if again else "the model is FAILED; start it again"
+            self._outcome = outcome
+            log.error("worker died", model=self.component, reason=reason, outcome=outcome)
+            if again and self._links:
+                self._machine.note(f"{reason}; {outcome}")
+                self._begin(self._add_worker)
+                return outcome
+            others, self._links = self._links, []
+            for other in others:
+                self._turns.withdraw(other.lanes)
+                self._begin(self._bury, other)
             self._machine.apply(Event.CRASHED, f"{reason}; {outcome}")
             if again:
-                self._settled.clear()
                 self._machine.apply(Event.START, f"{reason}; {outcome}")
-                self._begin_loading()
-        return outcome
+                self._begin(self._load)
+            else:
+                self._turns.shut()
+            return outcome
 
-    def stop(self) -> State:
-        """Wait for the running call, end the worker, and return when its memory is back: STOPPED.
+    def _add_worker(self) -> None:
+        """In place of one that died while others serve."""
+        try:
+            link = self._open(self._folder, [])
+        except Exception as error:
+            log.error("worker failed to start", model=self.component, reason=str(error))
+            self._machine.note(f"running on fewer workers than concurrency says: {error}")
+            return
+        with self._changing:
+            serves = self._machine.current[0] is State.RUNNING
+            if serves:
+                self._links.append(link)
+                self._turns.offer(link.lanes)
+                self._machine.note(_running(self._links))
+        if serves:
+            self._begin(self._watch, link)
+        else:
+            link.end()
+
+    def stop(self, *, dozing: bool = False) -> State:
+        """Wait for the running calls, end the workers, and return when their memory is back: STOPPED.
+
+        Args:
+            dozing: the next call starts it again.
 
         Raises:
             WrongStateError: not RUNNING.
         """
-        self._machine.apply(Event.STOP)
-        with self._turn:
-            self._end_worker()
-            log.info("model stopped", model=self.component)
-            return self._machine.apply(Event.GONE)
+        with self._changing:
+            self._machine.apply(Event.STOP)
+            links, self._links = self._links, []
+            self._turns.withdraw([lane for link in links for lane in link.lanes])
+            if not dozing:
+                self._turns.shut()
+        for link in links:
+            self._bury(link)
+        log.info("model stopped", model=self.component, idle=dozing)
+        with self._changing:
+            self._dozing = dozing
+            return self._machine.apply(Event.GONE, f"no call for {self._settings.idle_stop_s} s; the next one starts it" if dozing else "")
+
+    def stop_if_idle(self) -> None:
+        """Stop when no call came for as long as the setting `idle_stop_s` says."""
+        limit = self._settings.idle_stop_s
+        if limit and self._machine.current[0] is State.RUNNING and not self._turns.busy and time.monotonic() - self._used > limit:
+            with contextlib.suppress(WrongStateError):
+                self.stop(dozing=True)
 
     def shut_down(self) -> None:
-        """End the worker whatever the state; for the end of the agent."""
-        starting = self._starting
-        if starting is not None:
-            starting.process.kill()
+        """End the workers whatever the state; for the end of the agent."""
+        for link in list(self._opening):
+            link.process.kill()
         with contextlib.suppress(WrongStateError):
             self.stop()
-            return
-        if self._loader:
-            self._loader.join(self._settings.call_timeout_s)
-
-    def _end_worker(self) -> None:
-        link, self._link = self._link, None
-        if link is not None:
-            link.end()
+        for thread in self._threads:
+            thread.join(self._settings.call_timeout_s)
 
     # --- calls
 
-    def detect(self, width: int, height: int, picture: bytes | Segment, mask: Segment | None) -> tuple[Answer, bytes | None]:
+    def detect(self, caller: Caller, width: int, height: int, picture: bytes | memoryview | Segment, mask: Segment | None) -> Judged:
         """Judge a picture; the mask comes back as bytes unless it went into the client's segment.
+
+        A call that a worker had not begun with when it died goes to the next worker.
 
         Raises:
             WrongStateError: not RUNNING. ExhaustedError: the queue is full. InvalidRequestError: the picture was refused.
+            DeadlineError, CallerGoneError: nobody waits for the answer any more.
             WorkerError: the worker died or did not answer; see `_crashed` for what follows.
         """
-        if self._settled.is_set():
-            self._require_running()
-        if not self._places.acquire(blocking=False):
-            raise ExhaustedError(
-                f"model {self.component!r} has {self._settings.queue} calls waiting; send fewer pictures at a time, or raise "
-                "the setting queue"
-            )
-        try:
-            with self._turn:
-                self._settled.wait(self._settings.call_timeout_s)
-                self._require_running()
-                return self._call(width, height, picture, mask)
-        finally:
-            self._places.release()
+        begun = self._used = time.monotonic()
+        if self._dozing:
+            with contextlib.suppress(WrongStateError):  # another call was faster
+                self.start(self._folder)
+        while True:
+            try:
+                with self._turns.turn(caller) as lane:
+                    waited = time.monotonic() - begun
+                    try:
+                        judged = judge(lane, caller, width, height, picture, mask, self._settings.call_timeout_s)
+                    except WorkerGoneError as error:
+                        outcome = self._crashed(lane.link, f"the worker process {error}")
+                        if not error.begun:
+                            continue
+                        raise WorkerError(f"model {self.component!r}: the worker process {error}; {outcome}") from None
+                return Judged(judged.answer, judged.mask, (waited, *judged.seconds))
+            finally:
+                self._used = time.monotonic()
 
-    def _require_running(self) -> None:
+    def _not_running(self) -> WrongStateError:
         state, message = self._machine.current
-        if state is not State.RUNNING:
-            detail = f" ({message})" if message else ""
-            raise WrongStateError(
-                f"model {self.component!r} is {state.name}{detail}; DetectAnomalies needs it to be RUNNING"
-            )
-
-    def _call(self, width: int, height: int, picture: bytes | Segment, mask: Segment | None) -> tuple[Answer, bytes | None]:
-        link, whitened = self._link, False
-        assert link is not None
-
-        def meanwhile() -> None:
-            nonlocal whitened
-            # A client may want the mask in the picture's own place: no white there before the picture was read.
-            if mask is not None and link.makes_masks and not (isinstance(picture, Segment) and overlap(picture, mask)):
-                with contextlib.suppress(OSError):  # painting will meet the same error, and tell the client
-                    whiten(mask, height, width * 3)
-                    whitened = True
-
-        offset, descriptor = (0, None) if isinstance(picture, bytes) else (picture.offset, picture.descriptor)
-        if isinstance(picture, bytes):
-            _write_all(link.exchange, picture)
-        try:
-            answer = link.ask(DetectRequest(width, height, offset), descriptor, meanwhile)
-        except WorkerGoneError as error:
-            outcome = self._crashed(f"the worker process {error}")
-            raise WorkerError(f"model {self.component!r}: the worker process {error}; {outcome}") from None
-        if not answer.mask_rows:
-            return answer, None
-        compact = _read_mask(link.exchange, answer, width * 3)
-        if mask is None:
-            return answer, compact.to_bytes()
-        try:
-            paint(mask, compact, whitened=whitened)
-        except OSError as error:
-            raise InvalidRequestError(
-                f"the mask cannot be written to the shared memory that was named for it: {error.strerror}"
-            ) from error
-        return answer, None
-
-def _read_mask(exchange: int, answer: Answer, row_bytes: int) -> CompactMask:
-    data = memoryview(os.pread(exchange, answer.mask_rows * row_bytes, EXCHANGE_MASK_OFFSET))
-    rows = [data[i * row_bytes : (i + 1) * row_bytes] for i in range(answer.mask_rows)]
-    index = array("H", answer.mask_index)
-    if sys.byteorder == "big":
-        index.byteswap()
-    return CompactMask(rows, index.tolist())
+        detail = f" ({message})" if message else ""
+        return WrongStateError(f"model {self.component!r} is {state.name}{detail}; DetectAnomalies needs it to be RUNNING")
 
 
-def _write_all(descriptor: int, data: bytes) -> None:
-    done = 0
-    while done < len(data):
-        done += os.pwrite(descriptor, memoryview(data)[done:], done)
+def _running(links: list[WorkerLink]) -> str:
+    return f"running on {links[0].runtime}" + (f", {len(links)} workers" if len(links) > 1 else "")
+
+
+def _say_running(what: str, component: str, links: list[WorkerLink]) -> None:
+    for link in links:
+        log.info(what, model=component, runtime=link.runtime, pid=link.process.pid, folder=str(link.folder))
+        if link.unconfined:
+            log.warning("worker not confined", model=component, pid=link.process.pid, reason=link.unconfined)
 
 
 def available_mib() -> int | None:

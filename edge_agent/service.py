@@ -1,10 +1,9 @@
 """The gRPC door: wire messages to calls of the agent, errors to status codes. No behaviour of its own."""
 
 import contextlib
-from collections.abc import Callable, Iterator
-from typing import Any, TypeVar
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
-import grpc
 import structlog
 
 from anomaly_model.errors import LinewatchError, PictureError
@@ -13,67 +12,77 @@ from anomaly_model.picture import check_size, wrap_rgb888
 from edge_agent.agent import Agent, Description
 from edge_agent.channel import Answer
 from edge_agent.errors import (
+    CallerGoneError,
+    DeadlineError,
     ExhaustedError,
     InvalidRequestError,
+    NotAllowedError,
     SharedMemoryError,
     UnknownModelError,
     WorkerError,
     WrongStateError,
 )  # fmt: skip
+from edge_agent.http2.server import Call, Method
+from edge_agent.http2.status import Status, StatusError
+from edge_agent.http2.transport import Peer
 from edge_agent.protos import edge_agent_pb2 as pb
-from edge_agent.protos import edge_agent_pb2_grpc as rpc
 from edge_agent.shared_memory import Segment, open_segment
 
 log = structlog.get_logger()
 
-STATUS_CODES: dict[type[LinewatchError], grpc.StatusCode] = {
-    PictureError: grpc.StatusCode.INVALID_ARGUMENT,
-    InvalidRequestError: grpc.StatusCode.INVALID_ARGUMENT,
-    SharedMemoryError: grpc.StatusCode.INVALID_ARGUMENT,
-    UnknownModelError: grpc.StatusCode.NOT_FOUND,
-    WrongStateError: grpc.StatusCode.FAILED_PRECONDITION,
-    ExhaustedError: grpc.StatusCode.RESOURCE_EXHAUSTED,
-    WorkerError: grpc.StatusCode.INTERNAL,
+STATUS_CODES: dict[type[LinewatchError], Status] = {
+    PictureError: Status.INVALID_ARGUMENT,
+    InvalidRequestError: Status.INVALID_ARGUMENT,
+    SharedMemoryError: Status.INVALID_ARGUMENT,
+    UnknownModelError: Status.NOT_FOUND,
+    WrongStateError: Status.FAILED_PRECONDITION,
+    ExhaustedError: Status.RESOURCE_EXHAUSTED,
+    DeadlineError: Status.DEADLINE_EXCEEDED,
+    CallerGoneError: Status.CANCELLED,
+    NotAllowedError: Status.PERMISSION_DENIED,
+    WorkerError: Status.INTERNAL,
 }
 """The only place where an error becomes a status; anything else is INTERNAL, and logged with its trace."""
 
 MESSAGE_BYTES = LIMITS.picture_side_max**2 * 3 + 1024 * 1024
 """The largest legal picture, and room for the rest of the message; gRPC's default of 4 MiB is less than 1182 x 1182."""
 
-Result = TypeVar("Result")
 
-
-@contextlib.contextmanager
-def _segment(handle: Any, needed: int, *, writable: bool) -> Iterator[Segment]:
-    with open_segment(handle.name, handle.size, handle.offset, needed=needed, writable=writable) as segment:
-        yield segment
-
-
-class EdgeAgentService(rpc.EdgeAgentServicer):
+class EdgeAgentService:
     """Implements AWS.LookoutVision.EdgeAgent."""
 
-    def __init__(self, agent: Agent) -> None:
-        self._agent = agent
+    def __init__(self, agent: Agent, allowed: frozenset[int] | None = None) -> None:
+        """Serve an agent; `allowed` are the users that may call, None for all who get here."""
+        self._agent, self._allowed = agent, allowed
 
-    def _answer(self, context: Any, call: Callable[[], Result]) -> Result:
-        try:
-            return call()
-        except LinewatchError as error:
-            code = next((STATUS_CODES[c] for c in type(error).__mro__ if c in STATUS_CODES), grpc.StatusCode.INTERNAL)
-            if code is grpc.StatusCode.INTERNAL:
-                log.error("call failed", reason=str(error))
-            context.abort(code, str(error))
-        # A fault of ours: INTERNAL says so, the log has the trace, the caller does not.
-        except Exception:
-            log.exception("call failed")
-            context.abort(grpc.StatusCode.INTERNAL, "internal fault of the agent; its log has the details")
-        raise AssertionError("abort raises")
+    def methods(self) -> Mapping[str, Method]:
+        """By path."""
+        service = pb.DESCRIPTOR.services_by_name["EdgeAgent"]
+        requests = {m.name: getattr(pb, m.input_type.name) for m in service.methods}
+        return {f"/{service.full_name}/{name}": self._method(kind, getattr(self, f"_{_snake(name)}")) for name, kind in requests.items()}
 
-    def DetectAnomalies(self, request: Any, context: Any) -> Any:  # noqa: N802
-        """See the contract."""
-        return self._answer(context, lambda: self._detect(request))
+    def _method(self, kind: Any, answer: Callable[[Any, Call], Any]) -> Method:
+        def handle(call: Call) -> bytes:
+            try:
+                self._admit(call.peer)
+                try:
+                    request = kind.FromString(call.message())
+                except ValueError as error:  # protobuf's DecodeError is one
+                    raise InvalidRequestError(f"the message is no {kind.DESCRIPTOR.full_name}: {error}") from None
+                return bytes(answer(request, call).SerializeToString())
+            except LinewatchError as error:
+                status = next((STATUS_CODES[c] for c in type(error).__mro__ if c in STATUS_CODES), Status.INTERNAL)
+                if status is Status.INTERNAL:
+                    log.error("call failed", method=call.path, reason=str(error))
+                raise StatusError(status, str(error)) from None
 
-    def _detect(self, request: Any) -> Any:
+        return Method(handle)
+
+    def _admit(self, peer: Peer) -> None:
+        if self._allowed is not None and peer.uid is not None and peer.uid not in self._allowed:
+            raise NotAllowedError(f"user {peer.uid} may not call; the agent's setting allowed_users names who may")
+
+    def _detect_anomalies(self, request: Any, call: Call) -> Any:
         host = self._agent.host(request.model_component)
         bitmap, params = request.bitmap, request.anomaly_mask_params
         kind = bitmap.WhichOneof("data")
@@ -84,37 +93,46 @@ class EdgeAgentService(rpc.EdgeAgentServicer):
             picture: bytes | Segment
             # Everything about the picture is checked before the queue: a wrong call never takes another's turn.
             if kind == "byte_data":
-                pixels = bytes(bitmap.byte_data)  # looked at once: protobuf copies at each look
+                pixels = bitmap.byte_data  # looked at once: protobuf copies at each look
                 wrap_rgb888(pixels, width, height)
                 picture = pixels
             else:
                 needed = _picture_bytes(width, height)
-                picture = stack.enter_context(_segment(bitmap.shared_memory_handle, needed, writable=False))
+                picture = stack.enter_context(_segment(bitmap.shared_memory_handle, needed, call.peer, writable=False))
             handle = _mask_handle(params)
             mask = None
             if handle is not None:
-                mask = stack.enter_context(_segment(handle, _picture_bytes(width, height), writable=True))
-            answer, data = host.detect(width, height, picture, mask)
-        return _response(answer, width, height, data, handle)
+                mask = stack.enter_context(_segment(handle, _picture_bytes(width, height), call.peer, writable=True))
+            judged = host.detect(call, width, height, picture, mask)
+        return _response(judged.answer, width, height, judged.mask, handle)
 
-    def StartModel(self, request: Any, context: Any) -> Any:  # noqa: N802
-        """See the contract."""
-        return self._answer(context, lambda: pb.StartModelResponse(status=self._agent.start(request.model_component).name))
+    def _start_model(self, request: Any, call: Call) -> Any:
+        call.about_to_wait()
+        return pb.StartModelResponse(status=self._agent.start(request.model_component).name)
 
-    def StopModel(self, request: Any, context: Any) -> Any:  # noqa: N802
-        """See the contract."""
-        return self._answer(context, lambda: pb.StopModelResponse(status=self._agent.stop(request.model_component).name))
+    def _stop_model(self, request: Any, call: Call) -> Any:
+        call.about_to_wait()
+        return pb.StopModelResponse(status=self._agent.stop(request.model_component).name)
 
-    def ListModels(self, request: Any, context: Any) -> Any:  # noqa: ARG002, N802
-        """See the contract."""
-        return self._answer(
-            context, lambda: pb.ListModelsResponse(models=[pb.ModelMetadata(**_fields(d)) for d in self._agent.list()])
-        )
+    def _list_models(self, _: Any, call: Call) -> Any:
+        call.about_to_wait()
+        return pb.ListModelsResponse(models=[pb.ModelMetadata(**_fields(d)) for d in self._agent.list()])
 
-    def DescribeModel(self, request: Any, context: Any) -> Any:  # noqa: N802
-        """See the contract."""
-        return self._answer(context, lambda: pb.DescribeModelResponse(
-            model_description=pb.ModelDescription(**_fields(self._agent.describe(request.model_component)))))  # fmt: skip
+    def _describe_model(self, request: Any, call: Call) -> Any:
+        call.about_to_wait()
+        return pb.DescribeModelResponse(model_description=pb.ModelDescription(**_fields(self._agent.describe(request.model_component))))
+
+
+def _snake(name: str) -> str:
+    return "".join(f"_{c.lower()}" if c.isupper() else c for c in name).lstrip("_")
+
+
+@contextlib.contextmanager
+def _segment(handle: Any, needed: int, peer: Peer, *, writable: bool) -> Iterator[Segment]:
+    if peer.uid is None:
+        raise SharedMemoryError("shared memory is for callers on this machine, over the Unix socket; send byte_data")
+    with open_segment(handle.name, handle.size, handle.offset, needed=needed, caller=peer.uid, writable=writable) as segment:
+        yield segment
 
 
 def _picture_bytes(width: int, height: int) -> int:

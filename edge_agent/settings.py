@@ -21,6 +21,11 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
         socket: address to listen on: unix:///PATH or unix-abstract:NAME.
         socket_mode: permission bits of the socket, octal. 0660 lets the group in.
         socket_group: group of the socket, such as ggc_group; empty leaves it as it is.
+        allowed_users: users that may call, by name or number, with commas between; empty lets in whom the socket's mode does.
+        tcp: HOST:PORT to listen on as well, with TLS for both sides; empty does not. Pictures come as bytes there.
+        tls_certificate: PEM file of the certificate shown there.
+        tls_key: PEM file of its private key.
+        tls_clients: PEM file of the authorities whose clients may call there.
         runtime: auto (what was measured, else TVM where the bundle has code for this machine), tvm, onnxruntime or
             onnxruntime-gpu.
         measured: folder of measurements by `linewatch doctor --record`; empty for none.
@@ -28,8 +33,14 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
         autostart: models to start without a client's word, by component name, with commas between.
         restarts: times in a minute that a model whose worker died is started again by itself; 0 never.
         rescan_s: seconds between looks for new versions of running models and for models to start; 0 never looks.
+        idle_stop_s: seconds without a call after which a model's memory is given back until the next one; 0 never.
+        concurrency: pictures of one model that are judged at a time, each by a worker process of its own.
         threads: CPU threads for one picture.
+        cpus: processors for workers, such as 2-5 or 0,2: each worker gets its share of them; empty leaves that to the kernel.
         queue: calls that may wait for one model; the next one is answered RESOURCE_EXHAUSTED.
+        worker_user: user that workers run as, where the agent may change users; empty for the agent's own.
+        worker_mib: address space of a worker; 0 for no limit.
+        confine: whether workers give up network, new processes and writing files before they see a picture.
         start_timeout_s: seconds that a model may take to load.
         call_timeout_s: seconds after which a worker that does not answer is ended.
         free_mib: memory that must be free to start a model.
@@ -40,14 +51,25 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     socket: str = DEFAULT_SOCKET
     socket_mode: Annotated[str, msgspec.Meta(pattern=r"^0?[0-7]{3}$")] = "0660"
     socket_group: str = ""
+    allowed_users: str = ""
+    tcp: str = ""
+    tls_certificate: str = ""
+    tls_key: str = ""
+    tls_clients: str = ""
     runtime: Literal["auto", "tvm", "onnxruntime", "onnxruntime-gpu"] = "auto"
     measured: str = ""
     trusted_keys: str = ""
     autostart: str = ""
     restarts: Annotated[int, msgspec.Meta(ge=0)] = 3
     rescan_s: Annotated[int, msgspec.Meta(ge=0)] = 2
+    idle_stop_s: Annotated[int, msgspec.Meta(ge=0)] = 0
+    concurrency: Annotated[int, msgspec.Meta(ge=1, le=64)] = 1
     threads: _Positive = 1
+    cpus: Annotated[str, msgspec.Meta(pattern=r"^([0-9]{1,4}(-[0-9]{1,4})?(,[0-9]{1,4}(-[0-9]{1,4})?)*)?$")] = ""
     queue: _Positive = 8
+    worker_user: str = ""
+    worker_mib: Annotated[int, msgspec.Meta(ge=0)] = 4096
+    confine: bool = True
     start_timeout_s: _Positive = 120
     call_timeout_s: _Positive = 30
     free_mib: Annotated[int, msgspec.Meta(ge=0)] = 200
@@ -63,3 +85,18 @@ def load_settings(
         SettingsError: an unknown name (the known ones are listed) or a wrong value, and where it came from.
     """
     return load_struct(Settings, PREFIX, file, environment, flags)
+
+
+def cpu_shares(cpus: str, workers: int) -> list[list[int]]:
+    """The processors of each worker. Where there are fewer than workers, all share them; empty lists mean any.
+
+    >>> cpu_shares("0-3", 2)
+    [[0, 2], [1, 3]]
+    """
+    numbers: list[int] = []
+    for part in filter(None, cpus.split(",")):
+        first, _, last = part.partition("-")
+        numbers += range(int(first), int(last or first) + 1)
+    if len(numbers) < workers:
+        return [numbers] * workers
+    return [numbers[i::workers] for i in range(workers)]

@@ -29,7 +29,7 @@ class Segment:
 
 
 @contextmanager
-def open_segment(name: str, size: int, offset: int, *, needed: int, writable: bool = False) -> Iterator[Segment]:
+def open_segment(name: str, size: int, offset: int, *, needed: int, caller: int, writable: bool = False) -> Iterator[Segment]:
     """Open a segment by its shm_open name.
 
     Args:
@@ -37,6 +37,7 @@ def open_segment(name: str, size: int, offset: int, *, needed: int, writable: bo
         size: bytes that the client says belong to the picture, from `offset` on.
         offset: bytes from the start of the segment.
         needed: bytes that the picture needs; `size` may be larger.
+        caller: user who calls. The segment must be theirs or everybody's: the agent may be able to open what they are not.
         writable: whether a mask will be written.
 
     Raises:
@@ -63,6 +64,9 @@ def open_segment(name: str, size: int, offset: int, *, needed: int, writable: bo
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode):
             raise SharedMemoryError(f"shared memory {name!r} is not a plain segment")
+        everybody = stat.S_IROTH | (stat.S_IWOTH if writable else 0)
+        if caller not in (0, status.st_uid) and status.st_mode & everybody != everybody:
+            raise SharedMemoryError(f"shared memory {name!r} belongs to user {status.st_uid}; expected one of the caller's, user {caller}")
         if size < needed:
             raise SharedMemoryError(f"shared memory handle {name!r} says size {size}; the picture needs {needed} bytes")
         if offset + size > status.st_size:

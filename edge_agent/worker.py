@@ -1,4 +1,4 @@
-"""The process that runs one model: `python -m edge_agent.worker CHANNEL_FD EXCHANGE_FD BUNDLE RUNTIME THREADS KEYS MEASURED`.
+"""The process that runs one model: `python -m edge_agent.worker OPTIONS`, with `WorkerOptions` as JSON.
 
 A process of its own gives a stopped model's memory back, and a crash in generated code ends this process only.
 """
@@ -6,31 +6,50 @@ A process of its own gives a stopped model's memory back, and a crash in generat
 import contextlib
 import gc
 import os
+import select
 import signal
 import socket
 import sys
+import time
 from pathlib import Path
 
+import msgspec
 import numpy as np
 
 from anomaly_model.bundle import Bundle, open_bundle
-from anomaly_model.detection import detect, mask_rows
+from anomaly_model.detection import interpret, mask_rows
 from anomaly_model.errors import LinewatchError, PictureError
 from anomaly_model.manifest import GOLDEN_NAME
 from anomaly_model.parity import compare, golden_inputs
 from anomaly_model.picture import check_size, wrap_rgb888
 from anomaly_model.runtime import Runtime, open_runtime
 from anomaly_model.signature import read_trusted_keys
-from edge_agent.channel import EXCHANGE_MASK_OFFSET, Answer, Area, DetectRequest, Ready, Refusal, receive_request, send
+from edge_agent.channel import (
+    EXCHANGE_MASK_OFFSET,
+    Answer,
+    Area,
+    DetectRequest,
+    Exchange,
+    Ready,
+    Refusal,
+    Reply,
+    Withdrawn,
+    receive_request,
+    send,
+)  # fmt: skip
+from edge_agent.confinement import limit_resources, refuse_system_calls
+from edge_agent.memory import keep_freed_memory
+from edge_agent.worker_link import WorkerOptions
 
 _WARM_UP = 3
+_REST_MS = 500
 
 
 class Worker:
     """Answers requests with one loaded model."""
 
-    def __init__(self, bundle: Bundle, runtime: Runtime, exchange: int) -> None:
-        self._manifest, self._runtime, self._exchange = bundle.manifest, runtime, exchange
+    def __init__(self, bundle: Bundle, runtime: Runtime) -> None:
+        self._manifest, self._runtime = bundle.manifest, runtime
         self._picture = bytearray()
 
     def check(self, bundle: Bundle) -> None:
@@ -49,28 +68,40 @@ class Worker:
         """Run a few pictures, so that the first real one is as fast as the rest."""
         blank = np.zeros((self._manifest.picture.height, self._manifest.picture.width, 3), np.uint8)
         for _ in range(_WARM_UP):
-            detect(blank, self._runtime, self._manifest)
+            interpret(self._runtime.run(self._runtime.prepare(blank)), self._manifest)
 
-    def answer(self, request: DetectRequest, descriptor: int | None) -> Answer:
+    def answer(self, request: DetectRequest, descriptor: int | None, exchange: Exchange) -> Answer | Withdrawn:
         """Read the picture, judge it, put the mask's distinct rows into the exchange."""
+        if exchange.withdrawn(request.number):
+            return Withdrawn()
+        exchange.begin(request.number)
+        begun = time.perf_counter()
         check_size(request.width, request.height)
         size = request.width * request.height * 3
-        if len(self._picture) != size:
-            self._picture = bytearray(size)
-        _read(self._exchange if descriptor is None else descriptor, self._picture, request.offset)
-        picture = wrap_rgb888(self._picture, request.width, request.height)
-        detection = detect(picture, self._runtime, self._manifest)
+        data: bytearray | memoryview
+        if descriptor is None:
+            data = memoryview(exchange.memory)[:size]
+        else:
+            if len(self._picture) != size:
+                self._picture = bytearray(size)
+            _read(descriptor, self._picture, request.offset)
+            data = self._picture
+        read = time.perf_counter()
+        prepared = self._runtime.prepare(wrap_rgb888(data, request.width, request.height))
+        ready = time.perf_counter()
+        outputs = self._runtime.run(prepared)
+        ran = time.perf_counter()
+        detection = interpret(outputs, self._manifest)
         distinct, index = 0, b""
         if detection.label_map is not None:
-            rows, places = mask_rows(detection.label_map, self._manifest.labels, request.height, request.width)
+            room = memoryview(exchange.memory)[EXCHANGE_MASK_OFFSET:]
+            rows, places = mask_rows(detection.label_map, self._manifest.labels, request.height, request.width, room)
             distinct, index = len(rows), places.astype("<u2").tobytes()
-            _write(self._exchange, rows.data.cast("B"), EXCHANGE_MASK_OFFSET)
         areas = [Area(a.name, a.hex_color, a.area) for a in detection.areas]
+        stages = (read - begun, ready - read, ran - ready, time.perf_counter() - ran)
         return Answer(
-            detection.is_anomalous, detection.confidence, detection.score, detection.threshold, areas,
-            distinct,
-            index,
-        )  # fmt: skip
+            detection.is_anomalous, detection.confidence, detection.score, detection.threshold, areas, distinct, index, stages
+        )
 
 
 def _read(descriptor: int, buffer: bytearray, offset: int) -> None:
@@ -84,53 +115,87 @@ def _read(descriptor: int, buffer: bytearray, offset: int) -> None:
         done += count
 
 
-def _write(descriptor: int, data: memoryview, offset: int) -> None:
-    done = 0
-    while done < len(data):
-        done += os.pwrite(descriptor, data[done:], offset + done)
+def serve(lanes: dict[int, tuple[socket.socket, Exchange]], worker: Worker) -> None:
+    """Answer until the agent hangs up. Garbage is collected while nothing comes."""
+    waiting = select.poll()
+    for number in lanes:
+        waiting.register(number, select.POLLIN)
+    gc.disable()
+    rested = True
+    while True:
+        ready = waiting.poll(None if rested else _REST_MS)
+        if not ready:
+            gc.collect()
+        rested = not ready
+        for number, _ in ready:
+            channel, exchange = lanes[number]
+            received = receive_request(channel)
+            if received is None:
+                return
+            request, descriptor = received
+            reply: Reply
+            try:
+                reply = worker.answer(request, descriptor, exchange)
+            except PictureError as error:
+                reply = Refusal(str(error), invalid=True)
+            except (LinewatchError, OSError, RuntimeError, ValueError) as error:
+                reply = Refusal(f"{type(error).__name__}: {error}", invalid=False)
+            finally:
+                if descriptor is not None:
+                    os.close(descriptor)
+            send(channel, reply)
 
 
-def serve(channel: socket.socket, worker: Worker) -> None:
-    """Answer until the agent closes the channel."""
-    while received := receive_request(channel):
-        request, descriptor = received
-        reply: Answer | Refusal
-        try:
-            reply = worker.answer(request, descriptor)
-        except PictureError as error:
-            reply = Refusal(str(error), invalid=True)
-        except (LinewatchError, OSError, RuntimeError, ValueError) as error:
-            reply = Refusal(f"{type(error).__name__}: {error}", invalid=False)
-        finally:
-            if descriptor is not None:
-                os.close(descriptor)
-        send(channel, reply)
+def _confine(options: WorkerOptions, runtime: Runtime) -> str:
+    """Give up what is not needed; returns why not, empty when it was done.
+
+    CUDA reserves address space without end, and opens its devices when it likes.
+    """
+    if not options.confine:
+        return "the setting confine is off"
+    if "gpu" in runtime.name:
+        return "the model runs on a GPU"
+    try:
+        limit_resources(options.address_space_mib)
+        refuse_system_calls()
+    except (OSError, ValueError) as error:
+        return str(error)
+    return ""
 
 
-def main(arguments: list[str]) -> int:
+def main(argument: str) -> int:
     """Load, say Ready or Refusal, serve."""
-    channel_fd, exchange, folder, runtime_name, threads, keys, measured = arguments
+    options = msgspec.json.decode(argument, type=WorkerOptions)
+    keep_freed_memory()
+    # apache-tvm-ffi imports torch where it is installed, as on a build host: 170 MB and a second that nothing here uses.
+    sys.modules["torch"] = None  # type: ignore[assignment]
     # The agent decides when to end: a Ctrl-C in a terminal reaches the whole process group.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    with socket.socket(fileno=int(channel_fd)) as channel, contextlib.suppress(BrokenPipeError):
+    lanes = {channel: (socket.socket(fileno=channel), Exchange(memory)) for channel, memory in options.lanes}
+    first = lanes[options.lanes[0][0]][0]
+    with contextlib.suppress(BrokenPipeError):
         try:
+            if options.cpus:
+                os.sched_setaffinity(0, options.cpus)
             # Nothing of a bundle is run before its signature and all hashes are checked.
-            bundle = open_bundle(Path(folder), trusted=read_trusted_keys(Path(keys)) if keys else ())
+            bundle = open_bundle(Path(options.folder), trusted=read_trusted_keys(Path(options.trusted_keys)) if options.trusted_keys else ())
             runtime = open_runtime(
-                bundle, runtime_name, threads=int(threads), measured=Path(measured) if measured else None  # type: ignore[arg-type]
+                bundle, options.runtime, threads=options.threads, measured=Path(options.measured) if options.measured else None  # type: ignore[arg-type]
             )
-            worker = Worker(bundle, runtime, int(exchange))
+            worker = Worker(bundle, runtime)
             worker.check(bundle)
             worker.warm_up()
+            confined = _confine(options, runtime)
         # Whatever stops a model from loading is told to the agent, which shows it as the model's status message.
         except Exception as error:
-            send(channel, Refusal(f"{type(error).__name__}: {error}"[:4000], invalid=False))
+            send(first, Refusal(f"{type(error).__name__}: {error}"[:4000], invalid=False))
             return 1
+        gc.collect()
         gc.freeze()
-        send(channel, Ready(runtime.name, bundle.manifest.is_segmentation))
-        serve(channel, worker)
+        send(first, Ready(runtime.name, bundle.manifest.is_segmentation, confined))
+        serve(lanes, worker)
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main(sys.argv[1]))

@@ -231,9 +231,14 @@ def test_too_many_calls_are_told_so(models: Path) -> None:
     with running_agent_with(models, LINEWATCH_AGENT_QUEUE="1") as address, AgentClient(address) as client:
         client.wait_until_listening(30)
         client.start("parts")
-        request = raw(2048, 2048)
-        calls = [client._stub.DetectAnomalies.future(request) for _ in range(12)]
-        codes = [call.code() for call in calls]
+        frame = SharedFrame()
+        try:
+            frame.write(np.zeros((2048, 2048, 3), np.uint8))
+            request = shared(frame.name, 2048 * 2048 * 3, width=2048, height=2048)
+            calls = [client._stub.DetectAnomalies.future(request) for _ in range(12)]
+            codes = [call.code() for call in calls]
+        finally:
+            frame.close()
     assert grpc.StatusCode.RESOURCE_EXHAUSTED in codes
     assert grpc.StatusCode.OK in codes
     assert set(codes) == {grpc.StatusCode.RESOURCE_EXHAUSTED, grpc.StatusCode.OK}

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 
 from anomaly_model.bundle import Bundle, open_bundle
+from edge_agent.channel import MARKS_OFFSET
 from edge_agent.client import AgentCallError, AgentClient, SharedFrame
 from edge_agent.errors import InvalidRequestError
 from edge_agent.model_host import ModelHost
@@ -23,6 +24,7 @@ from edge_agent.settings import Settings
 from edge_agent.shared_memory import open_segment
 from edge_agent.states import State
 from linewatch.demo import running_agent
+from tests.callers import Patient
 from tests.contract.test_agent_calls import running_agent_with
 
 pytestmark = pytest.mark.fault
@@ -73,7 +75,7 @@ def test_a_killed_worker_is_started_again_while_calls_wait(models: Path) -> None
         assert "start it again" in message, "the fourth death within a minute"
 
 
-def test_a_worker_killed_in_a_call_fails_this_call_only(models: Path) -> None:
+def test_calls_that_a_killed_worker_had_not_begun_go_to_the_next_one(models: Path) -> None:
     before = set(worker_pids())
     with running_agent(models) as address, AgentClient(address) as client:
         client.wait_until_listening(30)
@@ -98,10 +100,52 @@ def test_a_worker_killed_in_a_call_fails_this_call_only(models: Path) -> None:
         os.kill(worker, signal.SIGKILL)
         first.join()
         second.join()
-        [error] = failed
-        assert error.code == "INTERNAL"
-        assert "it is being started again" in str(error)
+        assert failed == []
         client.detect(BLANK, "parts")
+
+
+def begun(worker: int) -> bytes:
+    """Which requests this worker has begun with, on all its lanes: see `edge_agent.channel.Exchange`."""
+    marks = b""
+    for path in sorted(Path(f"/proc/{worker}/fd").iterdir()):
+        if "linewatch-exchange" in str(path.readlink()):
+            with path.open("rb") as memory:
+                memory.seek(MARKS_OFFSET + 4)
+                marks += memory.read(4)
+    return marks
+
+
+def test_a_worker_killed_in_a_call_fails_this_call_only(models: Path) -> None:
+    before = set(worker_pids())
+    large = np.zeros((3000, 3000, 3), np.uint8)
+    with running_agent(models) as address, AgentClient(address) as client:
+        client.wait_until_listening(30)
+        client.start("parts")
+        [worker] = set(worker_pids()) - before
+        answers: list[str] = []
+
+        def call() -> None:
+            with AgentClient(address) as mine:
+                try:
+                    mine.detect(large, "parts")
+                    answers.append("answered")
+                except AgentCallError as error:
+                    answers.append(str(error))
+
+        old = begun(worker)
+        thread = threading.Thread(target=call)
+        thread.start()
+        deadline = time.monotonic() + 30
+        while begun(worker) == old and time.monotonic() < deadline:
+            pass
+        os.kill(worker, signal.SIGKILL)
+        killed = time.monotonic()
+        client.detect(BLANK, "parts")
+        assert time.monotonic() - killed < 10, "bounded; what it takes is measured by benchmarks/agent.py"
+        thread.join(30)
+        [answer] = answers
+        assert answer.startswith("INTERNAL"), answer
+        assert "it is being started again" in answer
 
 
 def test_a_killed_worker_fails_its_model_and_can_be_started_again(models: Path) -> None:
@@ -155,13 +199,13 @@ def test_a_full_shared_memory_refuses_the_mask_and_keeps_the_model(models: Path,
         deadline = time.monotonic() + 30
         while host.status[0] is State.STARTING and time.monotonic() < deadline:
             time.sleep(0.02)
-        with open_segment(frame.name, BLANK.nbytes, BLANK.nbytes, needed=BLANK.nbytes, writable=True) as mask:
+        with open_segment(frame.name, BLANK.nbytes, BLANK.nbytes, needed=BLANK.nbytes, caller=os.getuid(), writable=True) as mask:
             with monkeypatch.context() as patch:
                 patch.setattr("edge_agent.mask.os.pwritev", full)
                 with pytest.raises(InvalidRequestError, match="No space left"):
-                    host.detect(320, 240, BLANK.tobytes(), mask)
+                    host.detect(Patient(), 320, 240, BLANK.tobytes(), mask)
             assert host.status[0] is State.RUNNING
-            host.detect(320, 240, BLANK.tobytes(), mask)
+            host.detect(Patient(), 320, 240, BLANK.tobytes(), mask)
     finally:
         frame.close()
         host.shut_down()

@@ -1,0 +1,85 @@
+"""One call's way through a worker: picture in, answer and mask out, with the mask painted where the client wants it."""
+
+import contextlib
+import sys
+import time
+from array import array
+from dataclasses import dataclass
+
+from edge_agent.channel import EXCHANGE_MASK_OFFSET, Answer, Exchange
+from edge_agent.errors import InvalidRequestError
+from edge_agent.mask import CompactMask, overlap, paint, whiten
+from edge_agent.shared_memory import Segment
+from edge_agent.turns import Caller
+from edge_agent.worker_link import Lane, Picture
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """An answer.
+
+    Attributes:
+        answer: of the worker.
+        mask: as bytes, unless it went into the client's segment or there is none.
+        seconds: by stage; see `STAGES`.
+    """
+
+    answer: Answer
+    mask: bytes | None
+    seconds: tuple[float, ...]
+
+
+STAGES = ("queue", "read", "prepare", "model", "interpret", "paint", "hand_over")
+"""Waiting for a worker; in it: reading the picture, resizing it, running the model, labels and mask; painting; the rest."""
+
+
+def judge(lane: Lane, caller: Caller, width: int, height: int, picture: bytes | memoryview | Segment, mask: Segment | None,
+          timeout_s: float) -> Judged:  # fmt: skip
+    """Send a picture through a lane.
+
+    Raises:
+        InvalidRequestError: the picture was refused, or the mask's segment cannot be written.
+        WorkerError, CallerGoneError: see `Lane.ask`.
+    """
+    whitened = False
+    begun = time.perf_counter()
+
+    def meanwhile() -> None:
+        nonlocal whitened
+        caller.about_to_wait()
+        # A client may want the mask in the picture's own place: no white there before the picture was read.
+        if mask is not None and lane.link.makes_masks and not (isinstance(picture, Segment) and overlap(picture, mask)):
+            with contextlib.suppress(OSError):  # painting will meet the same error, and tell the client
+                whiten(mask, height, width * 3)
+                whitened = True
+
+    match picture:
+        case Segment(descriptor, offset):
+            sent = Picture(width, height, None, descriptor, offset)
+        case _:
+            sent = Picture(width, height, picture)
+    answer = lane.ask(sent, caller, timeout_s, meanwhile)
+    answered = time.perf_counter()
+    data = None
+    if answer.mask_rows:
+        compact = _read_mask(lane.exchange, answer, width * 3)
+        if mask is None:
+            data = compact.to_bytes()
+        else:
+            try:
+                paint(mask, compact, whitened=whitened)
+            except OSError as error:
+                raise InvalidRequestError(
+                    f"the mask cannot be written to the shared memory that was named for it: {error.strerror}"
+                ) from error
+    painting = time.perf_counter() - answered
+    return Judged(answer, data, (*answer.stages, painting, max(0.0, answered - begun - sum(answer.stages))))
+
+
+def _read_mask(exchange: Exchange, answer: Answer, row_bytes: int) -> CompactMask:
+    data = memoryview(exchange.memory)[EXCHANGE_MASK_OFFSET:]
+    rows = [data[i * row_bytes : (i + 1) * row_bytes] for i in range(answer.mask_rows)]
+    index = array("H", answer.mask_index)
+    if sys.byteorder == "big":
+        index.byteswap()
+    return CompactMask(rows, index.tolist())

@@ -1,0 +1,18 @@
+"""The C library's allocator, told what this program does: the same few large pieces for every picture."""
+
+import ctypes
+
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
+_LARGEST_THRESHOLD = 32 * 1024 * 1024
+"""glibc takes no larger value for M_MMAP_THRESHOLD (HEAP_MAX_SIZE / 2 on 64-bit systems)."""
+
+
+def keep_freed_memory() -> None:
+    """Reuse freed memory instead of giving it back: new pages for each picture's buffers take longer than filling them.
+
+    Other C libraries may lack the call, and do as they like then.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        mallopt(_M_MMAP_THRESHOLD, _LARGEST_THRESHOLD)
+        mallopt(_M_TRIM_THRESHOLD, 2 * _LARGEST_THRESHOLD)
