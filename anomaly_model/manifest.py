@@ -79,10 +79,18 @@ class Decision(_Struct, frozen=True):
 
 
 class ScoreRange(_Struct, frozen=True):
-    """Smallest and largest raw score over the training pictures: the scale on which parity is measured."""
+    """Raw scores over the training pictures.
+
+    Attributes:
+        low: the smallest; with `high` the scale on which parity is measured.
+        high: the largest.
+        normal_deciles: the nine bounds between tenths of the normal pictures' scores: what an agent compares its own with. Bundles of
+            earlier versions have none.
+    """
 
     low: float
     high: float
+    normal_deciles: Annotated[list[float], msgspec.Meta(max_length=9)] = []
 
 
 class FileFacts(_Struct, frozen=True):

@@ -1,6 +1,7 @@
 """All models of a device: the catalog of what is installed and a host for each."""
 
 import threading
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +10,9 @@ import structlog
 
 from edge_agent.catalog import Catalog, Installed
 from edge_agent.errors import ExhaustedError, InvalidRequestError, UnknownModelError, WrongStateError
+from edge_agent.metrics import ModelFacts
 from edge_agent.model_host import ModelHost
+from edge_agent.running import RunningModels
 from edge_agent.settings import Settings
 from edge_agent.states import State
 
@@ -36,6 +39,8 @@ class Agent:
         self._lock = threading.Lock()
         self._loaded: dict[str, tuple[str, int, int]] = {}
         self._ended = threading.Event()
+        self._running = RunningModels(Path(settings.state) if settings.state else None)
+        self._before = self._running.names
 
     def host(self, component: str) -> ModelHost:
         """The host of an installed model. Does not touch the disk when the model is known.
@@ -65,36 +70,43 @@ class Agent:
         host, entry = self._find(component)
         state = host.start(entry.folder)
         self._loaded[component] = entry.stamp
+        self._running.add(component)
         return state
 
     def follow(self) -> None:
-        """From now on start what asks for it, and switch running models to new versions while they serve."""
+        """From now on start what asks for it or ran before, and switch running models to new versions while they serve."""
         threading.Thread(target=self._follow, name="follow", daemon=True).start()
 
     def _follow(self) -> None:
         while True:
             try:
-                self.start_by_itself()
-                self.switch_versions()
+                self.look_around()
             except Exception:
                 # A folder that cannot be read now may be read later; models go on serving.
                 log.exception("looking for models failed")
             if self._ended.wait(self._settings.rescan_s):
                 return
 
-    def start_by_itself(self) -> None:
-        """Start models that the setting `autostart` or their registration names, each once: who stops one has the last word."""
-        wanted = {name.strip() for name in self._settings.autostart.split(",")}
-        for component, entry in self._catalog.scan().items():
+    def look_around(self) -> None:
+        """What `follow` does each time."""
+        installed = self._catalog.scan()
+        self._start_by_itself(installed)
+        self._switch_versions(installed)
+        for host in list(self._hosts.values()):
+            host.stop_if_idle()
+
+    def _start_by_itself(self, installed: Mapping[str, Installed]) -> None:
+        """Start models that the setting `autostart` or their registration names, or that ran, each once: who stops one has the last word."""
+        wanted = {name.strip() for name in self._settings.autostart.split(",")} | self._before
+        for component, entry in installed.items():
             if component not in self._loaded and (entry.autostart or component in wanted):
                 try:
                     self.start(component)
                 except (ExhaustedError, WrongStateError) as error:
                     log.warning("model not started yet", model=component, reason=str(error))
 
-    def switch_versions(self) -> None:
+    def _switch_versions(self, installed: Mapping[str, Installed]) -> None:
         """Switch running models whose folder or bundle.json is another one than was loaded; each new version is tried once."""
-        installed = self._catalog.scan()
         for component, host in list(self._hosts.items()):
             entry = installed.get(component)
             # What is gone for a moment, or half there, is being updated: the loaded version goes on.
@@ -106,16 +118,31 @@ class Agent:
 
     def stop(self, component: str) -> State:
         """See `ModelHost.stop`."""
-        return self.host(component).stop()
+        state = self.host(component).stop()
+        self._running.remove(component)
+        return state
 
     def describe(self, component: str) -> Description:
         """One model."""
         host, entry = self._find(component)
         return _describe(host, entry)
 
-    def list(self) -> list[Description]:
+    def models(self) -> list[Description]:
         """All installed models, by name."""
         return [self.describe(component) for component in sorted(self._catalog.scan())]
+
+    def facts(self) -> list[ModelFacts]:
+        """See `edge_agent.metrics.Source`."""
+        return [self._facts(entry) for _, entry in sorted(self._catalog.scan().items())]
+
+    def _facts(self, entry: Installed) -> ModelFacts:
+        host = self._hosts.get(entry.component)
+        manifest = entry.manifest
+        version, deciles = (manifest.model.version, manifest.score_range.normal_deciles) if manifest else ("", [])
+        if host is None:
+            return ModelFacts(entry.component, State.FAILED if entry.problem else State.STOPPED, version, 0, 0, 0, (), deciles)
+        pids = tuple(link.process.pid for link in host.workers)
+        return ModelFacts(entry.component, host.status[0], version, host.queue_length, host.running_calls, host.crashes, pids, deciles)
 
     def shut_down(self) -> None:
         """End all workers, at the same time."""

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 import grpc
 import numpy as np
+from google.protobuf import empty_pb2, wrappers_pb2
 
 from anomaly_model.errors import LinewatchError
 from anomaly_model.picture import Rgb
@@ -15,6 +16,7 @@ from edge_agent.protos import edge_agent_pb2 as pb
 from edge_agent.protos import edge_agent_pb2_grpc as rpc
 from edge_agent.service import MESSAGE_BYTES
 from edge_agent.shared_memory import SEGMENTS
+from edge_agent.side_services import INSPECTION
 from edge_agent.states import State
 
 Transport = Literal["shared-memory", "bytes"]
@@ -86,8 +88,11 @@ class AgentClient:
         Raises:
             AgentCallError: the agent answered with an error, or no agent answers.
         """
+        return self._called(getattr(self._stub, name), request)
+
+    def _called(self, method: Any, request: Any) -> Any:
         try:
-            return getattr(self._stub, name)(request, timeout=self._timeout)
+            return method(request, timeout=self._timeout)
         except grpc.RpcError as error:
             code, details = error.code().name, error.details()
             if code == "UNAVAILABLE":
@@ -130,6 +135,17 @@ class AgentClient:
                 raise AgentCallError("FAILED_PRECONDITION", f"model {model!r} failed to start: {description.status_message}")
             time.sleep(0.05)
         raise AgentCallError("DEADLINE_EXCEEDED", f"model {model!r} was not RUNNING after {seconds:.0f} s")
+
+    def metrics(self) -> str:
+        """The agent's metrics in Prometheus's text format.
+
+        Raises:
+            AgentCallError: the agent answered with an error, or no agent answers.
+        """
+        read = self._channel.unary_unary(
+            f"/{INSPECTION}/Metrics", request_serializer=empty_pb2.Empty.SerializeToString, response_deserializer=wrappers_pb2.StringValue.FromString
+        )
+        return str(self._called(read, empty_pb2.Empty()).value)
 
     def stop(self, model: str) -> None:
         """Stop a running model."""

@@ -12,6 +12,7 @@ import threading
 from pathlib import Path
 
 import structlog
+from prometheus_client import start_http_server
 
 from anomaly_model.settings import SettingsError
 from anomaly_model.signature import KeyFileError, read_trusted_keys
@@ -20,10 +21,11 @@ from edge_agent.http2.connection import ConnectionLimits
 from edge_agent.http2.server import Server, ServerLimits
 from edge_agent.http2.transport import tls_context
 from edge_agent.memory import keep_freed_memory
+from edge_agent.metrics import AgentCollector, Counts, exposition, registry
 from edge_agent.protos import edge_agent_pb2
 from edge_agent.service import MESSAGE_BYTES, EdgeAgentService
 from edge_agent.settings import Settings
-from edge_agent.side_services import Health, reflection_methods
+from edge_agent.side_services import Health, inspection_methods, reflection_methods
 
 log = structlog.get_logger()
 _SERVICE = edge_agent_pb2.DESCRIPTOR.services_by_name["EdgeAgent"].full_name
@@ -147,6 +149,15 @@ def _listen(server: Server, settings: Settings) -> None:
         server.listen(bind_tcp(settings), context)
 
 
+def _serve_metrics(settings: Settings, collector: AgentCollector) -> None:
+    if settings.metrics:
+        host, _, port = settings.metrics.rpartition(":")
+        try:
+            start_http_server(int(port), host.strip("[]"), registry(collector))
+        except (OSError, ValueError) as error:
+            raise SettingsError(f"metrics {settings.metrics!r} cannot be listened on: {error}; expected HOST:PORT, such as 127.0.0.1:9464") from error
+
+
 def serve(settings: Settings) -> None:
     """Serve until SIGTERM or SIGINT. Running calls get the grace time; models give their memory back.
 
@@ -160,8 +171,10 @@ def serve(settings: Settings) -> None:
     )  # fmt: skip
     keep_freed_memory()
     _check_keys(settings)
-    agent, health = Agent(settings), Health([_SERVICE])
-    methods = {**EdgeAgentService(agent, _allowed(settings.allowed_users)).methods(), **health.methods(), **reflection_methods([_SERVICE])}
+    agent, health, counts = Agent(settings), Health([_SERVICE]), Counts()
+    collector = AgentCollector(counts, agent)
+    service = EdgeAgentService(agent, counts, allowed=_allowed(settings.allowed_users), log_calls=settings.log_calls)
+    methods = {**service.methods(), **health.methods(), **reflection_methods([_SERVICE]), **inspection_methods(lambda: exposition(collector))}
     server = Server(methods, ServerLimits(ConnectionLimits(message_bytes=MESSAGE_BYTES)))
     _listen(server, settings)
     wanted = threading.Event()
@@ -173,7 +186,8 @@ def serve(settings: Settings) -> None:
     if settings.rescan_s:
         agent.follow()
     server.start()
-    log.info("agent listening", socket=settings.socket, tcp=settings.tcp, models=[d.component for d in agent.list()])
+    _serve_metrics(settings, collector)
+    log.info("agent listening", socket=settings.socket, tcp=settings.tcp, models=[d.component for d in agent.models()])
     wanted.wait()
     log.info("agent stopping")
     health.shut_down()

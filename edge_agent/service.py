@@ -1,6 +1,8 @@
 """The gRPC door: wire messages to calls of the agent, errors to status codes. No behaviour of its own."""
 
 import contextlib
+import logging
+import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -25,6 +27,9 @@ from edge_agent.errors import (
 from edge_agent.http2.server import Call, Method
 from edge_agent.http2.status import Status, StatusError
 from edge_agent.http2.transport import Peer
+from edge_agent.judging import Judged
+from edge_agent.metrics import Counts
+from edge_agent.model_host import ModelHost
 from edge_agent.protos import edge_agent_pb2 as pb
 from edge_agent.shared_memory import Segment, open_segment
 
@@ -44,6 +49,8 @@ STATUS_CODES: dict[type[LinewatchError], Status] = {
 }
 """The only place where an error becomes a status; anything else is INTERNAL, and logged with its trace."""
 
+_LEVELS = {Status.INTERNAL: logging.ERROR, Status.RESOURCE_EXHAUSTED: logging.WARNING, Status.PERMISSION_DENIED: logging.WARNING}
+
 MESSAGE_BYTES = LIMITS.picture_side_max**2 * 3 + 1024 * 1024
 """The largest legal picture, and room for the rest of the message; gRPC's default of 4 MiB is less than 1182 x 1182."""
 
@@ -51,9 +58,16 @@ MESSAGE_BYTES = LIMITS.picture_side_max**2 * 3 + 1024 * 1024
 class EdgeAgentService:
     """Implements AWS.LookoutVision.EdgeAgent."""
 
-    def __init__(self, agent: Agent, allowed: frozenset[int] | None = None) -> None:
-        """Serve an agent; `allowed` are the users that may call, None for all who get here."""
-        self._agent, self._allowed = agent, allowed
+    def __init__(self, agent: Agent, counts: Counts, *, allowed: frozenset[int] | None = None, log_calls: bool = False) -> None:
+        """Serve an agent.
+
+        Args:
+            agent: does the work.
+            counts: are told how calls end.
+            allowed: users that may call; None for all who get here.
+            log_calls: whether each picture gets a log line.
+        """
+        self._agent, self._counts, self._allowed, self._log_calls = agent, counts, allowed, log_calls
 
     def methods(self) -> Mapping[str, Method]:
         """By path."""
@@ -71,9 +85,9 @@ class EdgeAgentService:
                     raise InvalidRequestError(f"the message is no {kind.DESCRIPTOR.full_name}: {error}") from None
                 return bytes(answer(request, call).SerializeToString())
             except LinewatchError as error:
-                status = next((STATUS_CODES[c] for c in type(error).__mro__ if c in STATUS_CODES), Status.INTERNAL)
-                if status is Status.INTERNAL:
-                    log.error("call failed", method=call.path, reason=str(error))
+                status = _status(error)
+                log.log(_LEVELS.get(status, logging.INFO), "call failed", method=call.path.rpartition("/")[2], status=status.name,
+                        reason=str(error), request_id=call.request_id, peer=call.peer.name)  # fmt: skip
                 raise StatusError(status, str(error)) from None
 
         return Method(handle)
@@ -83,7 +97,21 @@ class EdgeAgentService:
             raise NotAllowedError(f"user {peer.uid} may not call; the agent's setting allowed_users names who may")
 
     def _detect_anomalies(self, request: Any, call: Call) -> Any:
+        begun = time.perf_counter()
         host = self._agent.host(request.model_component)
+        try:
+            response, judged = self._detect(host, request, call)
+        except LinewatchError as error:
+            self._counts.failed(host.component, _status(error).name)
+            raise
+        answer, seconds = judged.answer, time.perf_counter() - begun
+        self._counts.answered(host.component, seconds, judged.seconds, answer.score, anomalous=answer.is_anomalous)
+        if self._log_calls:
+            log.info("picture judged", model=host.component, is_anomalous=answer.is_anomalous, confidence=round(answer.confidence, 4),
+                     milliseconds=round(seconds * 1e3, 2), request_id=call.request_id)  # fmt: skip
+        return response
+
+    def _detect(self, host: ModelHost, request: Any, call: Call) -> tuple[Any, Judged]:
         bitmap, params = request.bitmap, request.anomaly_mask_params
         kind = bitmap.WhichOneof("data")
         if kind is None:
@@ -104,7 +132,7 @@ class EdgeAgentService:
             if handle is not None:
                 mask = stack.enter_context(_segment(handle, _picture_bytes(width, height), call.peer, writable=True))
             judged = host.detect(call, width, height, picture, mask)
-        return _response(judged.answer, width, height, judged.mask, handle)
+        return _response(judged.answer, width, height, judged.mask, handle), judged
 
     def _start_model(self, request: Any, call: Call) -> Any:
         call.about_to_wait()
@@ -116,11 +144,15 @@ class EdgeAgentService:
 
     def _list_models(self, _: Any, call: Call) -> Any:
         call.about_to_wait()
-        return pb.ListModelsResponse(models=[pb.ModelMetadata(**_fields(d)) for d in self._agent.list()])
+        return pb.ListModelsResponse(models=[pb.ModelMetadata(**_fields(d)) for d in self._agent.models()])
 
     def _describe_model(self, request: Any, call: Call) -> Any:
         call.about_to_wait()
         return pb.DescribeModelResponse(model_description=pb.ModelDescription(**_fields(self._agent.describe(request.model_component))))
+
+
+def _status(error: LinewatchError) -> Status:
+    return next((STATUS_CODES[c] for c in type(error).__mro__ if c in STATUS_CODES), Status.INTERNAL)
 
 
 def _snake(name: str) -> str:

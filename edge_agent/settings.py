@@ -44,6 +44,9 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
         start_timeout_s: seconds that a model may take to load.
         call_timeout_s: seconds after which a worker that does not answer is ended.
         free_mib: memory that must be free to start a model.
+        metrics: HOST:PORT for Prometheus, such as 127.0.0.1:9464; empty for none. Whoever reaches it may read it.
+        log_calls: whether each picture gets a line in the log; calls that fail always do.
+        state: file in which the agent keeps which models run, to start them again after a restart; empty for none.
         stop_grace_s: seconds that running calls have to finish when the agent is told to stop.
     """
 
@@ -73,6 +76,9 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     start_timeout_s: _Positive = 120
     call_timeout_s: _Positive = 30
     free_mib: Annotated[int, msgspec.Meta(ge=0)] = 200
+    metrics: str = ""
+    log_calls: bool = False
+    state: str = ""
     stop_grace_s: Annotated[int, msgspec.Meta(ge=0)] = 5
 
 

@@ -1,8 +1,9 @@
-"""What gRPC's own tools ask for: health (grpc.health.v1) and reflection."""
+"""What tools ask for: health (grpc.health.v1), reflection, and the metrics that `linewatch top` shows."""
 
 import threading
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
+from google.protobuf import wrappers_pb2
 from grpc_health.v1 import health_pb2
 
 from edge_agent.http2.server import Call, Method
@@ -80,3 +81,16 @@ def _reflect(call: Call, names: list[str]) -> None:
     requests = (reflection_pb2.ServerReflectionRequest.FromString(bytes(message)) for message in call.messages())
     for response in reflection.ReflectionServicer(names).ServerReflectionInfo(requests, None):
         call.send(response.SerializeToString())
+
+
+INSPECTION = "linewatch.Inspection"
+
+
+def inspection_methods(metrics: Callable[[], bytes]) -> Mapping[str, Method]:
+    """`Metrics` takes google.protobuf.Empty and returns a StringValue with Prometheus's text: what `linewatch top` shows."""
+
+    def answer(call: Call) -> bytes:
+        call.about_to_wait()
+        return bytes(wrappers_pb2.StringValue(value=metrics().decode()).SerializeToString())
+
+    return {f"/{INSPECTION}/Metrics": Method(answer)}

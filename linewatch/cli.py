@@ -7,13 +7,11 @@ Exit codes: 0 done; 1 refused or failed, the message says why; 2 wrong usage; 3 
 import signal
 import sys
 from pathlib import Path
-from typing import Any
 
 import click
-import msgspec
 
-from anomaly_model.errors import LinewatchError
 from linewatch import __version__
+from linewatch.agent_commands import COMMANDS as AGENT_COMMANDS
 from linewatch.command_line import EXISTING, FOLDER, examples, guarded, json_option, print_json
 from linewatch.package_commands import COMMANDS as PACKAGE_COMMANDS
 from linewatch.progress import StageProgress
@@ -28,7 +26,6 @@ effort_option = click.option(
     help="quick leaves the U-Net out; thorough trains it three times as long.",
 )  # fmt: skip
 seed_option = click.option("--seed", default=0, show_default=True, type=click.IntRange(0), help="Same seed, same result.")
-socket_option = click.option("--socket", "address", default=None, help="Address of the agent, unix:///PATH.")
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
@@ -210,75 +207,6 @@ def recalibrate(bundle: Path, data: Path, output: Path, root: Path | None, false
 
 
 @main.command(epilog=examples(
-    "linewatch agent --models component",
-    "linewatch agent --models models --socket unix:///tmp/aws.iot.lookoutvision.EdgeAgent.sock --socket-group ggc_group"))  # fmt: skip
-@click.option("--trusted-keys", default=None, help="Public key, or folder of public keys, that models must be signed by.")
-@click.option("--models", default=None, help="Folder with bundles or registrations. [default: models]")
-@click.option(
-    "--socket", default=None, help="Address to listen on. [default: unix:///tmp/aws.iot.lookoutvision.EdgeAgent.sock]"
-)
-@click.option("--socket-mode", default=None, help="Permission bits of the socket. [default: 0660]")
-@click.option("--socket-group", default=None, help="Group of the socket, such as ggc_group.")
-@click.option("--runtime", default=None, type=click.Choice(["auto", "tvm", "onnxruntime"]), help="[default: auto]")
-@click.option("--threads", default=None, type=int, help="CPU threads for one picture. [default: 1]")
-@click.option("--queue", default=None, type=int, help="Calls that may wait for one model. [default: 8]")
-@click.option("--settings", "settings_file", type=EXISTING, help="TOML file with settings.")
-@guarded
-def agent(settings_file: Path | None, **flags: Any) -> None:
-    """Run the edge agent until SIGTERM."""
-    from edge_agent.server import serve
-    from edge_agent.settings import load_settings
-
-    serve(load_settings(settings_file, flags=flags))
-
-
-@main.command(epilog=examples("linewatch detect part.png --model demo", "linewatch detect *.png --model demo --json"))
-@click.argument("images", type=EXISTING, nargs=-1, required=True)
-@click.option("--model", required=True, help="Name of an installed model; started if it is stopped.")
-@socket_option
-@click.option("--bytes", "by_bytes", is_flag=True, help="Send pictures as bytes instead of through shared memory.")
-@click.option("--mask", "mask_path", type=FOLDER, help="Write the mask of the (single) picture as PNG.")
-@click.option("--fail-on-anomaly", is_flag=True, help="Exit with 4 when any picture is anomalous.")
-@json_option
-@guarded
-def detect(
-    images: tuple[Path, ...], model: str, address: str | None, by_bytes: bool, mask_path: Path | None, fail_on_anomaly: bool,
-    as_json: bool,
-) -> None:  # fmt: skip
-    """Ask a running agent about pictures."""
-    from PIL import Image
-
-    from anomaly_model.picture import read_picture
-    from edge_agent.client import AgentClient
-    from edge_agent.settings import DEFAULT_SOCKET
-
-    if mask_path and len(images) != 1:
-        raise click.UsageError("--mask needs exactly one picture")
-    anomalous = False
-    with AgentClient(address or DEFAULT_SOCKET) as client:
-        client.start(model)
-        for path in images:
-            result, mask = client.detect(read_picture(path), model, "bytes" if by_bytes else "shared-memory")
-            anomalous |= result.is_anomalous
-            areas = {a.name: round(a.pixel_anomaly.total_percentage_area, 6) for a in result.anomalies}
-            if as_json:
-                click.echo(msgspec.json.encode({
-                    "file": str(path), "is_anomalous": result.is_anomalous, "confidence": round(result.confidence, 6),
-                    "score": round(result.anomaly_score, 6), "threshold": round(result.anomaly_threshold, 6), "areas": areas,
-                }))  # fmt: skip
-            else:
-                answer = "ANOMALY" if result.is_anomalous else "normal "
-                found = ", ".join(f"{n} {share:.1%}" for n, share in areas.items() if n != "background")
-                click.echo(f"{answer}  {result.confidence:.3f}  {path}  {found}".rstrip())
-            if mask_path and mask is None:
-                raise LinewatchError(f"model {model!r} was trained without masks and makes none")
-            if mask_path and mask is not None:
-                Image.fromarray(mask).save(mask_path, "PNG")
-    if fail_on_anomaly and anomalous:
-        sys.exit(4)
-
-
-@main.command(epilog=examples(
     "linewatch doctor", "linewatch doctor component/bundle --trusted-keys keys",
     "linewatch doctor component/bundle --record /var/lib/linewatch/measured"))  # fmt: skip
 @click.argument("bundle", type=EXISTING, required=False)
@@ -300,7 +228,7 @@ def doctor(bundle: Path | None, trusted_keys: Path | None, record: Path | None, 
         sys.exit(1)
 
 
-for command in [*PACKAGE_COMMANDS, *SERVER_COMMANDS]:
+for command in [*AGENT_COMMANDS, *PACKAGE_COMMANDS, *SERVER_COMMANDS]:
     main.add_command(command)
 
 if __name__ == "__main__":

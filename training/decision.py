@@ -96,3 +96,9 @@ def minimum_areas(found: F64, shown: F64) -> list[float]:
         best = candidates[f1 >= f1.max() - 1e-12]
         result.append(float((best.min() + best.max()) / 2))
     return result
+
+
+def normal_deciles(scores: F64, truth: Bools) -> list[float]:
+    """The nine bounds between tenths of the normal pictures' scores; an agent compares its own scores with them."""
+    normal = scores[~truth]
+    return [round(float(v), 6) for v in np.quantile(normal, np.arange(1, 10) / 10)] if len(normal) else []

@@ -11,7 +11,7 @@ from anomaly_model.errors import DatasetError
 from anomaly_model.manifest import Decision, Json
 from anomaly_model.runtime_onnx import OnnxRuntime
 from training.dataset import Dataset
-from training.decision import decide, decide_from_normals
+from training.decision import decide, decide_from_normals, normal_deciles
 from training.evaluation import Evaluation, evaluate
 from training.workspace import Progress, no_progress
 
@@ -64,7 +64,7 @@ def recalibrate(
         decision=decision,
         score_range=msgspec.structs.replace(
             manifest.score_range, low=min(manifest.score_range.low, float(scores.min())),
-            high=max(manifest.score_range.high, float(np.max(scores))),
+            high=max(manifest.score_range.high, float(np.max(scores))), normal_deciles=normal_deciles(scores, truth),
         ),
         training={**manifest.training, "recalibrated": note},
         files={},

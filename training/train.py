@@ -23,6 +23,7 @@ from anomaly_model.runtime_onnx import OnnxRuntime
 from training.choice import Choice
 from training.cross_validation import strata
 from training.dataset import Dataset
+from training.decision import normal_deciles
 from training.evaluation import Evaluation, evaluate
 from training.export import golden_files, write_model
 from training.families import Fitted
@@ -220,7 +221,9 @@ def _manifest(dataset: Dataset, test: Dataset | None, task: Task, result: Result
         picture=store.picture,
         labels=result.labels,
         decision=result.decision,
-        score_range=ScoreRange(low=float(scores.min()), high=float(scores.max())),
+        score_range=ScoreRange(
+            low=float(scores.min()), high=float(scores.max()), normal_deciles=normal_deciles(scores, store.is_anomaly)
+        ),
         training=training,
         evaluation={},
         tools={p: version(p) for p in ("linewatch", "numpy", "onnx", "onnxruntime", "scikit-learn", "torch")},

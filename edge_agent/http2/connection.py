@@ -78,6 +78,7 @@ class Stream:
         ended: whether the client has sent all it will.
         closed: whether nothing more is to be sent: answered, or reset by either side.
         answered: whether the response's headers were written.
+        trailing: header fields to send behind the status.
         busy: whether a handler works on it: until `forget` it counts, and keeps its memory.
         send_window: bytes that the peer takes now.
         receive_window: bytes that the peer may send now.
@@ -92,6 +93,7 @@ class Stream:
     ended: bool = False
     closed: bool = False
     answered: bool = False
+    trailing: bytes = b""
     busy: bool = False
 
 
@@ -406,7 +408,7 @@ class Connection:
         """End a call: trailers, alone when nothing was answered yet."""
         if stream.closed:
             return
-        block = trailers(status, message) if stream.answered else _RESPONSE + trailers(status, message)
+        block = (b"" if stream.answered else _RESPONSE) + trailers(status, message) + stream.trailing
         self.out += frame(FrameType.HEADERS, Flag.END_HEADERS | Flag.END_STREAM, stream.number, block)
         if not stream.ended:  # what else it sends is not looked at: RFC 9113, section 8.1
             self.out += reset(stream.number, ErrorCode.NO_ERROR)

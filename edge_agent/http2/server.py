@@ -6,6 +6,8 @@ another thread reads on meanwhile: that is what makes cancelling, flow control a
 """
 
 import contextlib
+import random
+import re
 import selectors
 import socket
 import ssl
@@ -17,13 +19,14 @@ from dataclasses import dataclass
 import structlog
 
 from edge_agent.http2.connection import Connection, ConnectionLimits, Happening, Stream
-from edge_agent.http2.frames import ConnectionFaultError, ErrorCode
+from edge_agent.http2.frames import ConnectionFaultError, ErrorCode, literal
 from edge_agent.http2.messages import message_prefix
 from edge_agent.http2.status import Status, StatusError, timeout_seconds
 from edge_agent.http2.transport import Peer, TlsTransport, Transport, UnixTransport, set_timeouts
 
 log = structlog.get_logger()
 _FRAMES_AT_ONCE = 64
+_REQUEST_ID = re.compile(r"[A-Za-z0-9_.:/=+-]{1,64}")
 _OUT_BYTES = 256 * 1024
 
 
@@ -35,6 +38,7 @@ class Call:
         path: `/SERVICE/METHOD`.
         peer: who calls.
         headers: of the request, in lower case.
+        request_id: the caller's own, or a new one; it is in log lines and in the answer's trailers (x-request-id).
         reads: whether its thread is still the one that reads from the connection.
     """
 
@@ -43,6 +47,8 @@ class Call:
         self.path, self.headers, self.peer = stream.headers[":path"], stream.headers, served.peer
         timeout = self.headers.get("grpc-timeout")
         self.deadline = None if timeout is None else now + timeout_seconds(timeout)
+        self.request_id = _request_id(self.headers.get("x-request-id", ""))
+        stream.trailing = literal("x-request-id", self.request_id)
         self._on_cancel: Callable[[], None] | None = None
         self.reads = True
 
@@ -96,6 +102,10 @@ class Call:
             StatusError: the caller is gone or does not read.
         """
         self._served.send(self.stream, message)
+
+
+def _request_id(given: str) -> str:
+    return given if _REQUEST_ID.fullmatch(given) else f"{random.getrandbits(64):016x}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -386,7 +396,7 @@ class _Served:
             status, text = error.status, str(error)
         # A fault of ours: INTERNAL says so, the log has the trace, the caller does not.
         except Exception:
-            log.exception("call failed", method=call.path)
+            log.exception("call failed", method=call.path, request_id=call.request_id)
             status, text = Status.INTERNAL, "internal fault of the agent; its log has the details"
         try:
             if response is not None:

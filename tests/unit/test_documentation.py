@@ -60,7 +60,7 @@ def test_every_setting_is_documented_with_its_default() -> None:
     rows = dict(re.findall(r"^\| `(\w+)` \| `?([^|`]*?)`? \|", page, re.MULTILINE))
     assert list(rows) == list(Settings.__struct_fields__)
     for name, default in rows.items():
-        assert str(getattr(Settings(), name)).replace("True", "true") == default.replace("empty", "")
+        assert str(getattr(Settings(), name)).replace("True", "true").replace("False", "false") == default.replace("empty", "")
 
 
 def test_every_server_setting_is_documented_with_its_default() -> None:
