@@ -17,6 +17,8 @@ from edge_agent.settings import Settings
 from edge_agent.states import State
 
 log = structlog.get_logger()
+_NEVER_S = 3600
+"""Between looks when the setting rescan_s says never: it may be changed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +43,17 @@ class Agent:
         self._ended = threading.Event()
         self._running = RunningModels(Path(settings.state) if settings.state else None)
         self._before = self._running.names
+
+    def apply(self, settings: Settings) -> None:
+        """Take other settings: for what is looked at from now on, and for models at their next start."""
+        self._settings = settings
+        for host in list(self._hosts.values()):
+            host.apply(settings)
+
+    @property
+    def running_calls(self) -> int:
+        """Calls that workers have now, of all models."""
+        return sum(host.running_calls for host in list(self._hosts.values()))
 
     def host(self, component: str) -> ModelHost:
         """The host of an installed model. Does not touch the disk when the model is known.
@@ -80,11 +93,12 @@ class Agent:
     def _follow(self) -> None:
         while True:
             try:
-                self.look_around()
+                if self._settings.rescan_s:
+                    self.look_around()
             except Exception:
                 # A folder that cannot be read now may be read later; models go on serving.
                 log.exception("looking for models failed")
-            if self._ended.wait(self._settings.rescan_s):
+            if self._ended.wait(self._settings.rescan_s or _NEVER_S):
                 return
 
     def look_around(self) -> None:

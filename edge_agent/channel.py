@@ -101,6 +101,7 @@ class Ready(msgspec.Struct, frozen=True, tag=True):
     runtime: str
     makes_masks: bool
     unconfined: str
+    version: str
 
 
 class Withdrawn(msgspec.Struct, frozen=True, tag=True):

@@ -39,6 +39,17 @@ class ModelHost:
         self._dozing = False
         self._threads: list[threading.Thread] = []
 
+    def apply(self, settings: Settings) -> None:
+        """Take other settings; workers that run keep theirs."""
+        self._settings = settings
+        self._turns.bound(settings.queue, settings.call_timeout_s)
+
+    @property
+    def version(self) -> str:
+        """Of the model that is, or was last, loaded."""
+        links = self._links
+        return links[0].version if links else ""
+
     @property
     def status(self) -> tuple[State, str]:
         """State and status message."""

@@ -1,15 +1,19 @@
 """The agent as a program: bind the sockets, serve, stop cleanly on SIGTERM."""
 
+import contextlib
 import gc
 import grp
 import os
 import pwd
 import signal
 import socket
+import sqlite3
 import stat
 import sys
 import threading
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import structlog
 from prometheus_client import start_http_server
@@ -17,19 +21,26 @@ from prometheus_client import start_http_server
 from anomaly_model.settings import SettingsError
 from anomaly_model.signature import KeyFileError, read_trusted_keys
 from edge_agent.agent import Agent
+from edge_agent.bridge_link import BridgeLink, in_greengrass, needs_bridge
+from edge_agent.configuration import changes, configured, with_live_changes
 from edge_agent.http2.connection import ConnectionLimits
 from edge_agent.http2.server import Server, ServerLimits
 from edge_agent.http2.transport import tls_context
+from edge_agent.log_lines import configure_logging
 from edge_agent.memory import keep_freed_memory
 from edge_agent.metrics import AgentCollector, Counts, exposition, registry
 from edge_agent.protos import edge_agent_pb2
+from edge_agent.results import ResultSink
 from edge_agent.service import MESSAGE_BYTES, EdgeAgentService
 from edge_agent.settings import Settings
 from edge_agent.side_services import Health, inspection_methods, reflection_methods
+from edge_agent.spool import Spool, SpoolWriter
 
 log = structlog.get_logger()
 _SERVICE = edge_agent_pb2.DESCRIPTOR.services_by_name["EdgeAgent"].full_name
 _BACKLOG = 128
+_CONFIGURATION_S = 10
+_AGAIN_S = 10
 _SWITCH_S = 0.0005
 """Longest time for which Python lets one thread run while others want to: a call waits for no log line."""
 
@@ -158,42 +169,155 @@ def _serve_metrics(settings: Settings, collector: AgentCollector) -> None:
             raise SettingsError(f"metrics {settings.metrics!r} cannot be listened on: {error}; expected HOST:PORT, such as 127.0.0.1:9464") from error
 
 
+def _check_results(settings: Settings) -> None:
+    if settings.results != "off" and not (settings.spool and (settings.results_local_topic or settings.results_iot_topic or settings.mqtt)):
+        raise SettingsError(
+            f"results {settings.results!r} needs the setting spool, and somewhere to go: results_local_topic or results_iot_topic under "
+            "Greengrass, or mqtt"
+        )
+
+
+def _open_results(settings: Settings) -> ResultSink:
+    if not settings.spool:
+        return ResultSink(None, "off")
+    try:
+        return ResultSink(SpoolWriter(Spool(Path(settings.spool), settings.results_keep)), settings.results)
+    except (OSError, sqlite3.Error) as error:
+        raise SettingsError(f"spool {settings.spool} cannot be opened: {error}") from error
+
+
+class Program:
+    """The agent, its door, its results and its bridge, put together."""
+
+    def __init__(self, settings: Settings) -> None:
+        """Bind nothing yet.
+
+        Raises:
+            SettingsError: settings contradict each other, or name what cannot be read.
+        """
+        _check_keys(settings)
+        self.settings = settings
+        self._lock = threading.Lock()
+        self._first, self._ending = threading.Event(), threading.Event()
+        self._given = settings
+        self.bridge = BridgeLink(settings, self.configured, self._calls) if needs_bridge(settings) else None
+        self.agent: Agent | None = None
+        self.service: EdgeAgentService | None = None
+        self.results = ResultSink(None, "off")
+
+    def _calls(self) -> int:
+        return self.agent.running_calls if self.agent else 0
+
+    def configured(self, values: Mapping[str, Any]) -> None:
+        """The core told the component's configuration."""
+        try:
+            wanted, unknown = configured(self._given, values)
+            _check_results(wanted)
+        except SettingsError as error:
+            log.error("configuration refused; the one before goes on", reason=str(error))
+            self._first.set()
+            return
+        if unknown:
+            log.warning("configuration keys that nobody knows", keys=unknown)
+        with self._lock:
+            live, later = changes(self.settings, wanted)
+            self.settings = with_live_changes(self.settings, wanted) if self.agent else wanted
+            if self.agent is not None:
+                self._apply()
+                log.info("configuration changed", now=live, after_a_restart=later)
+            if self.bridge is not None:
+                self.bridge.apply(self.settings)
+        self._first.set()
+
+    def _apply(self) -> None:
+        assert self.agent is not None
+        self.agent.apply(self.settings)
+        self.results.mode = self.settings.results
+        if self.service is not None:
+            self.service.log_calls = self.settings.log_calls
+
+    def run(self) -> None:
+        """Serve until SIGTERM or SIGINT.
+
+        Under Greengrass what cannot be served yet is tried again: a component that ends three times within an hour is given up by its
+        core, and a configuration that is mended would find nobody.
+
+        Raises:
+            SettingsError: what cannot be served, elsewhere.
+        """
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: self._ending.set())
+        while not self._ending.is_set():
+            try:
+                self._serve()
+            except SettingsError as error:
+                if not in_greengrass(self._given):
+                    raise
+                self.agent = None
+                self.results.close()
+                log.error("cannot serve; trying again", reason=str(error), after_s=_AGAIN_S)
+                self._ending.wait(_AGAIN_S)
+
+    def _serve(self) -> None:
+        if in_greengrass(self.settings) and not self._first.wait(_CONFIGURATION_S):
+            log.warning("the core told no configuration; going on without", waited_s=_CONFIGURATION_S)
+        _check_results(self.settings)
+        self.results = _open_results(self.settings)
+        counts, health = Counts(), Health([_SERVICE])
+        with self._lock:
+            self.agent = agent = Agent(self.settings)
+            self.service = service = EdgeAgentService(agent, counts, self.results, allowed=_allowed(self.settings.allowed_users))
+            self._apply()
+        collector = AgentCollector(counts, agent, self.results)
+        methods = {**service.methods(), **health.methods(), **reflection_methods([_SERVICE]), **inspection_methods(lambda: exposition(collector))}
+        server = Server(methods, ServerLimits(ConnectionLimits(message_bytes=MESSAGE_BYTES)))
+        _listen(server, self.settings)
+        sys.setswitchinterval(_SWITCH_S)
+        gc.collect()
+        gc.freeze()  # what is here stays: collections while calls run look at what they left only
+        agent.follow()
+        server.start()
+        _serve_metrics(self.settings, collector)
+        log.info("agent listening", socket=self.settings.socket, tcp=self.settings.tcp, models=[d.component for d in agent.models()])
+        if self.bridge is not None:
+            self.bridge.serving()
+        _notify_ready()
+        self._ending.wait()
+        log.info("agent stopping")
+        health.shut_down()
+        server.stop(self.settings.stop_grace_s)
+        agent.shut_down()
+        self.results.close()
+        path = socket_path(self.settings.socket)
+        if path is not None:
+            path.unlink(missing_ok=True)
+        log.info("agent stopped")
+
+    def close(self) -> None:
+        """End the bridge."""
+        if self.bridge is not None:
+            self.bridge.close()
+
+
+def _notify_ready() -> None:
+    """Tell systemd, which runs components of the small nucleus, that the socket is bound."""
+    address = os.environ.get("NOTIFY_SOCKET")
+    if address:
+        with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as channel:
+            channel.connect("\0" + address[1:] if address.startswith("@") else address)
+            channel.send(b"READY=1")
+
+
 def serve(settings: Settings) -> None:
     """Serve until SIGTERM or SIGINT. Running calls get the grace time; models give their memory back.
 
     Raises:
         SettingsError: a socket cannot be bound as the settings say, or no trusted key can be read.
     """
-    structlog.configure(
-        processors=[structlog.contextvars.merge_contextvars, structlog.processors.TimeStamper(fmt="iso"),
-                    structlog.processors.add_log_level, structlog.processors.format_exc_info, structlog.processors.JSONRenderer()],
-        logger_factory=structlog.PrintLoggerFactory(),
-    )  # fmt: skip
+    configure_logging()
     keep_freed_memory()
-    _check_keys(settings)
-    agent, health, counts = Agent(settings), Health([_SERVICE]), Counts()
-    collector = AgentCollector(counts, agent)
-    service = EdgeAgentService(agent, counts, allowed=_allowed(settings.allowed_users), log_calls=settings.log_calls)
-    methods = {**service.methods(), **health.methods(), **reflection_methods([_SERVICE]), **inspection_methods(lambda: exposition(collector))}
-    server = Server(methods, ServerLimits(ConnectionLimits(message_bytes=MESSAGE_BYTES)))
-    _listen(server, settings)
-    wanted = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: wanted.set())
-    sys.setswitchinterval(_SWITCH_S)
-    gc.collect()
-    gc.freeze()  # what is here stays: collections while calls run look at what they left only
-    if settings.rescan_s:
-        agent.follow()
-    server.start()
-    _serve_metrics(settings, collector)
-    log.info("agent listening", socket=settings.socket, tcp=settings.tcp, models=[d.component for d in agent.models()])
-    wanted.wait()
-    log.info("agent stopping")
-    health.shut_down()
-    server.stop(settings.stop_grace_s)
-    agent.shut_down()
-    path = socket_path(settings.socket)
-    if path is not None:
-        path.unlink(missing_ok=True)
-    log.info("agent stopped")
+    program = Program(settings)
+    try:
+        program.run()
+    finally:
+        program.close()

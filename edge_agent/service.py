@@ -31,6 +31,7 @@ from edge_agent.judging import Judged
 from edge_agent.metrics import Counts
 from edge_agent.model_host import ModelHost
 from edge_agent.protos import edge_agent_pb2 as pb
+from edge_agent.results import ResultSink
 from edge_agent.shared_memory import Segment, open_segment
 
 log = structlog.get_logger()
@@ -58,16 +59,17 @@ MESSAGE_BYTES = LIMITS.picture_side_max**2 * 3 + 1024 * 1024
 class EdgeAgentService:
     """Implements AWS.LookoutVision.EdgeAgent."""
 
-    def __init__(self, agent: Agent, counts: Counts, *, allowed: frozenset[int] | None = None, log_calls: bool = False) -> None:
-        """Serve an agent.
+    def __init__(self, agent: Agent, counts: Counts, results: ResultSink, *, allowed: frozenset[int] | None = None) -> None:
+        """Serve an agent; no picture gets a log line before `log_calls` is set.
 
         Args:
             agent: does the work.
             counts: are told how calls end.
+            results: are told what was found.
             allowed: users that may call; None for all who get here.
-            log_calls: whether each picture gets a log line.
         """
-        self._agent, self._counts, self._allowed, self._log_calls = agent, counts, allowed, log_calls
+        self._agent, self._counts, self._results, self._allowed = agent, counts, results, allowed
+        self.log_calls = False
 
     def methods(self) -> Mapping[str, Method]:
         """By path."""
@@ -106,7 +108,8 @@ class EdgeAgentService:
             raise
         answer, seconds = judged.answer, time.perf_counter() - begun
         self._counts.answered(host.component, seconds, judged.seconds, answer.score, anomalous=answer.is_anomalous)
-        if self._log_calls:
+        self._results.judged(host.component, host.version, answer, call.request_id, seconds)
+        if self.log_calls:
             log.info("picture judged", model=host.component, is_anomalous=answer.is_anomalous, confidence=round(answer.confidence, 4),
                      milliseconds=round(seconds * 1e3, 2), request_id=call.request_id)  # fmt: skip
         return response

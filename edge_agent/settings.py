@@ -47,6 +47,18 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
         metrics: HOST:PORT for Prometheus, such as 127.0.0.1:9464; empty for none. Whoever reaches it may read it.
         log_calls: whether each picture gets a line in the log; calls that fail always do.
         state: file in which the agent keeps which models run, to start them again after a restart; empty for none.
+        greengrass: auto talks to the core that the environment names; off does not.
+        results: which judged pictures are published: off, anomalies or all.
+        spool: folder in which results are kept until they are published.
+        results_keep: how many are kept; then the oldest leave, and are counted.
+        results_local_topic: local topic of the core, with {thing} and {model} filled in; empty for none.
+        results_iot_topic: topic of AWS IoT Core, likewise.
+        mqtt: mqtt://HOST:PORT or mqtts://HOST:PORT of a broker for results; empty for none. Its password is in LINEWATCH_MQTT_PASSWORD.
+        mqtt_topic: topic there, likewise.
+        mqtt_ca: PEM file of the authorities that may vouch for the broker; empty for the system's.
+        mqtt_certificate: PEM file of the certificate shown to the broker; empty for none.
+        mqtt_key: PEM file of its private key.
+        mqtt_user: name there.
         stop_grace_s: seconds that running calls have to finish when the agent is told to stop.
     """
 
@@ -79,6 +91,18 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     metrics: str = ""
     log_calls: bool = False
     state: str = ""
+    greengrass: Literal["auto", "off"] = "auto"
+    results: Literal["off", "anomalies", "all"] = "off"
+    spool: str = ""
+    results_keep: _Positive = 100_000
+    results_local_topic: str = ""
+    results_iot_topic: str = ""
+    mqtt: Annotated[str, msgspec.Meta(pattern=r"^(mqtts?://[^/\s]+)?$")] = ""
+    mqtt_topic: str = "linewatch/{thing}/{model}/results"
+    mqtt_ca: str = ""
+    mqtt_certificate: str = ""
+    mqtt_key: str = ""
+    mqtt_user: str = ""
     stop_grace_s: Annotated[int, msgspec.Meta(ge=0)] = 5
 
 

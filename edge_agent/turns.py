@@ -71,6 +71,10 @@ class Turns(Generic[Lane]):
         self._leaving: list[Lane] = []
         self._waiting: deque[_Ticket[Lane]] = deque()
 
+    def bound(self, queue: int, patience_s: float) -> None:
+        """Other bounds, for those who come from now on."""
+        self._queue, self._patience_s = queue, patience_s
+
     @property
     def waiting(self) -> int:
         """How many wait now."""

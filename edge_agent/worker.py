@@ -192,7 +192,7 @@ def main(argument: str) -> int:
             return 1
         gc.collect()
         gc.freeze()
-        send(first, Ready(runtime.name, bundle.manifest.is_segmentation, confined))
+        send(first, Ready(runtime.name, bundle.manifest.is_segmentation, confined, bundle.manifest.model.version))
         serve(lanes, worker)
     return 0
 

@@ -132,6 +132,7 @@ class WorkerLink:
         lanes: to it.
         runtime: what runs the model there.
         makes_masks: whether its answers come with masks.
+        version: of the model.
         unconfined: why it kept what workers give up; empty when it did give it up.
     """
 
@@ -142,7 +143,7 @@ class WorkerLink:
             WorkerError: no process can be started.
         """
         self.folder, self._settings = folder, settings
-        self.runtime, self.makes_masks, self.unconfined = "", False, ""
+        self.runtime, self.makes_masks, self.unconfined, self.version = "", False, "", ""
         self.lanes = [Lane(self) for _ in range(LANES)]
         options = WorkerOptions(
             [(lane.theirs.fileno(), lane.exchange.descriptor) for lane in self.lanes], str(folder), settings.runtime,
@@ -174,7 +175,7 @@ class WorkerLink:
         except BaseException:
             self.end()
             raise
-        self.runtime, self.makes_masks, self.unconfined = ready.runtime, ready.makes_masks, ready.unconfined
+        self.runtime, self.makes_masks, self.unconfined, self.version = ready.runtime, ready.makes_masks, ready.unconfined, ready.version
 
     def _wait_until_ready(self) -> Ready:
         try:

@@ -1,6 +1,5 @@
 """What the agent does by itself: restarts, metrics, who may call, idle models, several workers."""
 
-import contextlib
 import os
 import re
 import signal
@@ -17,6 +16,7 @@ from edge_agent.client import AgentClient
 from edge_agent.protos import edge_agent_pb2 as pb
 from edge_agent.states import State
 from tests.contract.test_agent_calls import raw, refused, running_agent_with
+from tests.processes import worker_pids
 
 
 @pytest.fixture
@@ -93,25 +93,13 @@ def test_several_workers_judge_at_a_time_and_one_may_die(models: Path, picture: 
         client.start("parts")
         assert "2 workers" in client.describe("parts").status_message
         expected = client.detect(picture, "parts")[0].anomaly_score
-        workers = workers_of(address)
+        workers = worker_pids()
         assert sorted(sorted(os.sched_getaffinity(pid)) for pid in workers) == [[0], [1]]
         os.kill(workers[0], signal.SIGKILL)
         for _ in range(20):
             assert client.detect(picture, "parts")[0].anomaly_score == expected
             assert client.describe("parts").status == State.RUNNING
         deadline = time.monotonic() + 20
-        while len(workers_of(address)) < 2 and time.monotonic() < deadline:
+        while len(worker_pids()) < 2 and time.monotonic() < deadline:
             time.sleep(0.05)
-        assert len(workers_of(address)) == 2
-
-
-def workers_of(address: str) -> list[int]:
-    """Processes of the workers, in the order in which they were started, that have a model loaded or load one."""
-    found = []
-    for path in Path("/proc").glob("[0-9]*/cmdline"):
-        with contextlib.suppress(OSError):
-            words = path.read_bytes().split(b"\0")
-            parent = int((path.parent / "stat").read_text().rpartition(")")[2].split()[1])
-            if b"edge_agent.worker" in words and address.encode() in Path(f"/proc/{parent}/cmdline").read_bytes():
-                found.append(int(path.parent.name))
-    return sorted(found)
+        assert len(worker_pids()) == 2

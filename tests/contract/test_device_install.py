@@ -10,7 +10,7 @@ import numpy as np
 
 from edge_agent.client import AgentClient
 from linewatch.demo import running_agent
-from tests.fault.test_processes import children, worker_pids
+from tests.processes import children, worker_pids
 
 ROOT = Path(__file__).parents[2]
 BLOCKER = """

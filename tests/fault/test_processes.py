@@ -1,6 +1,5 @@
 """What happens when processes are killed, sockets are left behind, and a trainer dies in the middle."""
 
-import contextlib
 import errno
 import os
 import resource
@@ -26,24 +25,10 @@ from edge_agent.states import State
 from linewatch.demo import running_agent
 from tests.callers import Patient
 from tests.contract.test_agent_calls import running_agent_with
+from tests.processes import children, worker_pids
 
 pytestmark = pytest.mark.fault
 BLANK = np.zeros((240, 320, 3), np.uint8)
-
-
-def children(pid: int) -> list[int]:
-    found = []
-    with contextlib.suppress(FileNotFoundError):  # of a process that ends at this moment
-        for task in Path(f"/proc/{pid}/task").iterdir():
-            with contextlib.suppress(FileNotFoundError):  # of a thread that does
-                found += [int(p) for p in (task / "children").read_text().split()]
-    return found
-
-
-def worker_pids() -> list[int]:
-    """Workers of agents that this process started."""
-    workers = [w for agent in children(os.getpid()) for w in children(agent)]
-    return [w for w in workers if b"edge_agent.worker" in Path(f"/proc/{w}/cmdline").read_bytes()]
 
 
 def wait_for_state(client: AgentClient, model: str, state: State) -> str:

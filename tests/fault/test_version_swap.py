@@ -17,7 +17,7 @@ from edge_agent.client import AgentClient
 from edge_agent.states import State
 from packager.package import Package
 from tests.contract.test_agent_calls import running_agent_with
-from tests.fault.test_processes import worker_pids
+from tests.processes import worker_pids
 
 pytestmark = pytest.mark.fault
 BLANK = np.zeros((240, 320, 3), np.uint8)

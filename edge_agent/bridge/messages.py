@@ -1,0 +1,102 @@
+"""What the agent and its bridge say to each other: msgpack messages on a socket pair."""
+
+import socket
+
+import msgspec
+
+MESSAGE_BYTES = 256 * 1024
+
+
+class BridgeOptions(msgspec.Struct, frozen=True):
+    """What a bridge is told when it is started; it is one argument of its command line, as JSON.
+
+    Attributes:
+        channel: descriptor of its end of the socket pair.
+        greengrass: whether to connect to the core that the environment names.
+        spool: folder of the results; empty for none.
+        keep: results that are kept.
+        local_topic: of the core's local topics to publish results to; empty for none.
+        iot_topic: of AWS IoT Core.
+        mqtt: mqtt://HOST:PORT or mqtts://HOST:PORT; empty for no broker.
+        mqtt_topic: on the broker.
+        mqtt_ca: PEM file of the authorities that may vouch for the broker; empty for the system's.
+        mqtt_certificate: PEM file of the certificate that is shown to it; empty for none.
+        mqtt_key: PEM file of its private key.
+        mqtt_user: name there; its password is in the environment, as LINEWATCH_MQTT_PASSWORD.
+    """
+
+    channel: int
+    greengrass: bool
+    spool: str
+    keep: int
+    local_topic: str
+    iot_topic: str
+    mqtt: str
+    mqtt_topic: str
+    mqtt_ca: str
+    mqtt_certificate: str
+    mqtt_key: str
+    mqtt_user: str
+
+
+class Configured(msgspec.Struct, frozen=True, tag=True):
+    """Bridge: the component's configuration; at the start and at each change."""
+
+    values: dict[str, object]
+
+
+class AreYouBusy(msgspec.Struct, frozen=True, tag=True):
+    """Bridge: the core wants to update something; are pictures being judged?"""
+
+
+class Busy(msgspec.Struct, frozen=True, tag=True):
+    """Agent: calls that workers have now."""
+
+    calls: int
+
+
+class Serving(msgspec.Struct, frozen=True, tag=True):
+    """Agent: the socket is bound and calls are taken."""
+
+
+FromBridge = Configured | AreYouBusy
+FromAgent = Busy | Serving
+_ENCODER = msgspec.msgpack.Encoder()
+_FROM_BRIDGE = msgspec.msgpack.Decoder(FromBridge)
+_FROM_AGENT = msgspec.msgpack.Decoder(FromAgent)
+
+
+def channel_pair() -> tuple[socket.socket, socket.socket]:
+    """Both ends; messages keep their bounds."""
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    for end in (ours, theirs):
+        end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, MESSAGE_BYTES)
+    return ours, theirs
+
+
+def tell(channel: socket.socket, message: FromBridge | FromAgent) -> None:
+    """Send one message.
+
+    Raises:
+        OSError: nobody is there.
+    """
+    channel.send(_ENCODER.encode(message))
+
+
+def hear_bridge(channel: socket.socket) -> FromBridge | None:
+    """Agent: the next message; None when the bridge is gone."""
+    data = _receive(channel)
+    return _FROM_BRIDGE.decode(data) if data else None
+
+
+def hear_agent(channel: socket.socket) -> FromAgent | None:
+    """Bridge: the next message; None when the agent is gone."""
+    data = _receive(channel)
+    return _FROM_AGENT.decode(data) if data else None
+
+
+def _receive(channel: socket.socket) -> bytes:
+    try:
+        return channel.recv(MESSAGE_BYTES)
+    except ConnectionError:
+        return b""
