@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import structlog
+from google.protobuf.message import DecodeError
 
 from anomaly_model.errors import LinewatchError, PictureError
 from anomaly_model.limits import LIMITS
@@ -83,7 +84,7 @@ class EdgeAgentService:
                 self._admit(call.peer)
                 try:
                     request = kind.FromString(call.message())
-                except ValueError as error:  # protobuf's DecodeError is one
+                except DecodeError as error:
                     raise InvalidRequestError(f"the message is no {kind.DESCRIPTOR.full_name}: {error}") from None
                 return bytes(answer(request, call).SerializeToString())
             except LinewatchError as error:

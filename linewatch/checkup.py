@@ -1,10 +1,7 @@
 """`linewatch doctor`: can this machine run models, and does a bundle give its golden answers here?"""
 
-import os
 import statistics
-import sys
 import time
-from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -13,43 +10,45 @@ from anomaly_model.errors import LinewatchError
 from anomaly_model.measured import Measurable, write_measured
 from anomaly_model.parity import compare, golden_inputs
 from anomaly_model.runtime import open_runtime
-from anomaly_model.runtime_tvm import cpu_flags, host_target
 from anomaly_model.signature import read_trusted_keys
+from linewatch.machine_checkup import Finding, examine_machine, examine_socket
 
 _ROUNDS = 30
 
 
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """One check."""
-
-    check: str
-    ok: bool
-    found: str
-
-
-def examine(path: Path | None, keys: Path | None = None, record: Path | None = None) -> list[Finding]:
+def examine(
+    path: Path | None, keys: Path | None = None, record: Path | None = None, *, models: Path | None = None, address: str | None = None
+) -> list[Finding]:
     """Run all checks; none of them raises.
 
     Args:
         path: a bundle, or None.
-        keys: public keys, one of which must have signed the bundle.
+        keys: public keys, one of which must have signed each bundle.
         record: folder to write to which runtime was the fastest, for the agent's setting `measured`.
+        models: an agent's models folder, of which each bundle is checked.
+        address: of an agent's socket.
     """
-    vectors = [name for name in ("avx512f", "avx2", "fma", "neon", "asimd") if name in cpu_flags()]
-    memory = os.access("/dev/shm", os.R_OK | os.W_OK)
-    findings = [
-        Finding("Python", sys.version_info >= (3, 11), sys.version.split()[0]),
-        Finding("CPU", bool(vectors), f"{host_target()}, {os.cpu_count()} cores, {' '.join(vectors) or 'no known vectors'}"),
-        Finding("shared memory", memory, "/dev/shm is writable" if memory else "/dev/shm is missing or not writable"),
-        *(_installed(module) for module in ("grpc", "tvm_ffi", "onnxruntime", "structlog")),
-    ]
-    if path is None:
-        return findings
+    findings = list(examine_machine(models or Path()))
+    if address is not None:
+        findings += examine_socket(address)
+    for folder in _bundles(path, models):
+        findings += _examine_bundle(folder, keys, record)
+    return findings
+
+
+def _bundles(path: Path | None, models: Path | None) -> list[Path]:
+    from edge_agent.catalog import Catalog
+
+    installed = [entry.folder for _, entry in sorted(Catalog(models).scan().items())] if models is not None else []
+    return ([path] if path is not None else []) + installed
+
+
+def _examine_bundle(path: Path, keys: Path | None, record: Path | None) -> list[Finding]:
+    findings: list[Finding] = []
     try:
         bundle = open_bundle(path, trusted=read_trusted_keys(keys) if keys else ())
     except LinewatchError as error:
-        return [*findings, Finding("bundle", False, str(error))]
+        return [Finding(f"bundle {path}", False, str(error))]
     model, signed = bundle.manifest.model, ", signed by a trusted key" if keys else ""
     findings.append(Finding("bundle", True, f"{model.name} version {model.version}, all hashes right{signed}"))
     times: dict[Measurable, float] = {}
@@ -74,11 +73,6 @@ def _runtimes(bundle: Bundle) -> list[Measurable]:
         if "CUDAExecutionProvider" in onnxruntime.get_available_providers():
             names.append("onnxruntime-gpu")
     return names
-
-
-def _installed(module: str) -> Finding:
-    there = find_spec(module) is not None
-    return Finding(module, there, "installed" if there else "missing: pip install 'linewatch[agent]'")
 
 
 def _golden(bundle: Bundle, name: Measurable) -> tuple[Finding, float]:

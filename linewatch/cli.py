@@ -208,17 +208,22 @@ def recalibrate(bundle: Path, data: Path, output: Path, root: Path | None, false
 
 @main.command(epilog=examples(
     "linewatch doctor", "linewatch doctor component/bundle --trusted-keys keys",
+    "linewatch doctor --models component --socket unix:///tmp/aws.iot.lookoutvision.EdgeAgent.sock",
     "linewatch doctor component/bundle --record /var/lib/linewatch/measured"))  # fmt: skip
 @click.argument("bundle", type=EXISTING, required=False)
 @click.option("--trusted-keys", type=EXISTING, help="Public key, or folder of public keys, that must have signed the bundle.")
 @click.option("--record", type=FOLDER, help="Folder to record the fastest runtime in, for the agent's setting measured.")
+@click.option("--models", type=EXISTING, help="An agent's models folder, of which each bundle is checked.")
+@click.option("--socket", "address", help="Socket of an agent: may this user call, and does it answer?")
 @json_option
 @guarded
-def doctor(bundle: Path | None, trusted_keys: Path | None, record: Path | None, as_json: bool) -> None:
-    """Check this machine and, if given, whether a bundle gives its golden answers on every runtime here, and how fast."""
+def doctor(
+    bundle: Path | None, trusted_keys: Path | None, record: Path | None, models: Path | None, address: str | None, as_json: bool
+) -> None:
+    """Check this machine and, if given, an agent's socket, and whether bundles give their golden answers on every runtime here, how fast."""
     from linewatch.checkup import examine
 
-    findings = examine(bundle, trusted_keys, record)
+    findings = examine(bundle, trusted_keys, record, models=models, address=address)
     if as_json:
         print_json([{"check": f.check, "ok": f.ok, "found": f.found} for f in findings])
     else:

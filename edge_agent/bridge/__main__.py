@@ -18,7 +18,7 @@ from edge_agent.log_lines import configure_logging
 
 log = structlog.get_logger()
 _BUSY_ANSWER_S = 2.0
-_RECONNECT_S = 5.0
+_RECONNECT_S = 2.0
 
 
 class Bridge:

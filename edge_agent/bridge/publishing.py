@@ -13,7 +13,7 @@ from edge_agent.spool import Kept, Spool
 log = structlog.get_logger()
 _BATCH = 100
 _LOOK_S = 0.2
-_LONGEST_PAUSE_S = 30.0
+_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.5, 30.0
 
 
 class DestinationError(Exception):
@@ -55,7 +55,7 @@ class Publisher:
         self._ended.set()
 
     def _run(self) -> None:
-        pause = 1.0
+        pause = _FIRST_PAUSE_S
         failing = False
         spool: Spool | None = None
         while not self._ended.is_set():
@@ -73,7 +73,7 @@ class Publisher:
                 log.info("results are taken again", destination=self._destination.name)
                 failing = False
             if moved:
-                pause = 1.0
+                pause = _FIRST_PAUSE_S
             else:
                 self._ended.wait(_LOOK_S)
 

@@ -17,9 +17,11 @@ import numpy as np
 import pytest
 
 from edge_agent.client import AgentClient
+from edge_agent.configuration import KEYS
 from packager.agent_component import AgentComponentError, agent_requirements, write_agent_component
 from packager.component import Component
 from packager.package import Package
+from tests.greengrass_core import Core as Ipc
 
 pytestmark = pytest.mark.e2e
 SYSTEM_PYTHON = Path("/usr/bin/python3.11")
@@ -35,12 +37,13 @@ class Core:
     unpacked: Path
     configuration: dict[str, str]
     user: str | None
+    ipc: Ipc
 
     def script(self, phase: str) -> str:
         """A phase's script with its variables filled in."""
         text = self.recipe["Manifests"][0]["Lifecycle"][phase]["Script"]  # type: ignore[index]
         values = {"artifacts:decompressedPath": str(self.unpacked), "work:path": str(self.root / "work"),
-                  **{f"configuration:/{k}": v for k, v in self.configuration.items()}}  # fmt: skip
+                  **{f"configuration:/{k}": v for k, v in self.configuration.items() if isinstance(v, str)}}  # fmt: skip
         for name, value in values.items():
             text = text.replace("{" + name + "}", value)
         assert "{" not in text.replace("${", ""), text
@@ -51,7 +54,8 @@ class Core:
         extra = {"user": self.user, "group": pwd.getpwnam(self.user).pw_gid, "extra_groups": []} if self.user else {}
         return subprocess.Popen(
             ["sh", "-c", self.script(phase)], cwd=self.root / "work", stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-            env={"PATH": "/usr/bin:/bin", "HOME": str(self.root / "work"), "PIP_CONFIG_FILE": os.devnull}, start_new_session=True, **extra,
+            env={"PATH": "/usr/bin:/bin", "HOME": str(self.root / "work"), "PIP_CONFIG_FILE": os.devnull, **self.ipc.environment()},
+            start_new_session=True, **extra,
         )  # fmt: skip
 
     def run(self, phase: str) -> tuple[int, str]:
@@ -81,7 +85,9 @@ def core(component: Component, tmp_path: Path) -> Iterator[Core]:
             folder.chmod(0o755)
     configuration = {**recipe["ComponentConfiguration"]["DefaultConfiguration"], "Socket": f"unix://{tmp_path}/work/a.sock"}
     configuration["Python"] = str(SYSTEM_PYTHON if rootless else sys.executable)
-    yield Core(tmp_path, recipe, unpacked, configuration, user)
+    ipc = Ipc(tmp_path / "ipc.sock", configuration=configuration)
+    yield Core(tmp_path, recipe, unpacked, configuration, user, ipc)
+    ipc.close()
     shutil.rmtree(tmp_path / "work", ignore_errors=True)
 
 
@@ -91,10 +97,16 @@ def test_recipe_keeps_the_rules_of_both_cores(component: Component) -> None:
     recipe = json.loads(text)
     assert (recipe["ComponentName"], "ComponentDependencies" in recipe) == ("linewatch.EdgeAgent", False)
     [manifest] = recipe["Manifests"]
-    assert set(manifest["Lifecycle"]) == {"install", "run"}
+    assert set(manifest["Lifecycle"]) == {"install", "startup"}
+    assert manifest["Lifecycle"]["startup"]["Timeout"] == 120
     assert manifest["Lifecycle"]["install"]["Timeout"] == 900
     assert manifest["Artifacts"][0]["Permission"]["Read"] == "ALL"
-    assert recipe["ComponentConfiguration"]["DefaultConfiguration"]["Socket"] == "unix:///tmp/aws.iot.lookoutvision.EdgeAgent.sock"
+    defaults = recipe["ComponentConfiguration"]["DefaultConfiguration"]
+    assert defaults["Socket"] == "unix:///tmp/aws.iot.lookoutvision.EdgeAgent.sock"
+    assert set(defaults) - {"Python", "accessControl"} <= set(KEYS), "the agent knows each of them"
+    allowed = {o for service in defaults["accessControl"].values() for policy in service.values() for o in policy["operations"]}
+    assert allowed == {"aws.greengrass#PublishToTopic", "aws.greengrass#PublishToIoTCore"}
+    assert all(len(policy["resources"]) == 1 for service in defaults["accessControl"].values() for policy in service.values())
 
 
 def test_installed_without_a_network_and_without_rights(core: Core, packaged: Package) -> None:
@@ -105,7 +117,7 @@ def test_installed_without_a_network_and_without_rights(core: Core, packaged: Pa
     again, output = core.run("install")
     assert (again, "installed already" in output) == (0, True)
     models = core.root / "work" / "models.d"
-    agent = core.start("run")
+    agent = core.start("startup")
     try:
         with AgentClient(core.configuration["Socket"]) as client:
             client.wait_until_listening(60)
@@ -114,10 +126,19 @@ def test_installed_without_a_network_and_without_rights(core: Core, packaged: Pa
             for folder in packaged.bundle.folder.parents[:4]:
                 folder.chmod(0o755)
             client.start("model-parts")
+            assert core.ipc.states == ["RUNNING"]
             assert client.detect(BLANK, "model-parts", "bytes")[0].confidence > 0
+            core.ipc.configure(Results="all")
+            deadline = time.monotonic() + 20
+            while not core.ipc.local and time.monotonic() < deadline:
+                client.detect(BLANK, "model-parts", "bytes")
+                time.sleep(0.1)
+            assert core.ipc.local[0][0] == "linewatch/model-parts/results"
+            assert core.ipc.local[0][1]["model"] == "model-parts"
     finally:
         agent.send_signal(signal.SIGTERM)
         output = agent.communicate(timeout=30)[0].decode()
+        print(output)  # pytest shows it when anything above failed
     assert agent.returncode == 0, output
 
 
