@@ -5,6 +5,7 @@ import os
 import pwd
 import shutil
 import signal
+import stat
 import subprocess
 import sys
 import time
@@ -65,6 +66,14 @@ class Core:
         return process.returncode, output.decode(errors="replace")
 
 
+def let_others_in(folder: Path) -> None:
+    """Let any user reach a folder of pytest's; what lies above them, such as /tmp, is not ours to change."""
+    for part in [folder, *folder.parents]:
+        mode = stat.S_IMODE(part.stat().st_mode)
+        if mode & 0o055 != 0o055:
+            part.chmod(mode | 0o055)
+
+
 @pytest.fixture(scope="module")
 def component(tmp_path_factory: pytest.TempPathFactory) -> Component:
     return write_agent_component("x86_64", tmp_path_factory.mktemp("component"))
@@ -81,8 +90,7 @@ def core(component: Component, tmp_path: Path) -> Iterator[Core]:
     user = "nobody" if rootless else None
     if user:
         shutil.chown(tmp_path / "work", user)
-        for folder in [tmp_path, *tmp_path.parents][:4]:
-            folder.chmod(0o755)
+        let_others_in(tmp_path)
     configuration = {**recipe["ComponentConfiguration"]["DefaultConfiguration"], "Socket": f"unix://{tmp_path}/work/a.sock"}
     configuration["Python"] = str(SYSTEM_PYTHON if rootless else sys.executable)
     ipc = Ipc(tmp_path / "ipc.sock", configuration=configuration)
@@ -123,8 +131,7 @@ def test_installed_without_a_network_and_without_rights(core: Core, packaged: Pa
             client.wait_until_listening(60)
             entry = {"component": "model-parts", "version": "3.0.0", "folder": str(packaged.bundle.folder)}
             (models / "model-parts.json").write_text(json.dumps(entry))
-            for folder in packaged.bundle.folder.parents[:4]:
-                folder.chmod(0o755)
+            let_others_in(packaged.bundle.folder)
             client.start("model-parts")
             assert core.ipc.states == ["RUNNING"]
             assert client.detect(BLANK, "model-parts", "bytes")[0].confidence > 0
