@@ -81,12 +81,12 @@ def enlarge(picture: Rgb) -> Rgb:
     return np.asarray(Image.fromarray(picture).resize((WIDTH, HEIGHT), Image.Resampling.BICUBIC))
 
 
-def children(parent: int, module: str) -> list[int]:
-    """Processes below one that run a module."""
+def children(parent: int, words: str) -> list[int]:
+    """Processes that one started, and that have these words in their command lines."""
     found = []
     for task in Path(f"/proc/{parent}/task").iterdir():
         found += [int(pid) for pid in (task / "children").read_text().split()]
-    return [pid for pid in found if module.encode() in Path(f"/proc/{pid}/cmdline").read_bytes()]
+    return [pid for pid in found if words.encode() in Path(f"/proc/{pid}/cmdline").read_bytes()]
 
 
 def resident_mib(pid: int) -> float:
@@ -249,7 +249,7 @@ def main() -> int:
         model = bundle.manifest.model.name
         with running_agent(folder) as address, AgentClient(address) as client:
             client.wait_until_listening(30)
-            [agent] = children(os.getpid(), "linewatch.cli")
+            [agent] = children(os.getpid(), address)
             time.sleep(3)
             idle = resident_mib(agent)
             started = start_seconds(client, model)

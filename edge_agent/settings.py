@@ -37,6 +37,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
         concurrency: pictures of one model that are judged at a time, each by a worker process of its own.
         threads: CPU threads for one picture.
         cpus: processors for workers, such as 2-5 or 0,2: each worker gets its share of them; empty leaves that to the kernel.
+        other_sizes: what becomes of pictures of another size than the training's: resize, or refuse.
         queue: calls that may wait for one model; the next one is answered RESOURCE_EXHAUSTED.
         worker_user: user that workers run as, where the agent may change users; empty for the agent's own.
         worker_mib: address space of a worker; 0 for no limit.
@@ -81,6 +82,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     concurrency: Annotated[int, msgspec.Meta(ge=1, le=64)] = 1
     threads: _Positive = 1
     cpus: Annotated[str, msgspec.Meta(pattern=r"^([0-9]{1,4}(-[0-9]{1,4})?(,[0-9]{1,4}(-[0-9]{1,4})?)*)?$")] = ""
+    other_sizes: Literal["resize", "refuse"] = "resize"
     queue: _Positive = 8
     worker_user: str = ""
     worker_mib: Annotated[int, msgspec.Meta(ge=0)] = 4096

@@ -12,6 +12,7 @@ import socket
 import sys
 import time
 from pathlib import Path
+from typing import Literal
 
 import msgspec
 import numpy as np
@@ -48,8 +49,8 @@ _REST_MS = 500
 class Worker:
     """Answers requests with one loaded model."""
 
-    def __init__(self, bundle: Bundle, runtime: Runtime) -> None:
-        self._manifest, self._runtime = bundle.manifest, runtime
+    def __init__(self, bundle: Bundle, runtime: Runtime, other_sizes: Literal["resize", "refuse"]) -> None:
+        self._manifest, self._runtime, self._other_sizes = bundle.manifest, runtime, other_sizes
         self._picture = bytearray()
 
     def check(self, bundle: Bundle) -> None:
@@ -77,6 +78,12 @@ class Worker:
         exchange.begin(request.number)
         begun = time.perf_counter()
         check_size(request.width, request.height)
+        trained = self._manifest.picture
+        if self._other_sizes == "refuse" and (request.width, request.height) != (trained.width, trained.height):
+            raise PictureError(
+                f"the picture is {request.width}x{request.height} pixels; the model was trained on {trained.width}x{trained.height}, and the "
+                "agent's setting other_sizes is refuse"
+            )
         size = request.width * request.height * 3
         data: bytearray | memoryview
         if descriptor is None:
@@ -182,7 +189,7 @@ def main(argument: str) -> int:
             runtime = open_runtime(
                 bundle, options.runtime, threads=options.threads, measured=Path(options.measured) if options.measured else None  # type: ignore[arg-type]
             )
-            worker = Worker(bundle, runtime)
+            worker = Worker(bundle, runtime, options.other_sizes)
             worker.check(bundle)
             worker.warm_up()
             confined = _confine(options, runtime)

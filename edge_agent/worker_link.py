@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import msgspec
 
@@ -44,6 +45,7 @@ class WorkerOptions(msgspec.Struct, frozen=True):
     trusted_keys: str
     measured: str
     cpus: list[int]
+    other_sizes: Literal["resize", "refuse"]
     confine: bool
     address_space_mib: int
 
@@ -147,7 +149,8 @@ class WorkerLink:
         self.lanes = [Lane(self) for _ in range(LANES)]
         options = WorkerOptions(
             [(lane.theirs.fileno(), lane.exchange.descriptor) for lane in self.lanes], str(folder), settings.runtime,
-            settings.threads, settings.trusted_keys, settings.measured, cpus, settings.confine, settings.worker_mib,
+            settings.threads, settings.trusted_keys, settings.measured, cpus, settings.other_sizes, settings.confine,
+            settings.worker_mib,
         )  # fmt: skip
         command = [sys.executable, "-m", "edge_agent.worker", msgspec.json.encode(options).decode()]
         user = settings.worker_user or None

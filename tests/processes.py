@@ -15,14 +15,27 @@ def children(pid: int) -> list[int]:
     return found
 
 
-def named(pid: int, module: str) -> bool:
-    """Whether a process runs a module."""
+def named(pid: int, words: str) -> bool:
+    """Whether a process's command line has these words."""
     try:
-        return module.encode() in Path(f"/proc/{pid}/cmdline").read_bytes()
+        return words.encode() in Path(f"/proc/{pid}/cmdline").read_bytes()
     except FileNotFoundError:
         return False
 
 
-def worker_pids() -> list[int]:
-    """Workers of agents that this process started."""
-    return [w for agent in children(os.getpid()) for w in children(agent) if named(w, "edge_agent.worker")]
+def agent_pid(address: str) -> int:
+    """The agent that this process started on a socket; others may run beside it."""
+    [pid] = [pid for pid in children(os.getpid()) if named(pid, address)]
+    return pid
+
+
+def bridge_pid(address: str) -> int:
+    """Its bridge."""
+    [pid] = [pid for pid in children(agent_pid(address)) if named(pid, "edge_agent.bridge")]
+    return pid
+
+
+def worker_pids(address: str | None = None) -> list[int]:
+    """Workers of an agent, or of all agents that this process started."""
+    agents = children(os.getpid()) if address is None else [agent_pid(address)]
+    return [worker for agent in agents for worker in children(agent) if named(worker, "edge_agent.worker")]

@@ -70,6 +70,11 @@ class MessageReader:
         self._reserved += length
         self._body = bytearray(length)
 
+    def give_back(self, count: int) -> None:
+        """A message of a stream was taken, and its memory is free."""
+        self._release(count)
+        self._reserved -= count
+
     def close(self) -> None:
         """Give the memory back: the call is over."""
         self._release(self._reserved)

@@ -165,6 +165,7 @@ class Server:
         self.budget = Budget(limits.buffered_bytes)
         self._listening = selectors.DefaultSelector()
         self._served: set[_Served] = set()
+        self._open = 0
         self._changed = threading.Condition()
         self._stopping = False
         self._waker, self._woken = socket.socketpair()
@@ -191,6 +192,10 @@ class Server:
                     log.warning("connection not accepted", reason=str(error))
                     time.sleep(0.05)
                     continue
+                if not self._has_room():
+                    log.warning("connection refused", reason=f"{self.limits.connections} connections are open")
+                    connection.close()
+                    continue
                 threading.Thread(target=self._serve, args=(connection, tls), name="connection", daemon=True).start()
         for key in list(self._listening.get_map().values()):
             key.fileobj.close()  # type: ignore[union-attr]
@@ -198,15 +203,9 @@ class Server:
         self._waker.close()
 
     def _serve(self, connection: socket.socket, tls: ssl.SSLContext | None) -> None:
-        connection.setblocking(True)
-        with self._changed:
-            full = len(self._served) >= self.limits.connections or self._stopping
-        if full:
-            log.warning("connection refused", reason=f"{self.limits.connections} connections are open")
-            connection.close()
-            return
         transport: Transport
         try:
+            connection.setblocking(True)
             set_timeouts(connection, self.limits.stall_s)
             if tls is None:
                 transport = UnixTransport(connection)
@@ -216,16 +215,26 @@ class Server:
         except OSError as error:
             log.warning("connection refused", reason=str(error))
             connection.close()
+            self.gone(None)
             return
         served = _Served(self, transport, self._methods)
         with self._changed:
             self._served.add(served)
         served.run()
 
-    def gone(self, served: "_Served") -> None:
-        """A connection is over."""
+    def _has_room(self) -> bool:
         with self._changed:
-            self._served.discard(served)
+            if self._open >= self.limits.connections:
+                return False
+            self._open += 1
+            return True
+
+    def gone(self, served: "_Served | None") -> None:
+        """A connection is over; None for one that did not come about."""
+        with self._changed:
+            self._open -= 1
+            if served is not None:
+                self._served.discard(served)
             self._changed.notify_all()
 
     def idle(self) -> None:
@@ -261,7 +270,7 @@ class _Served:
         self._reading, self._sending = threading.Lock(), threading.Lock()
         self._ready: list[Call] = []
         self._calls: dict[Stream, Call] = {}
-        self._waiting = 0
+        self._waiting, self._threads = 0, 1
         self._closed = False
         self._looked = time.monotonic()
         self._opened: dict[Stream, float] = {}
@@ -285,6 +294,7 @@ class _Served:
                 call = self._next_call()
                 if call is None:
                     self._reading.release()
+                    self._thread_ends()
                     return
                 self._handle(call)
                 if not call.reads:
@@ -294,9 +304,20 @@ class _Served:
         """Have another of this connection's threads read; see `Call.about_to_wait`."""
         with self._state:
             somebody_waits = self._waiting > 0
+            self._threads += not somebody_waits
         self._reading.release()
         if not somebody_waits:
             threading.Thread(target=self._take_turns, name="call", daemon=True).start()
+
+    def _thread_ends(self) -> None:
+        """The last one gives the descriptor back: while a thread may still read or write, its number must not become another's."""
+        with self._state:
+            self._threads -= 1
+            last = self._threads == 0
+        if last:
+            with self._sending:
+                self._transport.close()
+            self._server.gone(self)
 
     def _next_call(self) -> Call | None:
         while not self._ready and not self._closed:
@@ -380,9 +401,10 @@ class _Served:
 
     @property
     def busy(self) -> bool:
-        """Whether unary calls wait for their answers here; streams are open for as long as their callers like."""
+        """Whether unary calls wait for their answers, or for the rest of their request; streams are open for as long as their callers like."""
         with self._state:
-            return any(self._methods[call.path].unary for call in self._calls.values())
+            paths = [stream.headers[":path"] for stream in self._connection.streams.values()]
+        return any(path in self._methods and self._methods[path].unary for path in paths)
 
     def _handle(self, call: Call) -> None:
         stream = call.stream
@@ -439,6 +461,7 @@ class _Served:
                 if stream.closed or not stream.messages:
                     return
                 message = stream.messages.popleft()
+                stream.reader.give_back(len(message))
             yield message
 
     def send(self, stream: Stream, message: bytes) -> None:
@@ -518,7 +541,6 @@ class _Served:
                 self._forget(call)
             self._ready.clear()
             self._state.notify_all()
-        self._transport.close()
+        self._transport.shut()
         for call in calls:
             call.cancelled()
-        self._server.gone(self)

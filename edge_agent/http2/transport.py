@@ -48,8 +48,12 @@ class Transport(Protocol):
         """
         ...
 
+    def shut(self) -> None:
+        """End it in both directions; wakes whoever reads or writes."""
+        ...
+
     def close(self) -> None:
-        """End it in both directions; wakes whoever reads."""
+        """Give its descriptor back. Nobody uses it any more: the number may be another connection's at once."""
         ...
 
 
@@ -81,10 +85,13 @@ class UnixTransport:
         if sent < wanted:
             self._socket.sendall(memoryview(b"".join(parts))[sent:])
 
-    def close(self) -> None:
+    def shut(self) -> None:
         """See `Transport`."""
         with contextlib.suppress(OSError):
             self._socket.shutdown(socket.SHUT_RDWR)
+
+    def close(self) -> None:
+        """See `Transport`."""
         self._socket.close()
 
 
@@ -158,10 +165,13 @@ class TlsTransport:
             self._tls.write(data)
         self._flush()
 
-    def close(self) -> None:
+    def shut(self) -> None:
         """See `Transport`."""
         with contextlib.suppress(OSError):
             self._socket.shutdown(socket.SHUT_RDWR)
+
+    def close(self) -> None:
+        """See `Transport`."""
         self._socket.close()
 
 

@@ -93,13 +93,23 @@ def test_several_workers_judge_at_a_time_and_one_may_die(models: Path, picture: 
         client.start("parts")
         assert "2 workers" in client.describe("parts").status_message
         expected = client.detect(picture, "parts")[0].anomaly_score
-        workers = worker_pids()
+        workers = worker_pids(address)
         assert sorted(sorted(os.sched_getaffinity(pid)) for pid in workers) == [[0], [1]]
         os.kill(workers[0], signal.SIGKILL)
         for _ in range(20):
             assert client.detect(picture, "parts")[0].anomaly_score == expected
             assert client.describe("parts").status == State.RUNNING
         deadline = time.monotonic() + 20
-        while len(worker_pids()) < 2 and time.monotonic() < deadline:
+        while len(worker_pids(address)) < 2 and time.monotonic() < deadline:
             time.sleep(0.05)
-        assert len(worker_pids()) == 2
+        assert len(worker_pids(address)) == 2
+
+
+def test_other_sizes_can_be_refused(models: Path, picture: np.ndarray) -> None:
+    with running_agent_with(models, LINEWATCH_AGENT_OTHER_SIZES="refuse") as address, AgentClient(address) as client:
+        client.wait_until_listening(30)
+        client.start("parts")
+        client.detect(picture, "parts")
+        error = refused(client, "DetectAnomalies", raw(64, 64))
+        assert error.code == "INVALID_ARGUMENT"
+        assert "trained on 320x240" in str(error)

@@ -14,7 +14,7 @@ import pytest
 from edge_agent.client import AgentClient
 from tests.contract.test_agent_calls import running_agent_with
 from tests.greengrass_core import Core
-from tests.processes import children, named
+from tests.processes import bridge_pid
 
 RESULTS = {"Results": "all", "ResultsLocalTopic": "linewatch/{thing}/{model}", "ResultsIotTopic": "plant/{model}", "MeaningOfLife": 42}
 
@@ -32,12 +32,6 @@ def agent(models: Path, core: Core, tmp_path: Path, **settings: str) -> Iterator
     with running_agent_with(models, **environment) as address, AgentClient(address) as client:
         client.wait_until_listening(30)
         yield client
-
-
-def bridge() -> int:
-    [agent_pid] = [pid for pid in children(os.getpid()) if named(pid, "linewatch.cli")]
-    [pid] = [pid for pid in children(agent_pid) if named(pid, "edge_agent.bridge")]
-    return pid
 
 
 def test_state_results_and_configuration(models: Path, core: Core, tmp_path: Path, picture: np.ndarray) -> None:
@@ -76,13 +70,13 @@ def test_results_wait_for_the_network_and_for_a_killed_bridge(models: Path, core
         sent = [round(client.detect(picture if i % 2 else picture[::-1].copy(), "parts")[0].anomaly_score, 4) for i in range(10)]
         core.wait(lambda: len(core.local) == 10)
         assert core.iot == []
-        first = bridge()
+        first = bridge_pid(client._address)
         os.kill(first, signal.SIGKILL)
         client.detect(picture, "parts")
         core.offline = False
         core.wait(lambda: len(core.iot) >= 11, seconds=40)
         assert [round(document["score"], 4) for _, document in core.iot][:10] == sent, "in order"
-        assert bridge() != first
+        assert bridge_pid(client._address) != first
         core.wait(lambda: "linewatch_results_waiting 0.0" in client.metrics())
         core.wait(lambda: core.states == ["RUNNING", "RUNNING"])
 

@@ -21,16 +21,11 @@ from edge_agent.protos import edge_agent_pb2 as pb
 from edge_agent.states import State
 from linewatch.demo import running_agent
 from tests.contract.test_agent_calls import running_agent_with
-from tests.processes import children, named, worker_pids
+from tests.processes import agent_pid, worker_pids
 
 pytestmark = pytest.mark.fault
 BLANK = np.zeros((240, 320, 3), np.uint8)
 ALLOWED = {"OK", "INVALID_ARGUMENT", "NOT_FOUND", "FAILED_PRECONDITION", "RESOURCE_EXHAUSTED", "DEADLINE_EXCEEDED", "UNIMPLEMENTED"}
-
-
-def agent_pid() -> int:
-    [pid] = [pid for pid in children(os.getpid()) if named(pid, "linewatch.cli")]
-    return pid
 
 
 def descriptors(pid: int) -> int:
@@ -79,7 +74,7 @@ def test_ten_thousand_random_and_mutated_requests(models: Path) -> None:
         expected = client.detect(BLANK, "parts")[0].anomaly_score
         small = SharedFrame()
         small.write(np.zeros((64, 64, 3), np.uint8))
-        agent, workers = agent_pid(), worker_pids()
+        agent, workers = agent_pid(address), worker_pids(address)
         before = descriptors(agent)
         method = client._channel.unary_unary("/AWS.LookoutVision.EdgeAgent/DetectAnomalies")
         import grpc
@@ -93,7 +88,7 @@ def test_ten_thousand_random_and_mutated_requests(models: Path) -> None:
         small.close()
         assert seen <= ALLOWED
         assert {"OK", "INVALID_ARGUMENT", "NOT_FOUND"} <= seen
-        assert worker_pids() == workers, "no worker died of it"
+        assert worker_pids(address) == workers, "no worker died of it"
         assert descriptors(agent) <= before + 2
         assert client.detect(BLANK, "parts")[0].anomaly_score == expected
 
@@ -103,7 +98,7 @@ def test_rubbish_on_the_socket_ends_its_own_connection(models: Path) -> None:
     with running_agent(models) as address, AgentClient(address) as client:
         client.wait_until_listening(30)
         client.start("parts")
-        agent = agent_pid()
+        agent = agent_pid(address)
         client.detect(BLANK, "parts")
         before = descriptors(agent)
         good = PREFACE + settings_frame({}) + frame(FrameType.PING, 0, 0, bytes(8))
@@ -152,7 +147,7 @@ def test_a_client_that_dies_holding_a_segment_holds_up_nobody(models: Path) -> N
         path.unlink()
         with pytest.raises(AgentCallError, match="does not exist"):
             client.call("DetectAnomalies", request)
-        for pid in (agent_pid(), *worker_pids()):
+        for pid in (agent_pid(address), *worker_pids(address)):
             held = [os.readlink(p) for p in Path(f"/proc/{pid}/fd").iterdir() if p.exists()]  # noqa: PTH115
             assert not [target for target in held if name in target], "nothing of it is kept open"
 
@@ -161,7 +156,7 @@ def test_a_client_that_changes_or_shrinks_its_picture_harms_only_itself(models: 
     with running_agent(models) as address, AgentClient(address) as client, AgentClient(address) as other:
         client.wait_until_listening(30)
         client.start("parts")
-        workers = worker_pids()
+        workers = worker_pids(address)
         expected = other.detect(BLANK, "parts", "bytes")[0].anomaly_score
         path = Path("/dev/shm") / f"linewatch-test-{secrets.token_hex(6)}"
         size = 2000 * 2000 * 3
@@ -191,7 +186,7 @@ def test_a_client_that_changes_or_shrinks_its_picture_harms_only_itself(models: 
             changing.join(10)
             path.unlink()
         assert outcomes <= {"OK", "INVALID_ARGUMENT"}
-        assert worker_pids() == workers, "no SIGBUS"
+        assert worker_pids(address) == workers, "no SIGBUS"
 
 
 def test_large_pictures_at_load(models: Path) -> None:
@@ -219,7 +214,7 @@ def test_large_pictures_at_load(models: Path) -> None:
         for thread in threads:
             thread.join(120)
         assert wrong == []
-        resident = int(Path(f"/proc/{agent_pid()}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
+        resident = int(Path(f"/proc/{agent_pid(address)}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
         assert resident < 700, "memory is bounded by what may arrive at once"
 
 
@@ -248,7 +243,7 @@ def test_sigterm_under_load_answers_every_call_that_was_accepted(models: Path) -
         deadline = time.monotonic() + 20
         while answers.count("OK") < 40 and time.monotonic() < deadline:
             time.sleep(0.01)
-        agent = agent_pid()
+        agent, workers = agent_pid(address), worker_pids(address)
         os.kill(agent, signal.SIGTERM)
         for thread in threads:
             thread.join(30)
@@ -259,7 +254,7 @@ def test_sigterm_under_load_answers_every_call_that_was_accepted(models: Path) -
         deadline = time.monotonic() + 20
         while Path(f"/proc/{agent}").exists() and "Z" not in Path(f"/proc/{agent}/stat").read_text() and time.monotonic() < deadline:
             time.sleep(0.05)
-        assert not worker_pids()
+        assert not [pid for pid in workers if Path(f"/proc/{pid}").exists()]
 
 
 CLOCK = """
