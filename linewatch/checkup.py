@@ -48,7 +48,7 @@ def _examine_bundle(path: Path, keys: Path | None, record: Path | None) -> list[
     try:
         bundle = open_bundle(path, trusted=read_trusted_keys(keys) if keys else ())
     except LinewatchError as error:
-        return [Finding(f"bundle {path}", False, str(error))]
+        return [Finding("bundle", False, str(error) if str(path) in str(error) else f"{path}: {error}")]
     model, signed = bundle.manifest.model, ", signed by a trusted key" if keys else ""
     findings.append(Finding("bundle", True, f"{model.name} version {model.version}, all hashes right{signed}"))
     times: dict[Measurable, float] = {}

@@ -28,6 +28,7 @@ log = structlog.get_logger()
 _FRAMES_AT_ONCE = 64
 _REQUEST_ID = re.compile(r"[A-Za-z0-9_.:/=+-]{1,64}")
 _OUT_BYTES = 256 * 1024
+_DRAIN_S, _FAREWELL_S = 2.0, 1.0
 
 
 class Call:
@@ -253,6 +254,11 @@ class Server:
             for served in list(self._served):
                 served.leave()
             done = self._changed.wait_for(lambda: not any(s.busy for s in self._served), max(0.0, deadline - time.monotonic()))
+            remaining = list(self._served)
+        for served in remaining:
+            served.drain()
+        with self._changed:  # a peer that is still sending would take a closed connection for a broken one, and drop what it has not read
+            self._changed.wait_for(lambda: not self._served, _FAREWELL_S)
             remaining = list(self._served)
         for served in remaining:
             served.close()
@@ -527,6 +533,14 @@ class _Served:
             self._connection.leave()
         with contextlib.suppress(OSError):
             self._flush()
+
+    def drain(self) -> None:
+        """Wait until answers that another thread took along are sent, then say that no more comes; the peer may close."""
+        if self._sending.acquire(timeout=_DRAIN_S):
+            self._sending.release()
+        with contextlib.suppress(OSError):
+            self._flush()
+            self._transport.end_writing()
 
     def close(self) -> None:
         """End the connection; its callers are gone."""

@@ -48,6 +48,14 @@ class Transport(Protocol):
         """
         ...
 
+    def end_writing(self) -> None:
+        """Say that nothing more is written; reading goes on.
+
+        Raises:
+            OSError: the connection is broken already.
+        """
+        ...
+
     def shut(self) -> None:
         """End it in both directions; wakes whoever reads or writes."""
         ...
@@ -84,6 +92,10 @@ class UnixTransport:
         sent = self._socket.sendmsg(parts)
         if sent < wanted:
             self._socket.sendall(memoryview(b"".join(parts))[sent:])
+
+    def end_writing(self) -> None:
+        """See `Transport`."""
+        self._socket.shutdown(socket.SHUT_WR)
 
     def shut(self) -> None:
         """See `Transport`."""
@@ -164,6 +176,10 @@ class TlsTransport:
         with self._lock:
             self._tls.write(data)
         self._flush()
+
+    def end_writing(self) -> None:
+        """See `Transport`."""
+        self._socket.shutdown(socket.SHUT_WR)
 
     def shut(self) -> None:
         """See `Transport`."""

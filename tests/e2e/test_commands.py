@@ -122,7 +122,7 @@ def test_doctor(packaged: Package, copied_bundle: Path) -> None:
     assert any("tvm" in f["check"] for f in healthy)
     (copied_bundle / "golden" / "0.png").unlink()
     sick = linewatch("doctor", copied_bundle, code=1)
-    assert "FAIL  bundle: golden/0.png is listed" in sick.stdout
+    assert f"FAIL  bundle: {copied_bundle}: golden/0.png is listed" in sick.stdout
 
 
 def test_demo_data(tmp_path: Path) -> None:
