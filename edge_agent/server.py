@@ -2,13 +2,11 @@
 
 import contextlib
 import gc
-import grp
 import os
 import pwd
 import signal
 import socket
 import sqlite3
-import stat
 import sys
 import threading
 from collections.abc import Mapping
@@ -24,7 +22,8 @@ from edge_agent.agent import Agent
 from edge_agent.bridge_link import BridgeLink, in_greengrass, needs_bridge
 from edge_agent.configuration import changes, configured, with_live_changes
 from edge_agent.http2.connection import ConnectionLimits
-from edge_agent.http2.server import Server, ServerLimits
+from edge_agent.http2.served import ServerLimits
+from edge_agent.http2.server import Server
 from edge_agent.http2.transport import tls_context
 from edge_agent.log_lines import configure_logging
 from edge_agent.memory import keep_freed_memory
@@ -34,99 +33,15 @@ from edge_agent.results import ResultSink
 from edge_agent.service import MESSAGE_BYTES, EdgeAgentService
 from edge_agent.settings import Settings
 from edge_agent.side_services import Health, inspection_methods, reflection_methods
+from edge_agent.sockets import bind, bind_tcp, socket_path
 from edge_agent.spool import Spool, SpoolWriter
 
 log = structlog.get_logger()
 _SERVICE = edge_agent_pb2.DESCRIPTOR.services_by_name["EdgeAgent"].full_name
-_BACKLOG = 128
 _CONFIGURATION_S = 10
 _AGAIN_S = 10
 _SWITCH_S = 0.0005
 """Longest time for which Python lets one thread run while others want to: a call waits for no log line."""
-
-
-def socket_path(address: str) -> Path | None:
-    """The file of a unix: address; None for an abstract one.
-
-    Raises:
-        SettingsError: not a Unix socket address.
-    """
-    if address.startswith("unix-abstract:"):
-        return None
-    if not address.startswith("unix:"):
-        raise SettingsError(f"socket {address!r} is not a Unix socket; expected unix:///PATH or unix-abstract:NAME")
-    path = Path("/" + address.removeprefix("unix:").lstrip("/")) if address.startswith("unix:/") else Path(address[5:])
-    if len(os.fsencode(path)) > 107:
-        raise SettingsError(f"socket path {path} is longer than the 107 bytes that Linux allows; choose a shorter one")
-    return path
-
-
-def _clear_stale(path: Path) -> None:
-    """Remove a socket that a killed agent left behind; refuse to touch anything else."""
-    try:
-        status = path.lstat()
-    except FileNotFoundError:
-        return
-    if not stat.S_ISSOCK(status.st_mode):
-        raise SettingsError(f"{path} exists and is not a socket; remove it or choose another --socket")
-    with socket.socket(socket.AF_UNIX) as probe:
-        probe.settimeout(2)
-        try:
-            probe.connect(str(path))
-        except ConnectionRefusedError:
-            path.unlink()
-            return
-        except OSError as error:
-            raise SettingsError(f"socket {path} is in use or not ours ({error.strerror})") from error
-    raise SettingsError(f"another agent is listening on {path}; stop it, or choose another --socket")
-
-
-def bind(settings: Settings) -> socket.socket:
-    """Listen on the Unix socket, with the settings' mode and group and no moment in which it is more open than that.
-
-    Raises:
-        SettingsError: says what is in the way.
-    """
-    path = socket_path(settings.socket)
-    listener = socket.socket(socket.AF_UNIX)
-    try:
-        if path is None:
-            listener.bind("\0" + settings.socket.removeprefix("unix-abstract:"))
-        else:
-            _clear_stale(path)
-            previous = os.umask(0o177)
-            try:
-                listener.bind(str(path))
-            finally:
-                os.umask(previous)
-            if settings.socket_group:
-                os.chown(path, -1, grp.getgrnam(settings.socket_group).gr_gid)
-            path.chmod(int(settings.socket_mode, 8))
-    except KeyError:
-        listener.close()
-        raise SettingsError(f"socket group {settings.socket_group!r} cannot be set: there is no such group") from None
-    except OSError as error:
-        listener.close()
-        raise SettingsError(
-            f"socket {settings.socket} cannot be bound ({error.strerror}); does its folder exist, and may this user write there and "
-            "give it the group of the setting socket_group?"
-        ) from error
-    listener.listen(_BACKLOG)
-    return listener
-
-
-def bind_tcp(settings: Settings) -> socket.socket:
-    """Listen on the setting `tcp`.
-
-    Raises:
-        SettingsError: says what is in the way.
-    """
-    host, _, port = settings.tcp.rpartition(":")
-    try:
-        family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        return socket.create_server((host.strip("[]"), int(port)), family=family, backlog=_BACKLOG)
-    except (OSError, ValueError) as error:
-        raise SettingsError(f"tcp {settings.tcp!r} cannot be listened on: {error}; expected HOST:PORT, such as 0.0.0.0:50051") from error
 
 
 def _allowed(users: str) -> frozenset[int] | None:

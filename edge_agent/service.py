@@ -25,7 +25,7 @@ from edge_agent.errors import (
     WorkerError,
     WrongStateError,
 )  # fmt: skip
-from edge_agent.http2.server import Call, Method
+from edge_agent.http2.calls import Call, Method
 from edge_agent.http2.status import Status, StatusError
 from edge_agent.http2.transport import Peer
 from edge_agent.judging import Judged

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping
 from google.protobuf import wrappers_pb2
 from grpc_health.v1 import health_pb2
 
-from edge_agent.http2.server import Call, Method
+from edge_agent.http2.calls import Call, Method
 from edge_agent.http2.status import Status, StatusError
 
 _SERVING = health_pb2.HealthCheckResponse.SERVING

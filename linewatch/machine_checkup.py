@@ -89,7 +89,7 @@ def _is_there(module: str) -> bool:
 def examine_socket(address: str) -> Iterator[Finding]:
     """Whether this user can call the agent on a socket, and whether it answers."""
     from edge_agent.client import AgentClient
-    from edge_agent.server import socket_path
+    from edge_agent.sockets import socket_path
 
     try:
         path = socket_path(address)

@@ -14,9 +14,11 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
+from edge_agent.http2.calls import Call, Method
 from edge_agent.http2.connection import ConnectionLimits
 from edge_agent.http2.frames import PREFACE, FrameType, frame, settings_frame, window_update
-from edge_agent.http2.server import Call, Method, Server, ServerLimits
+from edge_agent.http2.served import ServerLimits
+from edge_agent.http2.server import Server
 from edge_agent.http2.status import Status, StatusError
 from edge_agent.http2.transport import tls_context
 from edge_agent.side_services import Health, reflection_methods
