@@ -60,7 +60,7 @@ def interpret(outputs: ModelOutputs, manifest: Manifest) -> Detection:
     label_map = None
     areas: tuple[LabelArea, ...] = ()
     if outputs.label_logits is not None:
-        label_map = strongest_label(outputs.label_logits)
+        label_map = strongest_label(outputs.label_logits) if outputs.label_map is None else outputs.label_map
         shares = _label_shares(label_map, manifest.labels)
         areas = tuple(
             LabelArea(label.name, label.hex_color, share)

@@ -23,11 +23,13 @@ class ModelOutputs:
         score: log-odds that the picture is anomalous, before the threshold.
         anomaly_map: h x w float32, 0 to 1.
         label_logits: (labels + 1) x h' x w' float32, background first; None for classification models.
+        label_map: h' x w' uint8, the strongest label of each place, where the runtime has faster code for it than numpy.
     """
 
     score: float
     anomaly_map: npt.NDArray[np.float32]
     label_logits: npt.NDArray[np.float32] | None
+    label_map: npt.NDArray[np.uint8] | None = None
 
 
 class Runtime(Protocol):

@@ -7,6 +7,7 @@ import ctypes
 import os
 import platform
 import sys
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Annotated, Any
@@ -107,6 +108,10 @@ class TvmRuntime:
         self._vm["vm_initialization"](_CPU, 0, _POOLED)
         self._main = self._vm["main"]
         self._resize = self._module.get_function("box_resize", query_imports=True)
+        try:
+            self._label_map = self._module.get_function("label_map", query_imports=True)
+        except AttributeError:  # of a classification model, or of a package made before this function was
+            self._label_map = None
         self._tensor = tvm_ffi.from_dlpack
         self._spec = bundle.manifest.input
         self._input = _aligned((1, self._spec.height, self._spec.width, 3))
@@ -128,19 +133,31 @@ class TvmRuntime:
 
     def run_arrays(self, model_input: npt.NDArray[np.uint8]) -> list[npt.NDArray[np.float32]]:
         """All outputs in the graph's order: views that keep their tensors, so that the pool does not give these to the next run."""
+        return [_view(tensor) for tensor in self._run(model_input)]
+
+    def _run(self, model_input: npt.NDArray[np.uint8]) -> Any:
         if model_input is not self._input:
             np.copyto(self._input, model_input)
-        outputs: list[npt.NDArray[np.float32]] = [np.asarray(np.from_dlpack(t), np.float32) for t in self._main(self._input_tensor)]
-        return outputs
+        return self._main(self._input_tensor)
 
     def run(self, model_input: npt.NDArray[np.uint8]) -> ModelOutputs:
         """See `Runtime.run`."""
-        return split_outputs(self.run_arrays(model_input))
+        tensors = self._run(model_input)
+        outputs = split_outputs([_view(tensor) for tensor in tensors])
+        if outputs.label_logits is None or self._label_map is None:
+            return outputs
+        strongest = _aligned(outputs.label_logits.shape[1:])
+        self._label_map(tensors[2], self._tensor(strongest))
+        return replace(outputs, label_map=strongest)
 
     def close(self) -> None:
         """See `Runtime.close`."""
-        del self._main, self._resize, self._vm, self._module, self._input_tensor, self._input_flat
+        del self._main, self._resize, self._label_map, self._vm, self._module, self._input_tensor, self._input_flat
         self._tables.clear()
+
+
+def _view(tensor: Any) -> npt.NDArray[np.float32]:
+    return np.asarray(np.from_dlpack(tensor), np.float32)
 
 
 def _check_platform(description: TargetDescription, folder: Path) -> None:

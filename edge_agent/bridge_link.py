@@ -6,6 +6,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -17,6 +18,8 @@ from edge_agent.settings import Settings
 
 log = structlog.get_logger()
 _PAUSE_S = (1, 2, 5, 10, 30)
+_WELL_S = 60.0
+"""A bridge that has run for so long was well: the next death is the first again."""
 _END_S = 5
 IPC_SOCKET = "AWS_GG_NUCLEUS_DOMAIN_SOCKET_FILEPATH_FOR_COMPONENT"
 
@@ -25,7 +28,7 @@ class BridgeLink:
     """Keeps a bridge running. Its death costs a line in the log and a pause; calls of camera programs do not notice."""
 
     def __init__(self, settings: Settings, configured: Callable[[dict[str, Any]], None], calls: Callable[[], int]) -> None:
-        """Start it.
+        """Not started yet.
 
         Args:
             settings: of the agent.
@@ -39,6 +42,9 @@ class BridgeLink:
         self._channel: Any = None
         self._process: subprocess.Popen[bytes] | None = None
         self._thread = threading.Thread(target=self._run, name="bridge", daemon=True)
+
+    def start(self) -> None:
+        """Start it, and again whenever it dies."""
         self._thread.start()
 
     @property
@@ -73,6 +79,7 @@ class BridgeLink:
     def _run(self) -> None:
         deaths = 0
         while not self._ended.is_set():
+            begun = time.monotonic()
             try:
                 self._start()
             except OSError as error:
@@ -88,6 +95,8 @@ class BridgeLink:
                     self._wanted_to_end = False
                     continue
                 log.error("the bridge ended and is started again", exit_code=code)
+            if time.monotonic() - begun > _WELL_S:
+                deaths = 0
             self._ended.wait(_PAUSE_S[min(deaths, len(_PAUSE_S) - 1)])
             deaths += 1
 

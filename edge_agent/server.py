@@ -115,10 +115,13 @@ class Program:
         self._lock = threading.Lock()
         self._first, self._ending = threading.Event(), threading.Event()
         self._given = settings
-        self.bridge = BridgeLink(settings, self.configured, self._calls) if needs_bridge(settings) else None
         self.agent: Agent | None = None
         self.service: EdgeAgentService | None = None
         self.results = ResultSink(None, "off")
+        self.bridge: BridgeLink | None = None
+        if needs_bridge(settings):
+            self.bridge = BridgeLink(settings, self.configured, self._calls)
+            self.bridge.start()
 
     def _calls(self) -> int:
         return self.agent.running_calls if self.agent else 0

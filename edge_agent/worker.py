@@ -18,10 +18,10 @@ import msgspec
 import numpy as np
 
 from anomaly_model.bundle import Bundle, open_bundle
-from anomaly_model.detection import interpret, mask_rows
+from anomaly_model.detection import interpret, mask_rows, strongest_label
 from anomaly_model.errors import LinewatchError, PictureError
 from anomaly_model.manifest import GOLDEN_NAME
-from anomaly_model.parity import compare, golden_inputs
+from anomaly_model.parity import ParityError, compare, golden_inputs
 from anomaly_model.picture import check_size, wrap_rgb888
 from anomaly_model.runtime import Runtime, open_runtime
 from anomaly_model.signature import read_trusted_keys
@@ -64,6 +64,11 @@ class Worker:
         pictures, expected = golden_inputs(bundle)
         found = [self._runtime.run_arrays(picture) for picture in pictures]
         compare(bundle.manifest, self._runtime.name, "this machine", found, [[e] for e in expected], 0).check()
+        for picture in pictures:
+            outputs = self._runtime.run(picture)
+            compiled, logits = outputs.label_map, outputs.label_logits
+            if compiled is not None and logits is not None and (compiled != strongest_label(logits)).any():
+                raise ParityError(f"{self._runtime.name} finds other labels than its own logits say; package the model again")
 
     def warm_up(self) -> None:
         """Run a few pictures, so that the first real one is as fast as the rest."""

@@ -14,6 +14,7 @@ from anomaly_model.targets import Isa
 from packager.kernels import conv, elementwise, pool, resize
 from packager.kernels.box_resize import box_resize
 from packager.kernels.depthwise import depthwise, pack_depthwise
+from packager.kernels.label_map import label_map
 from packager.kernels.winograd import pack_winograd, winograd
 from packager.plan import Plan, Step, make_plan
 from packager.schedule import Choice, Tile, Winograd, best_tile
@@ -34,6 +35,9 @@ def compile_model(model: bytes, machine: str, isa: Isa, choose: Choose) -> bytes
     if plan.source.dtype == "uint8":
         _, height, width, _ = plan.source.shape
         module["box_resize"] = box_resize(height, width)
+    labels = next((output.view.shape for output in plan.outputs if output.name == "labels"), None)
+    if labels is not None:
+        module["label_map"] = label_map(isa, *labels[1:])
     return link(tvm.compile(module, target=cpu_target(machine, isa)), machine)
 
 
