@@ -117,7 +117,7 @@ def judge(notes: list[Noted], load: Load, seconds: float, swaps: int) -> dict[st
     half = len(steady) // 2
     early, late = steady[:half], steady[half:]
     memory = [float(np.median([n.agent_mib + n.workers_mib for n in part])) for part in (early, late)]
-    descriptors = [int(np.median([n.descriptors for n in part])) for part in (early, late)]
+    descriptors = [min(n.descriptors for n in part) for part in (early, late)]  # calls in progress hold their segments
     start = load.milliseconds[0][0]
     spent = [(at - start, ms) for at, ms in load.milliseconds]
     p99 = [float(np.quantile([ms for at, ms in spent if low * seconds <= at < high * seconds], 0.99)) for low, high in ((0.1, 0.55), (0.55, 1.0))]

@@ -2,7 +2,9 @@
 
 import ctypes
 
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8
+_ARENAS = 2
+"""Pools of memory; by default glibc makes eight for each processor, and what one keeps the others cannot use."""
 _LARGEST_THRESHOLD = 32 * 1024 * 1024
 """glibc takes no larger value for M_MMAP_THRESHOLD (HEAP_MAX_SIZE / 2 on 64-bit systems)."""
 
@@ -15,4 +17,5 @@ def keep_freed_memory() -> None:
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:
         mallopt(_M_MMAP_THRESHOLD, _LARGEST_THRESHOLD)
+        mallopt(_M_ARENA_MAX, _ARENAS)
         mallopt(_M_TRIM_THRESHOLD, 2 * _LARGEST_THRESHOLD)

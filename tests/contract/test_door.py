@@ -166,18 +166,14 @@ def test_handlers_learn_that_their_caller_has_gone(door: Door, channel: grpc.Cha
     assert door.service.gone.wait(10)
 
 
-def test_a_deadline_that_is_over_is_not_worked_for(door: Door, channel: grpc.Channel) -> None:
-    with pytest.raises(grpc.RpcError) as error:
-        door.call("Echo", channel)(b"x", timeout=1e-9)
-    assert error.value.code() == grpc.StatusCode.DEADLINE_EXCEEDED
-    before = door.service.handled  # gRPC rounds deadlines up, and a busy machine is sometimes fast
+def test_a_deadline_that_is_over_is_not_worked_for(door: Door) -> None:
     raw = door.connect()
     block = b"\x83\x86" + b"".join(b"\x00" + bytes([len(n)]) + n + bytes([len(v)]) + v for n, v in [
         (b":path", b"/t.T/Echo"), (b"content-type", b"application/grpc"), (b"grpc-timeout", b"1n")])  # fmt: skip
     raw.sendall(PREFACE + settings_frame({}) + frame(FrameType.HEADERS, 4, 1, block) + frame(FrameType.DATA, 1, 1, bytes(5)))
     assert b"grpc-status\x014" in read_until(raw, b"grpc-status\x014")
     raw.close()
-    assert door.service.handled == before
+    assert door.service.handled == 0
 
 
 def read_until(raw: socket.socket, mark: bytes) -> bytes:
