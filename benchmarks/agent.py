@@ -20,7 +20,6 @@ import argparse
 import json
 import os
 import platform
-import subprocess
 import sys
 import tempfile
 import threading
@@ -35,6 +34,7 @@ from anomaly_model.bundle import Bundle, open_bundle
 from anomaly_model.picture import Rgb, to_model_input
 from anomaly_model.runtime_onnx import OnnxRuntime
 from anomaly_model.runtime_tvm import TvmRuntime
+from benchmarks.bare import run_together
 from benchmarks.peers import build_camera_program, camera_times, mlserver_times
 from edge_agent.client import AgentClient, SharedFrame
 from edge_agent.protos import edge_agent_pb2 as pb
@@ -163,12 +163,7 @@ def overheads(times: dict[str, np.ndarray]) -> dict[str, dict[str, float]]:
 
 def bare_rate(bundle: Path, picture: Path, processes: int, seconds: float) -> float:
     """Pictures a second of the runtime alone, in some processes together."""
-    command = [sys.executable, "-c", BARE, str(bundle), str(picture), str(seconds)]
-    running = [subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for _ in range(processes)]
-    for process in running:
-        assert process.stdout is not None
-        process.stdout.readline()
-    return sum(float(process.communicate("go\n")[0]) for process in running)
+    return sum(run_together(BARE, [str(bundle), str(picture), str(seconds)], processes))
 
 
 def agent_rate(address: str, model: str, picture: Rgb, clients: int, seconds: float, camera: Path | None) -> float:

@@ -29,6 +29,7 @@ from botocore.auth import SigV4Auth
 from botocore.awsrequest import AWSRequest
 from botocore.credentials import Credentials
 
+from benchmarks.bare import run_together
 from control_plane.access.credentials import MasterKey
 from control_plane.access.policy import ROLES
 from control_plane.access.registry import Registry
@@ -229,20 +230,7 @@ def host(bench: Bench, bundle: Path, units: int) -> None:
 
 def bare_rate(bundle: Path, picture: Path, processes: int, seconds: float) -> float:
     """Pictures a second of the runtime alone, in as many processes."""
-    command = [sys.executable, "-c", BARE, str(bundle), str(picture), str(seconds)]
-    running = [subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for _ in range(processes)]
-    for process in running:
-        assert process.stdout is not None
-        process.stdout.readline()
-    total = 0
-    for process in running:
-        assert process.stdin is not None
-        process.stdin.write("\n")
-        process.stdin.flush()
-    for process in running:
-        out, _ = process.communicate()
-        total += int(out)
-    return total / seconds
+    return sum(run_together(BARE, [str(bundle), str(picture), str(seconds)], processes)) / seconds
 
 
 def measure_pictures(bench: Bench, folder: Path) -> dict[str, Any]:

@@ -13,7 +13,8 @@ from typing import Any
 import msgspec
 import structlog
 
-from edge_agent.bridge.messages import AreYouBusy, BridgeOptions, Busy, Configured, Serving, channel_pair, hear_bridge, tell
+from edge_agent.bridge.messages import AreYouBusy, BridgeOptions, Busy, Configured, Serving, hear_bridge, tell
+from edge_agent.channel import channel_pair
 from edge_agent.settings import Settings
 
 log = structlog.get_logger()
@@ -46,11 +47,6 @@ class BridgeLink:
     def start(self) -> None:
         """Start it, and again whenever it dies."""
         self._thread.start()
-
-    @property
-    def pid(self) -> int | None:
-        """Of the bridge's process, while there is one."""
-        return self._process.pid if self._process else None
 
     def apply(self, settings: Settings) -> None:
         """Take other settings; a bridge that they concern is ended, and the next one has them."""

@@ -19,6 +19,22 @@ _EXCHANGE_BYTES = 121 * 1024 * 1024
 _MARK = struct.Struct("<I")
 
 
+def channel_pair() -> tuple[socket.socket, socket.socket]:
+    """Both ends of a channel; messages keep their bounds."""
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    for end in (ours, theirs):
+        end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, MESSAGE_BYTES)
+    return ours, theirs
+
+
+def receive_bytes(channel: socket.socket) -> bytes:
+    """The next message; empty when nobody is at the other end."""
+    try:
+        return channel.recv(MESSAGE_BYTES)
+    except ConnectionError:
+        return b""
+
+
 class Exchange:
     """Memory that the agent and a worker share, one for each lane.
 
@@ -132,10 +148,7 @@ def send(channel: socket.socket, message: msgspec.Struct, descriptor: int | None
 
 def receive_reply(channel: socket.socket) -> Reply | None:
     """The next reply; None when the worker is gone."""
-    try:
-        data = channel.recv(MESSAGE_BYTES)
-    except ConnectionError:
-        return None
+    data = receive_bytes(channel)
     return _REPLY.decode(data) if data else None
 
 

@@ -1,6 +1,7 @@
-"""The C library's allocator, told what this program does: the same few large pieces for every picture."""
+"""Memory: how much there is, and the C library's allocator told what this program does with it."""
 
 import ctypes
+from pathlib import Path
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8
 _ARENAS = 2
@@ -19,3 +20,14 @@ def keep_freed_memory() -> None:
         mallopt(_M_MMAP_THRESHOLD, _LARGEST_THRESHOLD)
         mallopt(_M_ARENA_MAX, _ARENAS)
         mallopt(_M_TRIM_THRESHOLD, 2 * _LARGEST_THRESHOLD)
+
+
+def available_mib() -> int | None:
+    """MemAvailable of this machine, in MiB."""
+    try:
+        for line in Path("/proc/meminfo").read_text().splitlines():
+            if line.startswith("MemAvailable:"):
+                return int(line.split()[1]) // 1024
+    except OSError:
+        pass
+    return None

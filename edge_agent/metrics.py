@@ -90,15 +90,17 @@ class Counts:
         self._lock = threading.Lock()
         self._models: dict[str, ModelCounts] = {}
 
-    def model(self, name: str) -> ModelCounts:
-        """Of one model."""
-        with self._lock:
-            return self._models.setdefault(name, ModelCounts())
+    def _model(self, name: str) -> ModelCounts:
+        """Of one model; called with the lock held."""
+        counts = self._models.get(name)
+        if counts is None:
+            counts = self._models[name] = ModelCounts()
+        return counts
 
     def answered(self, name: str, seconds: float, stages: Sequence[float], score: float, *, anomalous: bool) -> None:
         """A picture was judged."""
-        counts = self.model(name)
         with self._lock:
+            counts = self._model(name)
             counts.calls["OK"] = counts.calls.get("OK", 0) + 1
             counts.anomalies += anomalous
             counts.seconds.add(seconds)
@@ -108,8 +110,8 @@ class Counts:
 
     def failed(self, name: str, status: str) -> None:
         """A call ended with an error."""
-        counts = self.model(name)
         with self._lock:
+            counts = self._model(name)
             counts.calls[status] = counts.calls.get(status, 0) + 1
 
     def snapshot(self) -> dict[str, ModelCounts]:

@@ -11,6 +11,7 @@ import structlog
 
 from edge_agent.errors import ExhaustedError, WorkerError, WrongStateError
 from edge_agent.judging import Judged, judge
+from edge_agent.memory import available_mib
 from edge_agent.settings import Settings, cpu_shares
 from edge_agent.shared_memory import Segment
 from edge_agent.states import Event, State, StateMachine
@@ -145,7 +146,7 @@ class ModelHost:
         with self._changing:
             self._links, self._used = links, time.monotonic()
             self._machine.apply(Event.LOADED, _running(links))
-            self._turns.offer([lane for link in links for lane in link.lanes])
+            self._turns.offer(_lanes(links))
             self._turns.open()
         _say_running("model running", self.component, links)
         for link in links:
@@ -173,8 +174,8 @@ class ModelHost:
                 serves = self._machine.current[0] is State.RUNNING
                 if serves:
                     old, self._links, self._folder = self._links, links, folder
-                    self._turns.withdraw([lane for link in old for lane in link.lanes])
-                    self._turns.offer([lane for link in links for lane in link.lanes])
+                    self._turns.withdraw(_lanes(old))
+                    self._turns.offer(_lanes(links))
                     self._machine.note(_running(links))
                 else:
                     old = links
@@ -262,7 +263,7 @@ class ModelHost:
         with self._changing:
             self._machine.apply(Event.STOP)
             links, self._links = self._links, []
-            self._turns.withdraw([lane for link in links for lane in link.lanes])
+            self._turns.withdraw(_lanes(links))
             if not dozing:
                 self._turns.shut()
         for link in links:
@@ -325,6 +326,10 @@ class ModelHost:
         return WrongStateError(f"model {self.component!r} is {state.name}{detail}; DetectAnomalies needs it to be RUNNING")
 
 
+def _lanes(links: list[WorkerLink]) -> list[Lane]:
+    return [lane for link in links for lane in link.lanes]
+
+
 def _running(links: list[WorkerLink]) -> str:
     return f"running on {links[0].runtime}" + (f", {len(links)} workers" if len(links) > 1 else "")
 
@@ -334,14 +339,3 @@ def _say_running(what: str, component: str, links: list[WorkerLink]) -> None:
         log.info(what, model=component, runtime=link.runtime, pid=link.process.pid, folder=str(link.folder))
         if link.unconfined:
             log.warning("worker not confined", model=component, pid=link.process.pid, reason=link.unconfined)
-
-
-def available_mib() -> int | None:
-    """MemAvailable of this machine, in MiB."""
-    try:
-        for line in Path("/proc/meminfo").read_text().splitlines():
-            if line.startswith("MemAvailable:"):
-                return int(line.split()[1]) // 1024
-    except OSError:
-        pass
-    return None

@@ -3,7 +3,6 @@
 import contextlib
 import os
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import Callable
@@ -13,7 +12,7 @@ from typing import Literal
 
 import msgspec
 
-from edge_agent.channel import MESSAGE_BYTES, Answer, DetectRequest, Exchange, Ready, Refusal, Withdrawn, receive_reply, send
+from edge_agent.channel import Answer, DetectRequest, Exchange, Ready, Refusal, Withdrawn, channel_pair, receive_reply, send
 from edge_agent.errors import CallerGoneError, InvalidRequestError, WorkerError
 from edge_agent.settings import Settings
 from edge_agent.turns import Caller
@@ -71,9 +70,7 @@ class Lane:
 
     def __init__(self, link: "WorkerLink") -> None:
         self.link, self.exchange = link, Exchange()
-        self._channel, self.theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        for end in (self._channel, self.theirs):
-            end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, MESSAGE_BYTES)
+        self._channel, self.theirs = channel_pair()
         self._number = 0
 
     def wait(self, seconds: float) -> Answer | Ready | Refusal | Withdrawn | None:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from anomaly_model.errors import LinewatchError
 from anomaly_model.runtime_tvm import cpu_flags, host_target
+from edge_agent.memory import available_mib
 
 _LIBRARIES = ("grpc", "grpc_health", "hpack", "google.protobuf", "awsiot", "prometheus_client", "structlog", "tvm_ffi", "onnxruntime")
 _NVIDIA = ("/dev/nvidiactl", "/dev/nvhost-gpu", "/dev/nvgpu/igpu0")
@@ -58,11 +59,9 @@ def _gpu() -> Finding:
 
 
 def _memory() -> Finding:
-    try:
-        line = next(line for line in Path("/proc/meminfo").read_text().splitlines() if line.startswith("MemAvailable:"))
-    except (OSError, StopIteration):
+    free = available_mib()
+    if free is None:
         return Finding("memory", True, "not known")
-    free = int(line.split()[1]) // 1024
     return Finding("memory", free >= _FREE_MIB, f"{free} MiB available; a model needs up to {_FREE_MIB}")
 
 

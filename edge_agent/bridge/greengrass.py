@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from typing import Any
 
+import msgspec
 import structlog
 from awsiot.eventstreamrpc import EventStreamError, LifecycleHandler
 from awsiot.greengrasscoreipc import connect
@@ -17,7 +18,6 @@ from edge_agent.bridge.publishing import DestinationError, fill_in
 from edge_agent.spool import Kept
 
 log = structlog.get_logger()
-SOCKET = "AWS_GG_NUCLEUS_DOMAIN_SOCKET_FILEPATH_FOR_COMPONENT"
 _ANSWER_S = 10
 _DEFER_MS = 2000
 _DEFER_AT_MOST_S = 60
@@ -136,8 +136,6 @@ class CoreTopic:
 
     def publish(self, result: Kept) -> None:
         """See `Destination`."""
-        import msgspec
-
         topic = fill_in(self._topic, os.environ.get("AWS_IOT_THING_NAME", "device"), result.model)
         if self._iot:
             self._core().publish_to_iot(topic, result.body)

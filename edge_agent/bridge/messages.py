@@ -4,7 +4,7 @@ import socket
 
 import msgspec
 
-MESSAGE_BYTES = 256 * 1024
+from edge_agent.channel import receive_bytes
 
 
 class BridgeOptions(msgspec.Struct, frozen=True):
@@ -66,14 +66,6 @@ _FROM_BRIDGE = msgspec.msgpack.Decoder(FromBridge)
 _FROM_AGENT = msgspec.msgpack.Decoder(FromAgent)
 
 
-def channel_pair() -> tuple[socket.socket, socket.socket]:
-    """Both ends; messages keep their bounds."""
-    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    for end in (ours, theirs):
-        end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, MESSAGE_BYTES)
-    return ours, theirs
-
-
 def tell(channel: socket.socket, message: FromBridge | FromAgent) -> None:
     """Send one message.
 
@@ -85,18 +77,11 @@ def tell(channel: socket.socket, message: FromBridge | FromAgent) -> None:
 
 def hear_bridge(channel: socket.socket) -> FromBridge | None:
     """Agent: the next message; None when the bridge is gone."""
-    data = _receive(channel)
+    data = receive_bytes(channel)
     return _FROM_BRIDGE.decode(data) if data else None
 
 
 def hear_agent(channel: socket.socket) -> FromAgent | None:
     """Bridge: the next message; None when the agent is gone."""
-    data = _receive(channel)
+    data = receive_bytes(channel)
     return _FROM_AGENT.decode(data) if data else None
-
-
-def _receive(channel: socket.socket) -> bytes:
-    try:
-        return channel.recv(MESSAGE_BYTES)
-    except ConnectionError:
-        return b""

@@ -62,7 +62,6 @@ class Happening(Enum):
     """What became of a stream."""
 
     OPENED = auto()
-    MESSAGE = auto()
     ENDED = auto()
     RESET = auto()
 
@@ -351,7 +350,6 @@ class Connection:
             return
         for message in messages:
             stream.messages.append(message)
-            events.append((Happening.MESSAGE, stream))
         if self._data_left:
             self._widen(stream, self._data_left)
             return

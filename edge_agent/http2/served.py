@@ -191,8 +191,6 @@ class ServedConnection:
                 call = self._calls.get(stream)
                 if call is not None:
                     call.cancelled()
-            case Happening.MESSAGE:
-                pass  # those who wait for it are woken
 
     def _begin(self, stream: Stream, now: float) -> None:
         self._opened.pop(stream, None)

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-_STRUCT_UCRED = struct.Struct("3i")
+_UCRED = struct.Struct("3i")
 _READ_BYTES = 64 * 1024
 
 
@@ -72,26 +72,11 @@ def set_timeouts(connection: socket.socket, seconds: int) -> None:
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, value)
 
 
-class UnixTransport:
-    """A connected Unix socket."""
+class _OnSocket:
+    """How a connected socket ends, whatever goes over it."""
 
     def __init__(self, connection: socket.socket) -> None:
         self._socket = connection
-        self._buffer = bytearray(_READ_BYTES)
-        credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _STRUCT_UCRED.size)
-        _, uid, _ = _STRUCT_UCRED.unpack(credentials)
-        self.peer = Peer(uid, f"uid {uid}")
-
-    def read(self) -> memoryview:
-        """See `Transport`."""
-        return memoryview(self._buffer)[: self._socket.recv_into(self._buffer)]
-
-    def write(self, parts: Sequence[bytes | bytearray | memoryview]) -> None:
-        """See `Transport`."""
-        wanted = sum(len(part) for part in parts)
-        sent = self._socket.sendmsg(parts)
-        if sent < wanted:
-            self._socket.sendall(memoryview(b"".join(parts))[sent:])
 
     def end_writing(self) -> None:
         """See `Transport`."""
@@ -107,7 +92,29 @@ class UnixTransport:
         self._socket.close()
 
 
-class TlsTransport:
+class UnixTransport(_OnSocket):
+    """A connected Unix socket."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        super().__init__(connection)
+        self._buffer = bytearray(_READ_BYTES)
+        credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size)
+        _, uid, _ = _UCRED.unpack(credentials)
+        self.peer = Peer(uid, f"uid {uid}")
+
+    def read(self) -> memoryview:
+        """See `Transport`."""
+        return memoryview(self._buffer)[: self._socket.recv_into(self._buffer)]
+
+    def write(self, parts: Sequence[bytes | bytearray | memoryview]) -> None:
+        """See `Transport`."""
+        wanted = sum(len(part) for part in parts)
+        sent = self._socket.sendmsg(parts)
+        if sent < wanted:
+            self._socket.sendall(memoryview(b"".join(parts))[sent:])
+
+
+class TlsTransport(_OnSocket):
     """TLS on a connected TCP socket, over memory: OpenSSL's objects do not bear two threads, so each turn of it is locked."""
 
     def __init__(self, connection: socket.socket, context: ssl.SSLContext) -> None:
@@ -116,7 +123,7 @@ class TlsTransport:
         Raises:
             OSError: the peer does not speak TLS, shows no certificate that is trusted, or is too slow.
         """
-        self._socket = connection
+        super().__init__(connection)
         self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
         self._tls = context.wrap_bio(self._incoming, self._outgoing, server_side=True)
         self._lock = threading.Lock()
@@ -176,19 +183,6 @@ class TlsTransport:
         with self._lock:
             self._tls.write(data)
         self._flush()
-
-    def end_writing(self) -> None:
-        """See `Transport`."""
-        self._socket.shutdown(socket.SHUT_WR)
-
-    def shut(self) -> None:
-        """See `Transport`."""
-        with contextlib.suppress(OSError):
-            self._socket.shutdown(socket.SHUT_RDWR)
-
-    def close(self) -> None:
-        """See `Transport`."""
-        self._socket.close()
 
 
 def _common_name(certificate: Mapping[str, Any]) -> str:
