@@ -2,7 +2,19 @@
 
 import contextlib
 import os
+import random
+import socket
 from pathlib import Path
+
+
+def free_port() -> int:
+    """A port that nobody listens at, from below those that the kernel hands out: nobody gets it by chance before its taker does."""
+    lowest = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
+    for port in random.sample(range(10_000, lowest), 100):
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
+    raise OSError("no port is free")
 
 
 def children(pid: int) -> list[int]:

@@ -3,7 +3,6 @@
 import os
 import re
 import signal
-import socket
 import time
 import urllib.request
 from pathlib import Path
@@ -16,13 +15,7 @@ from edge_agent.client import AgentClient
 from edge_agent.protos import edge_agent_pb2 as pb
 from edge_agent.states import State
 from tests.contract.test_agent_calls import raw, refused, running_agent_with
-from tests.processes import worker_pids
-
-
-@pytest.fixture
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        return int(probe.getsockname()[1])
+from tests.processes import free_port, worker_pids
 
 
 def test_running_models_run_again_after_a_restart(models: Path, tmp_path: Path) -> None:
@@ -43,15 +36,16 @@ def test_running_models_run_again_after_a_restart(models: Path, tmp_path: Path) 
         assert client.describe("parts").status == State.STOPPED, "who stops one has the last word"
 
 
-def test_metrics_request_ids_and_what_the_log_says(models: Path, picture: np.ndarray, free_port: int) -> None:
-    with running_agent_with(models, LINEWATCH_AGENT_METRICS=f"127.0.0.1:{free_port}") as address, AgentClient(address) as client:
+def test_metrics_request_ids_and_what_the_log_says(models: Path, picture: np.ndarray) -> None:
+    port = free_port()
+    with running_agent_with(models, LINEWATCH_AGENT_METRICS=f"127.0.0.1:{port}") as address, AgentClient(address) as client:
         client.wait_until_listening(30)
         client.start("parts")
         for _ in range(3):
             client.detect(picture, "parts")
         assert 'linewatch_calls_total{model="parts",status="OK"} 3.0' in client.metrics()
         refused(client, "DetectAnomalies", raw(63, 63))
-        with urllib.request.urlopen(f"http://127.0.0.1:{free_port}/metrics", timeout=10) as response:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as response:
             text = response.read().decode()
         assert 'linewatch_calls_total{model="parts",status="INVALID_ARGUMENT"} 1.0' in text
         _, call = client._stub.DescribeModel.with_call(

@@ -17,11 +17,7 @@ from awscrt import io, mqtt
 from edge_agent.client import AgentClient
 from tests.certificates import Authority
 from tests.contract.test_agent_calls import running_agent_with
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        return int(probe.getsockname()[1])
+from tests.processes import free_port
 
 
 class Broker:

@@ -26,6 +26,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 from control_plane.store.schema import entries, job_events, jobs
 from tests.clients.plant import BUCKET, write_plant
 from tests.conftest import old_client
+from tests.processes import free_port
 from tests.server import REGION, Server, wait_for
 
 pytestmark = pytest.mark.fault
@@ -40,12 +41,6 @@ def plant(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("plant") / "plant"
     write_plant(folder, per_class=12, tests=1)
     return folder
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def upload(server: Server, plant: Path) -> None:
@@ -215,14 +210,13 @@ def test_killed_at_random_moments(plant: Path, tmp_path: Path, cycle: int) -> No
 def cluster(tmp_path: Path) -> Iterator[tuple[str, list["subprocess.Popen[bytes]"]]]:
     """A dask scheduler and two workers, as on machines of their own."""
     address = f"tcp://127.0.0.1:{free_port()}"
-    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "cwd": tmp_path}
-    command = [sys.executable, "-m", "distributed.cli.dask_scheduler", "--host", "127.0.0.1", "--port", address.rpartition(":")[2],
-               "--no-dashboard"]  # fmt: skip
-    running = [subprocess.Popen(command, **quiet)]
-    for _ in range(2):
-        command = [sys.executable, "-m", "distributed.cli.dask_worker", address, "--host", "127.0.0.1", "--nthreads", "1", "--no-nanny",
-                   "--no-dashboard", "--local-directory", str(tmp_path)]  # fmt: skip
-        running.append(subprocess.Popen(command, **quiet))
+    commands = [["distributed.cli.dask_scheduler", "--host", "127.0.0.1", "--port", address.rpartition(":")[2], "--no-dashboard"]]
+    commands += [["distributed.cli.dask_worker", address, "--host", "127.0.0.1", "--nthreads", "1", "--no-nanny", "--no-dashboard",
+                  "--local-directory", str(tmp_path)]] * 2  # fmt: skip
+    running = []
+    for command in commands:
+        with (tmp_path / "dask.log").open("ab") as log:
+            running.append(subprocess.Popen([sys.executable, "-m", *command], stdout=log, stderr=log, cwd=tmp_path))
     try:
         yield address, running[1:]
     finally:
@@ -246,7 +240,11 @@ def test_a_workers_death_gives_its_job_to_another(plant: Path, tmp_path: Path, c
     try:
         upload(server, plant)
         client = begin_training(server)
-        children = wait_for(lambda: processes_below(f"training.job {server.data}"), bool)
+        def found() -> tuple[list[int], str, str]:
+            told = client.describe_model(ProjectName="parts", ModelVersion="1")["ModelDescription"]["StatusMessage"]
+            return processes_below(f"training.job {server.data}"), told, (tmp_path / "dask.log").read_text()
+
+        children, *_ = wait_for(found, lambda found: bool(found[0]))
         parent = int(Path(f"/proc/{children[0]}/stat").read_text().rpartition(")")[2].split()[1])
         victim = next(w for w in workers if w.pid == parent)
         victim.kill()
