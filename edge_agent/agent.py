@@ -36,7 +36,7 @@ class Agent:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self._catalog = Catalog(Path(settings.models))
+        self._catalog = Catalog(Path(settings.models), Path(settings.artifacts) if settings.artifacts else None)
         self._hosts: dict[str, ModelHost] = {}
         self._lock = threading.Lock()
         self._loaded: dict[str, tuple[str, int, int]] = {}

@@ -1,5 +1,6 @@
-"""Which models are installed: bundles below a folder, and registrations that deployed components wrote there."""
+"""Which models are installed: bundles below a folder, registrations that deployed components wrote there, and what a core unpacked."""
 
+import re
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -45,8 +46,10 @@ class _Registration(msgspec.Struct, frozen=True):
 class Catalog:
     """Looks again at each `scan`; a bundle.json that did not change is not parsed again."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, artifacts: Path | None = None) -> None:
+        """`artifacts`: where a core unpacks components, as NAME/VERSION/STEM; None looks at none."""
         self._root = root
+        self._artifacts = artifacts
         self._lock = threading.Lock()
         self._parsed: dict[Path, tuple[int, int, Manifest | None, str]] = {}
 
@@ -54,7 +57,8 @@ class Catalog:
         """All installed models by component name.
 
         A registration (NAME.json, written by a component's run script) goes before a bundle that was merely found: while
-        a component is updated both versions lie on disk, and the registration says which one counts.
+        a component is updated both versions lie on disk, and the registration says which one counts. Of components that a core unpacked
+        and that did not register, the highest version counts.
         """
         with self._lock:
             found: dict[str, Installed] = {}
@@ -68,6 +72,8 @@ class Catalog:
                 registered.add(folder.resolve())
                 autostart = str(entry.autostart).lower() == "true"
                 found[entry.component] = replace(self._describe(entry.component, folder), autostart=autostart)
+            for component, folder in _unpacked(self._artifacts) if self._artifacts else ():
+                found.setdefault(component, self._describe(component, folder))
             for folder in _bundle_folders(self._root, _DEPTH):
                 if folder.resolve() not in registered:
                     entry_found = self._describe("", folder)
@@ -105,3 +111,23 @@ def _bundle_folders(root: Path, depth: int) -> Iterator[Path]:
     if depth and root.is_dir():
         for child in sorted(p for p in root.iterdir() if p.is_dir() and not p.name.startswith("."))[:_MOST]:
             yield from _bundle_folders(child, depth - 1)
+
+
+def _unpacked(artifacts: Path) -> Iterator[tuple[str, Path]]:
+    """Components below a core's unpacked artifacts that are models, with the bundle of their highest version."""
+    versions: dict[str, list[Path]] = {}
+    for manifest in sorted(artifacts.glob(f"*/*/*/{MANIFEST_NAME}"))[:_MOST]:
+        versions.setdefault(manifest.parents[2].name, []).append(manifest.parent)
+    for component, folders in versions.items():
+        yield component, max(folders, key=lambda folder: precedence(folder.parent.name))
+
+
+def precedence(version: str) -> tuple[list[int], bool, list[tuple[bool, int, str]]]:
+    """Orders the versions of components: semantic versioning 2.0.0, section 11.
+
+    >>> sorted(["1.10.0", "1.9.0", "1.10.0-rc.2", "1.10.0-rc.10"], key=precedence)
+    ['1.9.0', '1.10.0-rc.2', '1.10.0-rc.10', '1.10.0']
+    """
+    release, _, early = version.partition("+")[0].partition("-")
+    identifiers = [(not part.isdecimal(), int(part) if part.isdecimal() else 0, part) for part in early.split(".") if part]
+    return [int(number) for number in re.findall(r"[0-9]+", release)], not early, identifiers

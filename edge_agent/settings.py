@@ -18,6 +18,8 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
 
     Attributes:
         models: folder with bundles, or with registrations of deployed components.
+        artifacts: folder in which a core unpacks components (packages/artifacts-unarchived below its root), to find models whose run script
+            could not register them; empty looks at none.
         socket: address to listen on: unix:///PATH or unix-abstract:NAME.
         socket_mode: permission bits of the socket, octal. 0660 lets the group in.
         socket_group: group of the socket, such as ggc_group; empty leaves it as it is.
@@ -64,6 +66,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     """
 
     models: str = "models"
+    artifacts: str = ""
     socket: str = DEFAULT_SOCKET
     socket_mode: Annotated[str, msgspec.Meta(pattern=r"^0?[0-7]{3}$")] = "0660"
     socket_group: str = ""
