@@ -88,7 +88,14 @@ def detect(picture: Rgb, runtime: Runtime, manifest: Manifest) -> Detection:
 
 def palette(labels: list[Label]) -> Rgb:
     """(labels + 1) x 3: white for the background, then each label's colour."""
-    return np.array([list(bytes.fromhex(label.hex_color[1:])) for label in [BACKGROUND, *labels]], np.uint8)
+    return _colors(tuple(label.hex_color for label in (BACKGROUND, *labels)))
+
+
+@lru_cache(maxsize=32)
+def _colors(codes: tuple[str, ...]) -> Rgb:
+    colors = np.array([list(bytes.fromhex(code[1:])) for code in codes], np.uint8)
+    colors.flags.writeable = False
+    return colors
 
 
 @lru_cache(maxsize=32)
@@ -127,9 +134,10 @@ def mask_rows(
         # Coloured while small, then widened byte by byte, which is four times faster than widening pixels; and only from the
         # first column with something on it to the last.
         columns = np.flatnonzero(label_map.any(axis=0))
-        first, last = np.searchsorted(_nearest(w, width), [columns[0], columns[-1] + 1]) * 3
-        colored = palette(labels)[label_map[busy]].reshape(len(busy), w * 3)
-        distinct[1:, first:last] = colored[:, _nearest_rgb(w, width)[first:last]]
+        left, right = int(columns[0]), int(columns[-1]) + 1
+        first, last = np.searchsorted(_nearest(w, width), [left, right]) * 3
+        colored = palette(labels)[label_map[busy, left:right]].reshape(len(busy), (right - left) * 3)
+        distinct[1:, first:last] = colored[:, _nearest_rgb(w, width)[first:last] - left * 3]
     return distinct, slot[_nearest(h, height)]
 
 

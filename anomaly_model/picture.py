@@ -1,5 +1,6 @@
 """The only way a picture becomes a model's input. Training, the agent, parity checks and tests all come through here."""
 
+from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
 
@@ -111,6 +112,34 @@ def box_tables(height: int, width: int, spec: InputSpec) -> npt.NDArray[np.int32
     """
     columns, rows = _box_windows(width, spec.width), _box_windows(height, spec.height)
     return np.concatenate([np.array([width * 3], np.int32), columns.ravel(), rows.ravel()])
+
+
+@dataclass(frozen=True, slots=True)
+class Strip:
+    """Some rows of a graph's input, and the rows of the picture that they are made of.
+
+    Attributes:
+        first, count: rows of the input.
+        above: the picture's first row that they need.
+        rows: how many from there on.
+    """
+
+    first: int
+    count: int
+    above: int
+    rows: int
+
+
+def strips(height: int, width: int, spec: InputSpec, largest: int) -> list[Strip]:
+    """Cut the resizing of a height x width picture into strips that need `largest` bytes of it at most, or one row of the input each."""
+    first, count, _ = _box_windows(height, spec.height)
+    ends, found, begin = first + count, [], 0
+    for y in range(1, spec.height + 1):
+        if y == spec.height or (ends[y] - first[begin]) * width * 3 > largest:
+            above = int(first[begin])
+            found.append(Strip(begin, y - begin, above, int(ends[y - 1]) - above))
+            begin = y
+    return found
 
 
 def to_model_input(picture: Rgb, spec: InputSpec) -> Rgb:

@@ -1,5 +1,6 @@
 """What it takes to run a bundle's graph, and how a runtime is chosen."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol
@@ -12,6 +13,8 @@ from anomaly_model.errors import PlatformError, RuntimeUnavailableError
 from anomaly_model.measured import read_measured
 from anomaly_model.picture import Rgb
 
+ReadPicture = Callable[[memoryview, int], None]
+"""Fills a buffer with a picture's bytes from an offset on."""
 RuntimeName = Literal["auto", "tvm", "onnxruntime", "onnxruntime-gpu"]
 
 
@@ -43,6 +46,13 @@ class Runtime(Protocol):
         """What `to_model_input` gives for this graph, to the bit; compiled runtimes may have faster code for it.
 
         The result may be overwritten by the next call.
+        """
+
+    def prepare_from(self, read: ReadPicture, height: int, width: int) -> npt.NDArray[np.uint8]:
+        """The same of a height x width picture, RGB888, that is read once, in pieces as they suit the runtime.
+
+        Raises:
+            Whatever `read` raises.
         """
 
     def run(self, model_input: npt.NDArray[np.uint8]) -> ModelOutputs:

@@ -6,8 +6,8 @@ import onnxruntime
 
 from anomaly_model.errors import RuntimeUnavailableError
 from anomaly_model.manifest import InputSpec
-from anomaly_model.picture import Rgb, to_model_input
-from anomaly_model.runtime import ModelOutputs, split_outputs
+from anomaly_model.picture import Rgb, to_model_input, wrap_rgb888
+from anomaly_model.runtime import ModelOutputs, ReadPicture, split_outputs
 
 
 class OnnxRuntime:
@@ -43,10 +43,18 @@ class OnnxRuntime:
         self._session = onnxruntime.InferenceSession(model, options, providers=providers)
         _, height, width, _ = self._session.get_inputs()[0].shape
         self._spec = InputSpec(height=height, width=width)
+        self._picture = bytearray()
 
     def prepare(self, picture: Rgb) -> npt.NDArray[np.uint8]:
         """See `Runtime.prepare`."""
         return to_model_input(picture, self._spec)
+
+    def prepare_from(self, read: ReadPicture, height: int, width: int) -> npt.NDArray[np.uint8]:
+        """See `Runtime.prepare_from`: as a whole, for Pillow resizes whole pictures."""
+        if len(self._picture) != height * width * 3:
+            self._picture = bytearray(height * width * 3)
+        read(memoryview(self._picture), 0)
+        return self.prepare(wrap_rgb888(self._picture, width, height))
 
     def run_arrays(self, model_input: npt.NDArray[np.uint8]) -> list[npt.NDArray[np.float32]]:
         """All outputs in the graph's order."""

@@ -18,11 +18,12 @@ import numpy.typing as npt
 
 from anomaly_model.bundle import Bundle
 from anomaly_model.errors import MalformedBundleError, PlatformError, RuntimeUnavailableError
-from anomaly_model.picture import Rgb, box_tables
-from anomaly_model.runtime import ModelOutputs, split_outputs
+from anomaly_model.picture import Rgb, Strip, box_tables, strips
+from anomaly_model.runtime import ModelOutputs, ReadPicture, split_outputs
 
 _CPU = 1  # DLPack's device type
 _SIZES = 16  # picture sizes whose resize tables are kept; cameras have one
+_STRIP_BYTES = 256 * 1024  # of a picture at a time: fits into the second cache of what devices have
 _POOLED = 2  # TVM's allocator that keeps freed blocks for the next picture
 
 
@@ -117,19 +118,40 @@ class TvmRuntime:
         self._input = _aligned((1, self._spec.height, self._spec.width, 3))
         self._input_tensor = self._tensor(self._input)
         self._input_flat = self._tensor(self._input.reshape(-1))
-        self._tables: dict[tuple[int, int], Any] = {}
+        self._sizes: dict[tuple[int, int], tuple[Any, list[Strip]]] = {}
+        self._threads, self._strip, self._strip_tensor = threads, memoryview(b""), None
 
     def prepare(self, picture: Rgb) -> npt.NDArray[np.uint8]:
         """See `Runtime.prepare`. Returns this runtime's own input, so that `run` need not copy it."""
-        size = (picture.shape[0], picture.shape[1])
-        if size not in self._tables:
-            if len(self._tables) >= _SIZES:
-                self._tables.clear()
-            self._tables[size] = self._tensor(_aligned_copy(box_tables(size[0], size[1], self._spec)))
+        table, _ = self._resizing(picture.shape[0], picture.shape[1])
         if not picture.flags.writeable or not picture.flags.c_contiguous:  # DLPack takes neither
             picture = picture.copy(order="C")
-        self._resize(self._tensor(picture.reshape(-1)), self._tables[size], self._input_flat)
+        self._resize(self._tensor(picture.reshape(-1)), table, self._input_flat, 0, self._spec.height, 0)
         return self._input
+
+    def prepare_from(self, read: ReadPicture, height: int, width: int) -> npt.NDArray[np.uint8]:
+        """See `Runtime.prepare_from`: in strips that are resized while they are in the processor's cache."""
+        table, cut = self._resizing(height, width)
+        row_bytes = width * 3
+        for strip in cut:
+            read(self._strip[: strip.rows * row_bytes], strip.above * row_bytes)
+            self._resize(self._strip_tensor, table, self._input_flat, strip.first, strip.count, strip.above)
+        return self._input
+
+    def _resizing(self, height: int, width: int) -> tuple[Any, list[Strip]]:
+        """The table and the strips for pictures of a size; there is room for each of these strips."""
+        known = self._sizes.get((height, width))
+        if known is None:
+            if len(self._sizes) >= _SIZES:
+                self._sizes.clear()
+            # Threads share the rows of a call: several of them get the whole picture in one.
+            cut = strips(height, width, self._spec, _STRIP_BYTES if self._threads == 1 else height * width * 3)
+            known = self._sizes[height, width] = self._tensor(_aligned_copy(box_tables(height, width, self._spec))), cut
+        needed = max(strip.rows for strip in known[1]) * width * 3
+        if len(self._strip) < needed:
+            room = _aligned((needed,))
+            self._strip, self._strip_tensor = room.data, self._tensor(room)
+        return known
 
     def run_arrays(self, model_input: npt.NDArray[np.uint8]) -> list[npt.NDArray[np.float32]]:
         """All outputs in the graph's order: views that keep their tensors, so that the pool does not give these to the next run."""
@@ -152,8 +174,8 @@ class TvmRuntime:
 
     def close(self) -> None:
         """See `Runtime.close`."""
-        del self._main, self._resize, self._label_map, self._vm, self._module, self._input_tensor, self._input_flat
-        self._tables.clear()
+        del self._main, self._resize, self._label_map, self._vm, self._module, self._input_tensor, self._input_flat, self._strip_tensor
+        self._sizes.clear()
 
 
 def _view(tensor: Any) -> npt.NDArray[np.float32]:

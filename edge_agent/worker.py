@@ -51,7 +51,6 @@ class Worker:
 
     def __init__(self, bundle: Bundle, runtime: Runtime, other_sizes: Literal["resize", "refuse"]) -> None:
         self._manifest, self._runtime, self._other_sizes = bundle.manifest, runtime, other_sizes
-        self._picture = bytearray()
 
     def check(self, bundle: Bundle) -> None:
         """Run the golden pictures: a model whose answers are not those of its training does not serve.
@@ -89,17 +88,13 @@ class Worker:
                 f"the picture is {request.width}x{request.height} pixels; the model was trained on {trained.width}x{trained.height}, and the "
                 "agent's setting other_sizes is refuse"
             )
-        size = request.width * request.height * 3
-        data: bytearray | memoryview
-        if descriptor is None:
-            data = memoryview(exchange.memory)[:size]
+        reader = None if descriptor is None else _Reader(descriptor, request.offset)
+        if reader is None:
+            data = memoryview(exchange.memory)[: request.width * request.height * 3]
+            prepared = self._runtime.prepare(wrap_rgb888(data, request.width, request.height))
         else:
-            if len(self._picture) != size:
-                self._picture = bytearray(size)
-            _read(descriptor, self._picture, request.offset)
-            data = self._picture
-        read = time.perf_counter()
-        prepared = self._runtime.prepare(wrap_rgb888(data, request.width, request.height))
+            prepared = self._runtime.prepare_from(reader.read, request.height, request.width)
+        reading = reader.seconds if reader else 0.0
         ready = time.perf_counter()
         outputs = self._runtime.run(prepared)
         ran = time.perf_counter()
@@ -110,21 +105,31 @@ class Worker:
             rows, places = mask_rows(detection.label_map, self._manifest.labels, request.height, request.width, room)
             distinct, index = len(rows), places.astype("<u2").tobytes()
         areas = [Area(a.name, a.hex_color, a.area) for a in detection.areas]
-        stages = (read - begun, ready - read, ran - ready, time.perf_counter() - ran)
+        stages = (reading, ready - begun - reading, ran - ready, time.perf_counter() - ran)
         return Answer(
             detection.is_anomalous, detection.confidence, detection.score, detection.threshold, areas, distinct, index, stages
         )
 
 
-def _read(descriptor: int, buffer: bytearray, offset: int) -> None:
-    view, done = memoryview(buffer), 0
-    while done < len(view):
-        count = os.preadv(descriptor, [view[done:]], offset + done)
-        if not count:
-            raise PictureError(
-                f"the shared memory ended after {done} of {len(view)} bytes: it was made smaller during the call"
-            )
-        done += count
+class _Reader:
+    """Reads a picture from a client's segment, and counts the seconds that this takes."""
+
+    def __init__(self, descriptor: int, offset: int) -> None:
+        self._descriptor, self._offset, self.seconds = descriptor, offset, 0.0
+
+    def read(self, buffer: memoryview, offset: int) -> None:
+        """Fill a buffer with the picture's bytes from an offset on.
+
+        Raises:
+            PictureError: the segment is shorter by now.
+        """
+        begun, at, done = time.perf_counter(), self._offset + offset, 0
+        while done < len(buffer):
+            count = os.preadv(self._descriptor, [buffer[done:]], at + done)
+            if not count:
+                raise PictureError(f"the shared memory ended at byte {at + done}: it was made smaller during the call")
+            done += count
+        self.seconds += time.perf_counter() - begun
 
 
 def serve(lanes: dict[int, tuple[socket.socket, Exchange]], worker: Worker) -> None:

@@ -37,24 +37,24 @@ class Emulation:
 
     def run(self, pictures: list[npt.NDArray[np.uint8]]) -> list[list[npt.NDArray[np.float32]]]:
         """All outputs for each picture (1 x H x W x 3), flat, in the graph's order."""
-        replies = self._call([(_MAIN, [picture]) for picture in pictures])
+        replies = self._call([_encoded(_MAIN, [picture]) for picture in pictures])
         return [[np.frombuffer(part, np.float32) for part in reply] for reply in replies]
 
     def resize(self, pictures: list[Rgb], spec: InputSpec) -> list[npt.NDArray[np.uint8]]:
         """Pictures of any size by the compiled resize, as 1 x H x W x 3."""
         empty = np.zeros(spec.height * spec.width * 3, np.uint8)
-        calls: list[tuple[int, list[Array]]] = [(_RESIZE, [p.reshape(-1), box_tables(p.shape[0], p.shape[1], spec), empty]) for p in pictures]
+        calls = [_resize_call([p.reshape(-1), box_tables(p.shape[0], p.shape[1], spec), empty], spec.height) for p in pictures]
         shape = (1, spec.height, spec.width, 3)
         return [np.frombuffer(reply[0], np.uint8).reshape(shape) for reply in self._call(calls)]
 
-    def _call(self, calls: list[tuple[int, list[Array]]]) -> list[list[bytes]]:
+    def _call(self, calls: list[bytes]) -> list[list[bytes]]:
         with tempfile.TemporaryDirectory(prefix="linewatch-emulate-") as folder:
             library = Path(folder) / "model.so"
             library.write_bytes(self._library)
             command = [*self._prefix, str(self._runner), str(self._runner.with_name(RUNTIME)), str(library)]
             try:
                 result = subprocess.run(
-                    command, input=b"".join(_encoded(kind, tensors) for kind, tensors in calls), capture_output=True,
+                    command, input=b"".join(calls), capture_output=True,
                     timeout=1800, check=False, env={"TVM_NUM_THREADS": "1", "LD_LIBRARY_PATH": str(self._runner.parent)},
                 )  # fmt: skip
             except subprocess.TimeoutExpired as error:
@@ -63,6 +63,11 @@ class Emulation:
             said = " ".join(result.stderr.decode(errors="replace").strip().splitlines()[-2:])
             raise EmulationError(f"the compiled code could not be run: exit code {result.returncode}; {said}")
         return _decoded(result.stdout, len(calls))
+
+
+def _resize_call(tensors: list[Array], rows: int) -> bytes:
+    """All rows of the output, of a picture of which no rows were left out."""
+    return _encoded(_RESIZE, tensors) + np.array([0, rows, 0], np.int64).tobytes()
 
 
 def _encoded(kind: int, tensors: list[Array]) -> bytes:

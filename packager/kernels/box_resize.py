@@ -1,7 +1,8 @@
 """Area-averaging resize of RGB pictures of any size, with the same integers as Pillow's box filter.
 
 Only the output's size is fixed when the code is made. The tables of `anomaly_model.picture.box_tables` say which input
-pixels each output pixel is the mean of, so one function serves every camera.
+pixels each output pixel is the mean of, so one function serves every camera. It makes some rows of the output at a time: the
+caller may read a large picture in pieces that stay in the processor's cache.
 """
 
 from collections.abc import Callable
@@ -11,29 +12,24 @@ from tvm.s_tir import SBlock, SBlockRealize
 from tvm.tirx import PrimFunc, Var, decl_buffer
 
 from anomaly_model.picture import BOX_BITS
-from packager.kernels.writer import (
-    PARALLEL_WORK,
-    Buffer,
-    Expr,
-    Stmt,
-    integer,
-    load,
-    loop,
-    sequence,
-    spread,
-    store,
-)
+from packager.kernels.writer import PARALLEL_WORK, Buffer, Expr, Stmt, integer, load, loop, sequence, spread, store
 
 _PIXEL = 4
 """A pixel is a vector of four: R, G, B and the next pixel's R, which is ignored."""
+_UNROLLED = 12
+"""Up to so many input columns to each output column, their sum is written out, where all output columns have as many."""
 
 
 def box_resize(height: int, width: int) -> PrimFunc:
-    """Parameters: picture (n uint8), table (int32, see `box_tables`), output (1 x height x width x 3 uint8)."""
+    """Parameters: picture (n uint8), table (int32, see `box_tables`), output (height x width x 3 uint8), first, count, above (int32).
+
+    Makes `count` rows of the output from row `first` on, of a picture of which the rows above row `above` were left out.
+    """
     # Callers' memory comes with no alignment.
     source = decl_buffer((Var("n", "int64"),), "uint8", name="picture", data_alignment=1, offset_factor=1, layout=None)
     table = decl_buffer((1 + 3 * (height + width),), "int32", name="tables", layout=None)
     target = decl_buffer((height * width * 3,), "uint8", name="resized", layout=None)
+    first, count, above = (Var(name, "int32") for name in ("first", "count", "above"))
 
     def column(kind: int, x: int | Expr) -> Expr:
         return load(table, 1 + kind * width + x)
@@ -46,20 +42,27 @@ def box_resize(height: int, width: int) -> PrimFunc:
         half, shift = (spread(tirx.const(v, "int32"), lanes) for v in (1 << (BOX_BITS - 1), BOX_BITS))
         return tirx.shift_right(total * spread(factor, lanes) + half, shift)
 
-    def window(sums: Buffer, line: Expr, x: int | Expr, lanes: int, channel: int | Expr) -> Stmt:
-        """Average and round one window of one input row, and add it to its column's sum."""
-        part = decl_buffer((lanes,), "int32", name="part", scope="local", layout=None)
+    def several(at: Expr, taps: int, lanes: int) -> Expr:
+        """The sum of some pixels next to each other."""
         wide = f"int32x{lanes}" if lanes > 1 else "int32"
-        first, at = line + column(0, x) * 3 + channel, x * _PIXEL + channel
+        pixels = [tirx.Cast(wide, load(source, at + t * 3, lanes)) for t in range(taps)]
+        return sum(pixels[1:], pixels[0])
 
-        def tap(t: Expr) -> Stmt:
-            return store(part, load(part, 0, lanes) + tirx.Cast(wide, load(source, first + t * 3, lanes)), 0, lanes)
+    def window(sums: Buffer, line: Expr, x: int | Expr, lanes: int, channel: int | Expr, taps: int | None) -> Stmt:
+        """Average and round one window of one input row, and add it to its column's sum; `taps` pixels, or as the table says."""
+        first_tap, at = line + column(0, x) * 3 + channel, x * _PIXEL + channel
 
+        def add(total: Expr) -> Stmt:
+            return store(sums, load(sums, at, lanes) + mean(total, column(2, x), lanes), at, lanes)
+
+        if taps is not None:
+            return add(several(first_tap, taps, lanes))
+        part = decl_buffer((lanes,), "int32", name="part", scope="local", layout=None)
         return sequence([
             tirx.AllocBuffer(part),
             store(part, spread(integer(0), lanes), 0, lanes),
-            loop(column(1, x), tap),
-            store(sums, load(sums, at, lanes) + mean(load(part, 0, lanes), column(2, x), lanes), at, lanes),
+            loop(column(1, x), lambda t: store(part, load(part, 0, lanes) + several(first_tap + t * 3, 1, lanes), 0, lanes)),
+            add(load(part, 0, lanes)),
         ])  # fmt: skip
 
     def finish(sums: Buffer, y: Expr, x: int | Expr, lanes: int, channel: int | Expr) -> Stmt:
@@ -67,12 +70,12 @@ def box_resize(height: int, width: int) -> PrimFunc:
         value = mean(load(sums, x * _PIXEL + channel, lanes), row(2, y), lanes)
         return store(target, tirx.Cast(narrow, value), (y * width + x) * 3 + channel, lanes)
 
-    def output_row(y: Expr) -> Stmt:
+    def output_row(y: Expr, taps: int | None) -> Stmt:
         sums = decl_buffer((width * _PIXEL,), "int32", name="sums", layout=None)
 
         def input_row(r: Expr) -> Stmt:
-            line = (row(0, y) + r) * load(table, 0)
-            return columns(lambda x, lanes, channel: window(sums, line, x, lanes, channel))
+            line = (row(0, y) + r - above) * load(table, 0)
+            return columns(lambda x, lanes, channel: window(sums, line, x, lanes, channel, taps))
 
         return sequence([
             tirx.AllocBuffer(sums),
@@ -88,6 +91,18 @@ def box_resize(height: int, width: int) -> PrimFunc:
         """
         return sequence([loop(width - 1, lambda x: body(x, _PIXEL, 0)), loop(3, lambda c: body(width - 1, 1, c))])
 
-    body = SBlockRealize([], True, SBlock([], [], [], "root", loop(height, output_row, work=PARALLEL_WORK)))
-    function = PrimFunc([source, table, target], body)
+    def rows(taps: int | None) -> Stmt:
+        return loop(count, lambda i: output_row(first + i, taps), work=PARALLEL_WORK)
+
+    alike = decl_buffer((1,), "int32", name="alike", scope="local", layout=None)
+    body = rows(None)
+    for taps in range(_UNROLLED, 0, -1):
+        body = tirx.IfThenElse(load(alike, 0) == taps, rows(taps), body)
+    whole = sequence([
+        tirx.AllocBuffer(alike),
+        store(alike, column(1, 0), 0),
+        loop(width, lambda x: store(alike, tirx.Select(column(1, x) == column(1, 0), load(alike, 0), integer(0)), 0)),
+        body,
+    ])  # fmt: skip
+    function = PrimFunc([source, table, target, first, count, above], SBlockRealize([], True, SBlock([], [], [], "root", whole)))
     return function.with_attr("tirx.noalias", True).with_attr("s_tir", True).with_attr("global_symbol", "box_resize")

@@ -3,9 +3,10 @@
  *   run_model LIBTVM_RUNTIME.so MODEL.so < calls > replies
  *
  * All numbers are little-endian int64 unless said otherwise. A call is: 0 for the virtual machine's `main` or 1 for the
- * plain function `box_resize`; the number of tensors; and for each its DLPack type code, bits, dimensions, lengths, and
- * data. A reply is the number of tensors (the results of main; the last argument of box_resize), and for each the number
- * of bytes, and the data. Exit code 1 and a message on standard error when anything fails.
+ * plain function `box_resize`; the number of tensors; for each its DLPack type code, bits, dimensions, lengths, and data;
+ * and the three integers that box_resize takes behind its tensors. A reply is the number of tensors (the results of main;
+ * the last tensor of box_resize), and for each the number of bytes, and the data. Exit code 1 and a message on standard
+ * error when anything fails.
  */
 #include <dlfcn.h>
 #include <stdint.h>
@@ -16,6 +17,7 @@
 
 #define MOST_TENSORS 8
 #define MOST_DIMENSIONS 8
+#define RESIZE_INTEGERS 3
 #define MOST_BYTES ((int64_t)1 << 30)
 
 typedef struct {
@@ -138,7 +140,7 @@ static void write_tensor(const DLTensor* tensor) {
 }
 
 int main(int count, char** names) {
-  TVMFFIAny module, machine, arguments[MOST_TENSORS], path;
+  TVMFFIAny module, machine, arguments[MOST_TENSORS + RESIZE_INTEGERS], path;
   TVMFFIAny begin[3];
   TVMFFIObjectHandle run, resize = NULL, size_of, item_of;
   static Buffer buffers[MOST_TENSORS];
@@ -161,7 +163,8 @@ int main(int count, char** names) {
     for (i = 0; i < tensors; ++i) arguments[i] = read_tensor(&buffers[i]);
     if (kind == 1) {
       if (resize == NULL) resize = member(module, "box_resize", 1);
-      call(resize, arguments, (int)tensors);
+      for (i = 0; i < RESIZE_INTEGERS; ++i) arguments[tensors + i] = integer(read_integer(NULL));
+      call(resize, arguments, (int)tensors + RESIZE_INTEGERS);
       fwrite(&results, sizeof results, 1, stdout);
       write_tensor(&buffers[tensors - 1].managed.dl_tensor);
     } else {

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from anomaly_model.manifest import InputSpec
-from anomaly_model.picture import BOX_BITS, _box_windows, box_tables, to_model_input
+from anomaly_model.picture import BOX_BITS, _box_windows, box_tables, strips, to_model_input
 from anomaly_model.runtime_tvm import cpu_flags
 from anomaly_model.targets import AVX2, AVX512, Isa
 from packager.kernels.box_resize import box_resize
@@ -36,6 +36,22 @@ def test_tables_mean_what_pillow_does(height: int, width: int, to_height: int, t
     assert (by_tables(picture, spec) == to_model_input(picture, spec)[0]).all()
 
 
+@settings(max_examples=60, deadline=None)
+@given(side, side, target_side, target_side, st.integers(1000, 300_000))
+def test_strips_make_each_row_once_of_all_that_it_needs(height: int, width: int, to_height: int, to_width: int, largest: int) -> None:
+    spec = InputSpec(height=to_height, width=to_width)
+    first, count, _ = _box_windows(height, to_height)
+    found = strips(height, width, spec, largest)
+    assert [y for strip in found for y in range(strip.first, strip.first + strip.count)] == list(range(to_height))
+    for strip in found:
+        assert strip.rows * width * 3 <= largest or strip.count == 1
+        assert strip.above >= 0
+        assert strip.above + strip.rows <= height
+        for y in range(strip.first, strip.first + strip.count):
+            assert strip.above <= first[y]
+            assert first[y] + count[y] <= strip.above + strip.rows
+
+
 @pytest.mark.parametrize("isa", [AVX512, AVX2], ids=lambda isa: isa.name)
 def test_kernel(isa: Isa) -> None:
     if not cpu_flags().issuperset(isa.flags):
@@ -44,9 +60,12 @@ def test_kernel(isa: Isa) -> None:
     module = tvm.IRModule({"box_resize": box_resize(spec.height, spec.width)})
     resize = tvm.compile(module, target=tvm.target.Target({"kind": "llvm", "mcpu": isa.mcpu}))["box_resize"]
     rng = np.random.default_rng(0)
-    for height, width in [(64, 64), (96, 144), (97, 145), (480, 640), (64, 3000), (3000, 64), (95, 300)]:
+    for height, width in [(64, 64), (96, 144), (97, 145), (480, 640), (480, 576), (192, 1728), (64, 3000), (3000, 64), (95, 300)]:
         picture = rng.integers(0, 256, (height, width, 3), np.uint8)
         output = tvm.runtime.empty((spec.height * spec.width * 3,), "uint8")
         tables = tvm.runtime.tensor(box_tables(height, width, spec))
-        resize(tvm.runtime.tensor(picture.reshape(-1)), tables, output)
-        assert (output.numpy().reshape(spec.height, spec.width, 3) == to_model_input(picture, spec)[0]).all()
+        for largest in (picture.nbytes, 40_000):
+            for strip in strips(height, width, spec, largest):
+                rows = np.ascontiguousarray(picture[strip.above : strip.above + strip.rows])
+                resize(tvm.runtime.tensor(rows.reshape(-1)), tables, output, strip.first, strip.count, strip.above)
+            assert (output.numpy().reshape(spec.height, spec.width, 3) == to_model_input(picture, spec)[0]).all()
