@@ -235,7 +235,7 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=300, help="calls of each kind, paced and back to back")
     parser.add_argument("--pace-ms", type=float, default=10, help="pause before each paced call")
     parser.add_argument("--seconds", type=float, default=15, help="of each measurement of throughput")
-    parser.add_argument("--mlserver", type=Path, help="mlserver's program, in an environment of its own with onnxruntime and pillow")
+    parser.add_argument("--mlserver", type=Path, help="mlserver's program, in an environment of its own with onnxruntime, pillow and uvloop<0.22")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
         folder = arguments.package or make_model(Path(scratch))
