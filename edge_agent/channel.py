@@ -50,6 +50,10 @@ class Exchange:
             os.ftruncate(descriptor, _EXCHANGE_BYTES)
         self.descriptor, self.memory = descriptor, mmap.mmap(descriptor, _EXCHANGE_BYTES)
 
+    def picture(self, size: int) -> memoryview:
+        """Where a picture of so many bytes lies."""
+        return memoryview(self.memory)[:size]
+
     def withdraw(self, number: int) -> None:
         """Agent: nobody wants the answer to this request any more."""
         _MARK.pack_into(self.memory, MARKS_OFFSET, number)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from edge_agent.channel import EXCHANGE_MASK_OFFSET, Answer, Exchange
 from edge_agent.errors import InvalidRequestError
 from edge_agent.mask import CompactMask, overlap, paint, whiten
-from edge_agent.shared_memory import Segment
+from edge_agent.shared_memory import Segment, read_segment
 from edge_agent.turns import Caller
 from edge_agent.worker_link import Lane, Picture
 
@@ -53,7 +53,13 @@ def judge(lane: Lane, caller: Caller, width: int, height: int, picture: bytes | 
                 whiten(mask, height, width * 3)
                 whitened = True
 
+    reading = 0.0
     match picture:
+        case Segment(descriptor, offset) if lane.is_waited_for:
+            # The worker judges another picture, and this thread would wait for it: a picture less that the worker has to read.
+            read_segment(descriptor, lane.exchange.picture(width * height * 3), offset)
+            reading = time.perf_counter() - begun
+            sent = Picture(width, height, None)
         case Segment(descriptor, offset):
             sent = Picture(width, height, None, descriptor, offset)
         case _:
@@ -73,7 +79,8 @@ def judge(lane: Lane, caller: Caller, width: int, height: int, picture: bytes | 
                     f"the mask cannot be written to the shared memory that was named for it: {error.strerror}"
                 ) from error
     painting = time.perf_counter() - answered
-    return Judged(answer, data, (*answer.stages, painting, max(0.0, answered - begun - sum(answer.stages))))
+    read, *others = answer.stages
+    return Judged(answer, data, (read + reading, *others, painting, max(0.0, answered - begun - reading - sum(answer.stages))))
 
 
 def _read_mask(exchange: Exchange, answer: Answer, row_bytes: int) -> CompactMask:

@@ -79,6 +79,20 @@ def open_segment(name: str, size: int, offset: int, *, needed: int, caller: int,
         os.close(descriptor)
 
 
+def read_segment(descriptor: int, buffer: memoryview, offset: int) -> None:
+    """Fill a buffer from a segment.
+
+    Raises:
+        SharedMemoryError: the segment is shorter by now.
+    """
+    done = 0
+    while done < len(buffer):
+        count = os.preadv(descriptor, [buffer[done:]], offset + done)
+        if not count:
+            raise SharedMemoryError(f"the shared memory ended at byte {offset + done}: it was made smaller during the call")
+        done += count
+
+
 def _errno_name(error: OSError) -> str:
     import errno
 

@@ -39,7 +39,9 @@ from edge_agent.channel import (
     send,
 )  # fmt: skip
 from edge_agent.confinement import limit_resources, refuse_system_calls
+from edge_agent.errors import InvalidRequestError
 from edge_agent.memory import keep_freed_memory
+from edge_agent.shared_memory import read_segment
 from edge_agent.worker_link import WorkerOptions
 
 _WARM_UP = 3
@@ -90,7 +92,7 @@ class Worker:
             )
         reader = None if descriptor is None else _Reader(descriptor, request.offset)
         if reader is None:
-            data = memoryview(exchange.memory)[: request.width * request.height * 3]
+            data = exchange.picture(request.width * request.height * 3)
             prepared = self._runtime.prepare(wrap_rgb888(data, request.width, request.height))
         else:
             prepared = self._runtime.prepare_from(reader.read, request.height, request.width)
@@ -118,17 +120,9 @@ class _Reader:
         self._descriptor, self._offset, self.seconds = descriptor, offset, 0.0
 
     def read(self, buffer: memoryview, offset: int) -> None:
-        """Fill a buffer with the picture's bytes from an offset on.
-
-        Raises:
-            PictureError: the segment is shorter by now.
-        """
-        begun, at, done = time.perf_counter(), self._offset + offset, 0
-        while done < len(buffer):
-            count = os.preadv(self._descriptor, [buffer[done:]], at + done)
-            if not count:
-                raise PictureError(f"the shared memory ended at byte {at + done}: it was made smaller during the call")
-            done += count
+        """Fill a buffer with the picture's bytes from an offset on; see `read_segment`."""
+        begun = time.perf_counter()
+        read_segment(self._descriptor, buffer, self._offset + offset)
         self.seconds += time.perf_counter() - begun
 
 
@@ -153,7 +147,7 @@ def serve(lanes: dict[int, tuple[socket.socket, Exchange]], worker: Worker) -> N
             reply: Reply
             try:
                 reply = worker.answer(request, descriptor, exchange)
-            except PictureError as error:
+            except (PictureError, InvalidRequestError) as error:
                 reply = Refusal(str(error), invalid=True)
             except (LinewatchError, OSError, RuntimeError, ValueError) as error:
                 reply = Refusal(f"{type(error).__name__}: {error}", invalid=False)

@@ -51,7 +51,7 @@ class WorkerOptions(msgspec.Struct, frozen=True):
 
 @dataclass(frozen=True, slots=True)
 class Picture:
-    """A picture of a call: bytes to be put into the exchange, or an open segment's descriptor and offset."""
+    """A picture of a call: bytes to be put into the exchange, or an open segment's descriptor and offset; neither is in the exchange."""
 
     width: int
     height: int
@@ -71,7 +71,12 @@ class Lane:
     def __init__(self, link: "WorkerLink") -> None:
         self.link, self.exchange = link, Exchange()
         self._channel, self.theirs = channel_pair()
-        self._number = 0
+        self._number, self._asked = 0, False
+
+    @property
+    def is_waited_for(self) -> bool:
+        """Whether the worker has a picture from another lane, and would begin with one from here later."""
+        return any(lane._asked for lane in self.link.lanes if lane is not self)
 
     def wait(self, seconds: float) -> Answer | Ready | Refusal | Withdrawn | None:
         """The next reply; None when the worker is gone.
@@ -91,9 +96,10 @@ class Lane:
         """
         self._number = number = self._number % 0xFFFFFFFF + 1
         if picture.data is not None:
-            self.exchange.memory[: len(picture.data)] = picture.data
+            self.exchange.picture(len(picture.data))[:] = picture.data
         caller.when_gone(lambda: self._withdraw(number))
         reply, reason, late = None, "died while it judged a picture", False
+        self._asked = True
         try:
             send(self._channel, DetectRequest(number, picture.width, picture.height, picture.offset), picture.descriptor)
             meanwhile()
@@ -103,6 +109,8 @@ class Lane:
             self.link.process.kill()
         except OSError:
             pass  # the worker is gone: told below
+        finally:
+            self._asked = False
         match reply:
             case Answer():
                 return reply
