@@ -136,7 +136,8 @@ class Calls:
                 if block:
                     times.setdefault(name, []).extend(found)
             if self._camera is not None:
-                found = camera_times(self._camera, self._address, self._model, self.frame.name, (WIDTH, HEIGHT), BLOCK + 5, pace_ms)[5:]
+                found = camera_times(self._camera, self._address, self._model, self.frame.name, (WIDTH, HEIGHT),
+                                     calls=BLOCK + 5, pace_ms=pace_ms)[5:]  # fmt: skip
                 if block:
                     times.setdefault("detect_shared_memory_cpp", []).extend(found)
         return {name: np.array(values) for name, values in times.items()}
@@ -169,22 +170,23 @@ def bare_rate(bundle: Path, picture: Path, processes: int, seconds: float) -> fl
 
 
 def agent_rate(address: str, model: str, picture: Rgb, clients: int, seconds: float, camera: Path | None) -> float:
-    """Pictures a second that some clients together get answered by shared memory."""
-    counts = [0] * clients
-    begun = time.perf_counter()
+    """Pictures a second that some clients together get answered by shared memory, all of them for as long."""
+    rates = [0.0] * clients
 
     def python_client(i: int) -> None:
         with AgentClient(address) as client:
+            count, begun = 0, time.perf_counter()
             while time.perf_counter() - begun < seconds:
                 client.detect(picture, model)
-                counts[i] += 1
+                count += 1
+            rates[i] = count / (time.perf_counter() - begun)
 
     def camera_client(i: int) -> None:
         assert camera is not None
         frame = SharedFrame()
         frame.write(picture)
-        while time.perf_counter() - begun < seconds:
-            counts[i] += len(camera_times(camera, address, model, frame.name, (WIDTH, HEIGHT), 200, 0))
+        times = camera_times(camera, address, model, frame.name, (WIDTH, HEIGHT), seconds=seconds)
+        rates[i] = len(times) / (sum(times) / 1e3)
         frame.close()
 
     threads = [threading.Thread(target=camera_client if camera else python_client, args=(i,)) for i in range(clients)]
@@ -192,7 +194,7 @@ def agent_rate(address: str, model: str, picture: Rgb, clients: int, seconds: fl
         thread.start()
     for thread in threads:
         thread.join()
-    return sum(counts) / (time.perf_counter() - begun)
+    return sum(rates)
 
 
 def throughput(folder: Path, picture: Rgb, seconds: float, camera: Path | None) -> dict[str, dict[str, float]]:

@@ -1,5 +1,6 @@
 // A camera program in C++, as small as one can be: one segment, one picture after the other, the time of each call.
-// usage: agent_client ADDRESS MODEL WIDTH HEIGHT SEGMENT CALLS PACE_MS   (the segment holds picture and room for the mask)
+// usage: agent_client ADDRESS MODEL WIDTH HEIGHT SEGMENT CALLS PACE_MS SECONDS
+// (the segment holds picture and room for the mask; no call is begun after SECONDS)
 #include <grpcpp/grpcpp.h>
 
 #include <chrono>
@@ -10,9 +11,10 @@
 #include "edge-agent.grpc.pb.h"
 
 int main(int argc, char** argv) {
-  if (argc != 8) return 2;
+  if (argc != 9) return 2;
   const int width = std::stoi(argv[3]), height = std::stoi(argv[4]), calls = std::stoi(argv[6]);
   const std::chrono::duration<double, std::milli> pace(std::stod(argv[7]));
+  const std::chrono::duration<double> limit(std::stod(argv[8]));
   const unsigned long size = static_cast<unsigned long>(width) * height * 3;
   auto stub = AWS::LookoutVision::EdgeAgent::NewStub(grpc::CreateChannel(argv[1], grpc::InsecureChannelCredentials()));
   AWS::LookoutVision::DetectAnomaliesRequest request;
@@ -26,7 +28,8 @@ int main(int argc, char** argv) {
   mask->set_name(argv[5]);
   mask->set_size(size);
   mask->set_offset(size);
-  for (int i = 0; i < calls; ++i) {
+  const auto first = std::chrono::steady_clock::now();
+  for (int i = 0; i < calls && std::chrono::steady_clock::now() - first < limit; ++i) {
     std::this_thread::sleep_for(pace);
     AWS::LookoutVision::DetectAnomaliesResponse response;
     grpc::ClientContext context;

@@ -33,10 +33,12 @@ def build_camera_program(folder: Path) -> Path | None:
     return program
 
 
-def camera_times(program: Path, address: str, model: str, segment: str, size: tuple[int, int], calls: int, pace_ms: float) -> list[float]:
-    """Milliseconds of each of its calls; the segment holds a picture of width x height, and room for a mask behind it."""
+def camera_times(
+    program: Path, address: str, model: str, segment: str, size: tuple[int, int], *, calls: int = 1_000_000, pace_ms: float = 0, seconds: float = 300
+) -> list[float]:
+    """Milliseconds of each of its calls, so many or for so long; the segment holds a width x height picture, and behind it room for a mask."""
     width, height = size
-    command = [str(program), address, model, str(width), str(height), segment, str(calls), str(pace_ms)]
+    command = [str(program), address, model, str(width), str(height), segment, str(calls), str(pace_ms), str(seconds)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=600, check=True)
     return [float(line) for line in done.stdout.split()]
 

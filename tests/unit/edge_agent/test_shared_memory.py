@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edge_agent.errors import SharedMemoryError
-from edge_agent.shared_memory import SEGMENTS, open_segment
+from edge_agent.shared_memory import SEGMENTS, open_segment, read_segment
 
 
 @pytest.fixture
@@ -102,3 +102,13 @@ def test_a_segment_of_another_user_is_refused_unless_everybody_may_open_it() -> 
             pass
     finally:
         path.unlink()
+
+
+def test_reading_past_what_is_left_is_an_error(segment: str) -> None:
+    buffer = memoryview(bytearray(6))
+    with open_segment(segment, 6, 4, needed=6, caller=os.getuid()) as opened:
+        read_segment(opened.descriptor, buffer, opened.offset)
+        assert bytes(buffer) == b"456789"
+        os.truncate(SEGMENTS / segment, 7)
+        with pytest.raises(SharedMemoryError, match="ended at byte 7"):
+            read_segment(opened.descriptor, buffer, opened.offset)
