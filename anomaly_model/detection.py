@@ -73,7 +73,8 @@ def interpret(outputs: ModelOutputs, manifest: Manifest) -> Detection:
 
 def _label_shares(label_map: npt.NDArray[np.uint8], labels: list[Label]) -> list[float]:
     """Share of the background and of each label; labels below their minimum area are wiped from the map."""
-    counts = [int(np.count_nonzero(label_map == i + 1)) for i in range(len(labels))]
+    busy = label_map[label_map.any(axis=1)]  # a few rows of most pictures
+    counts = [int(np.count_nonzero(busy == i + 1)) for i in range(len(labels))]
     for i, label in enumerate(labels):
         if 0 < counts[i] < label.minimum_area * label_map.size:
             label_map[label_map == i + 1] = 0
@@ -114,37 +115,48 @@ def _nearest_rgb(size_in: int, size_out: int) -> npt.NDArray[np.intp]:
     return positions
 
 
-def mask_rows(
-    label_map: npt.NDArray[np.uint8], labels: list[Label], height: int, width: int, room: memoryview | None = None
-) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.intp]]:
-    """The mask of a height x width picture, nearest neighbour, as its distinct rows and which of them each row is.
+@dataclass(frozen=True, slots=True)
+class MaskRows:
+    """A mask as its distinct rows: a few hundred at most, mostly white. Whoever writes it copies rows; the large picture is not built.
 
-    Returns distinct rows (n x width * 3 uint8, RGB), which lie at the start of `room` where that is given, and `height` indices into
-    them. A mask is a few hundred distinct rows
-    at most, mostly white: whoever writes it copies rows, and the large picture is never built on the way.
+    Attributes:
+        parts: n x some bytes, uint8, RGB: what the rows with something on them have between two columns; besides they are white.
+        left: bytes from the start of a row to these parts.
+        index: for each of the mask's rows which one it is: 0 is white, i + 1 has part i.
     """
+
+    parts: npt.NDArray[np.uint8]
+    left: int
+    index: npt.NDArray[np.intp]
+
+
+def mask_rows(label_map: npt.NDArray[np.uint8], labels: list[Label], height: int, width: int, room: memoryview | None = None) -> MaskRows:
+    """The mask of a height x width picture, nearest neighbour. The parts lie at the start of `room` where that is given."""
     h, w = label_map.shape
     busy = np.flatnonzero(label_map.any(axis=1))
-    slot = np.zeros(h, np.intp)  # row 0 of the result is white
+    slot = np.zeros(h, np.intp)
     slot[busy] = np.arange(1, len(busy) + 1)
-    shape = (len(busy) + 1, width * 3)
-    distinct = np.empty(shape, np.uint8) if room is None else np.frombuffer(room, np.uint8, shape[0] * shape[1]).reshape(shape)
-    distinct.fill(255)
-    if len(busy):
-        # Coloured while small, then widened byte by byte, which is four times faster than widening pixels; and only from the
-        # first column with something on it to the last.
-        columns = np.flatnonzero(label_map.any(axis=0))
-        left, right = int(columns[0]), int(columns[-1]) + 1
-        first, last = np.searchsorted(_nearest(w, width), [left, right]) * 3
-        colored = palette(labels)[label_map[busy, left:right]].reshape(len(busy), (right - left) * 3)
-        distinct[1:, first:last] = colored[:, _nearest_rgb(w, width)[first:last] - left * 3]
-    return distinct, slot[_nearest(h, height)]
+    index = slot[_nearest(h, height)]
+    if not len(busy):
+        return MaskRows(np.empty((0, 0), np.uint8), 0, index)
+    # Coloured while small, then widened byte by byte, which is four times faster than widening pixels; and only from the
+    # first column with something on it to the last.
+    columns = np.flatnonzero(label_map.any(axis=0))
+    left, right = int(columns[0]), int(columns[-1]) + 1
+    first, last = (np.searchsorted(_nearest(w, width), [left, right]) * 3).tolist()
+    colored = palette(labels)[label_map[busy, left:right]].reshape(len(busy), (right - left) * 3)
+    shape = (len(busy), last - first)
+    parts = np.empty(shape, np.uint8) if room is None else np.frombuffer(room, np.uint8, shape[0] * shape[1]).reshape(shape)
+    np.take(colored, _nearest_rgb(w, width)[first:last] - left * 3, axis=1, out=parts, mode="clip")
+    return MaskRows(parts, first, index)
 
 
 def draw_mask(label_map: npt.NDArray[np.uint8], labels: list[Label], height: int, width: int) -> Rgb:
     """The mask as a picture, height x width x 3."""
-    distinct, index = mask_rows(label_map, labels, height, width)
-    return distinct[index].reshape(height, width, 3)
+    mask = mask_rows(label_map, labels, height, width)
+    distinct = np.full((len(mask.parts) + 1, width * 3), 255, np.uint8)
+    distinct[1:, mask.left : mask.left + mask.parts.shape[1]] = mask.parts
+    return distinct[mask.index].reshape(height, width, 3)
 
 
 def strongest_label(logits: npt.NDArray[np.float32]) -> npt.NDArray[np.uint8]:

@@ -12,8 +12,9 @@ import struct
 import msgspec
 
 MESSAGE_BYTES = 256 * 1024
+_REQUEST_BYTES = 256  # four numbers
 EXCHANGE_MASK_OFFSET = 64 * 1024 * 1024
-"""In the exchange the picture begins at 0 and the mask's rows here; untouched pages take no memory."""
+"""In the exchange the picture begins at 0 and the parts of the mask's rows here; untouched pages take no memory."""
 MARKS_OFFSET = 120 * 1024 * 1024
 _EXCHANGE_BYTES = 121 * 1024 * 1024
 _MARK = struct.Struct("<I")
@@ -100,8 +101,10 @@ class Answer(msgspec.Struct, frozen=True, tag=True):
     """See `anomaly_model.Detection`.
 
     Attributes:
-        mask_rows: distinct rows of the mask, which lie in the exchange, width * 3 bytes each; 0 when there is no mask.
-        mask_index: for each row of the mask, which of them it is: height little-endian 16-bit numbers.
+        mask_rows: distinct rows of the mask that are not white; their parts lie in the exchange. See `anomaly_model.detection.MaskRows`.
+        mask_left: bytes from the start of a row to its part.
+        mask_length: bytes of a part.
+        mask_index: for each row of the mask, which one it is: height little-endian 16-bit numbers; empty when there is no mask.
         stages: seconds that reading, preparing, running and interpreting took.
     """
 
@@ -111,6 +114,8 @@ class Answer(msgspec.Struct, frozen=True, tag=True):
     threshold: float
     areas: list[Area]
     mask_rows: int
+    mask_left: int
+    mask_length: int
     mask_index: bytes
     stages: tuple[float, float, float, float]
 
@@ -159,7 +164,7 @@ def receive_reply(channel: socket.socket) -> Reply | None:
 def receive_request(channel: socket.socket) -> tuple[DetectRequest, int | None] | None:
     """The next request and its descriptor, which the caller closes; None when the agent wants an end or is gone."""
     try:
-        data, descriptors, _, _ = socket.recv_fds(channel, MESSAGE_BYTES, 1)
+        data, descriptors, _, _ = socket.recv_fds(channel, _REQUEST_BYTES, 1)
     except ConnectionError:
         return None
     return (_REQUEST.decode(data), descriptors[0] if descriptors else None) if data else None

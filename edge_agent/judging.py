@@ -67,7 +67,7 @@ def judge(lane: Lane, caller: Caller, width: int, height: int, picture: bytes | 
     answer = lane.ask(sent, caller, timeout_s, meanwhile)
     answered = time.perf_counter()
     data = None
-    if answer.mask_rows:
+    if answer.mask_index:
         compact = _read_mask(lane.exchange, answer, width * 3)
         if mask is None:
             data = compact.to_bytes()
@@ -85,7 +85,10 @@ def judge(lane: Lane, caller: Caller, width: int, height: int, picture: bytes | 
 
 def _read_mask(exchange: Exchange, answer: Answer, row_bytes: int) -> CompactMask:
     data = memoryview(exchange.memory)[EXCHANGE_MASK_OFFSET:]
-    rows = [data[i * row_bytes : (i + 1) * row_bytes] for i in range(answer.mask_rows)]
+    length, right = answer.mask_length, row_bytes - answer.mask_left - answer.mask_length
+    before, behind = b"\xff" * answer.mask_left, b"\xff" * right
+    rows = [b"\xff" * row_bytes]
+    rows += [b"".join((before, data[i * length : (i + 1) * length], behind)) for i in range(answer.mask_rows)]
     index = array("H", answer.mask_index)
     if sys.byteorder == "big":
         index.byteswap()

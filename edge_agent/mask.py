@@ -1,6 +1,6 @@
 """Painting a mask into a client's segment, or into bytes, from its distinct rows.
 
-A mask is as large as the picture and mostly white. The worker sends only its distinct rows; this side paints. Into a
+A mask is as large as the picture and mostly white. The worker sends only what its distinct rows have on them; this side paints. Into a
 segment it writes the white while the worker still computes, so that only the rows with something on them are left.
 """
 
@@ -17,7 +17,7 @@ _GATHER = 1024
 class CompactMask:
     """A mask's distinct rows (row 0 is white) and which of them each of its rows is."""
 
-    rows: list[memoryview]
+    rows: list[bytes]
     index: list[int]
 
     def to_bytes(self) -> bytes:
@@ -34,8 +34,7 @@ def overlap(a: Segment, b: Segment) -> bool:
 
 def whiten(target: Segment, height: int, row_bytes: int) -> None:
     """Fill the mask's part of a segment with white."""
-    white = memoryview(b"\xff" * row_bytes)
-    _write(target.descriptor, [white] * height, target.offset)
+    _write(target.descriptor, [b"\xff" * row_bytes] * height, target.offset)
 
 
 def paint(target: Segment, mask: CompactMask, *, whitened: bool) -> None:
@@ -53,7 +52,7 @@ def paint(target: Segment, mask: CompactMask, *, whitened: bool) -> None:
         y = end
 
 
-def _write(descriptor: int, lines: list[memoryview], offset: int) -> None:
+def _write(descriptor: int, lines: list[bytes], offset: int) -> None:
     """Write equally long lines one after the other, gathered by the kernel."""
     length = len(lines[0])
     for first in range(0, len(lines), _GATHER):

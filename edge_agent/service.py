@@ -195,7 +195,7 @@ def _response(answer: Answer, width: int, height: int, data: bytes | None, handl
     for area in answer.areas:
         anomaly = result.anomalies.add(name=area.name)
         anomaly.pixel_anomaly.total_percentage_area, anomaly.pixel_anomaly.hex_color = area.area, area.hex_color
-    if answer.mask_rows:
+    if answer.mask_index:
         result.anomaly_mask.width, result.anomaly_mask.height = width, height
         if handle is not None:
             result.anomaly_mask.shared_memory_handle.CopyFrom(handle)

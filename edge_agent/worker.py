@@ -101,15 +101,15 @@ class Worker:
         outputs = self._runtime.run(prepared)
         ran = time.perf_counter()
         detection = interpret(outputs, self._manifest)
-        distinct, index = 0, b""
+        rows, left, length, index = 0, 0, 0, b""
         if detection.label_map is not None:
             room = memoryview(exchange.memory)[EXCHANGE_MASK_OFFSET:]
-            rows, places = mask_rows(detection.label_map, self._manifest.labels, request.height, request.width, room)
-            distinct, index = len(rows), places.astype("<u2").tobytes()
+            mask = mask_rows(detection.label_map, self._manifest.labels, request.height, request.width, room)
+            (rows, length), left, index = mask.parts.shape, mask.left, mask.index.astype("<u2").tobytes()
         areas = [Area(a.name, a.hex_color, a.area) for a in detection.areas]
         stages = (reading, ready - begun - reading, ran - ready, time.perf_counter() - ran)
         return Answer(
-            detection.is_anomalous, detection.confidence, detection.score, detection.threshold, areas, distinct, index, stages
+            detection.is_anomalous, detection.confidence, detection.score, detection.threshold, areas, rows, left, length, index, stages
         )
 
 

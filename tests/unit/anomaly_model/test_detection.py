@@ -57,11 +57,24 @@ def test_mask_is_nearest_neighbour(h: int, w: int, height: int, width: int, seed
     assert (draw_mask(label_map, LABELS, height, width) == expected).all()
 
 
-def test_an_empty_mask_is_one_white_row() -> None:
-    rows, index = mask_rows(np.zeros((9, 9), np.uint8), LABELS, 480, 640)
-    assert rows.shape == (1, 640 * 3)
-    assert (rows == 255).all()
-    assert not index.any()
+def test_an_empty_mask_has_no_parts() -> None:
+    mask = mask_rows(np.zeros((9, 9), np.uint8), LABELS, 480, 640)
+    assert mask.parts.size == 0
+    assert len(mask.index) == 480
+    assert not mask.index.any()
+
+
+@given(st.integers(1, 40), st.integers(1, 60), st.integers(1, 60), st.integers(0, 2**32 - 1))
+def test_parts_lie_where_they_should_and_are_no_wider_than_what_they_show(side: int, height: int, width: int, seed: int) -> None:
+    chance = np.random.default_rng(seed)
+    label_map = np.where(chance.random((side, side)) < 0.02, 1, 0).astype(np.uint8)
+    room = bytearray(side * width * 3)
+    mask = mask_rows(label_map, LABELS, height, width, memoryview(room))
+    assert bytes(room[: mask.parts.size]) == mask.parts.tobytes()
+    white = (draw_mask(label_map, LABELS, height, width) == 255).all(axis=2)
+    shown = np.flatnonzero(~white.all(axis=0)) * 3
+    if len(shown) and min(height, width) >= side:  # else what is in a column may not be shown
+        assert (mask.left, mask.left + mask.parts.shape[1]) == (shown[0], shown[-1] + 3)
 
 
 @given(st.integers(2, 6), st.integers(0, 2**32 - 1))

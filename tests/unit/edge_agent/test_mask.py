@@ -19,7 +19,7 @@ def memory() -> Iterator[int]:
 
 
 def compact(index: list[int]) -> CompactMask:
-    return CompactMask([memoryview(WHITE), memoryview(b"abcdef"), memoryview(b"ghijkl")], index)
+    return CompactMask([WHITE, b"abcdef", b"ghijkl"], index)
 
 
 @given(st.lists(st.integers(0, 2), min_size=1, max_size=40), st.booleans())
