@@ -20,6 +20,7 @@ from edge_agent.worker_link import Lane, WorkerGoneError, WorkerLink, exit_text
 
 log = structlog.get_logger()
 _MINUTE_S = 60.0
+_JOIN_S = 5.0
 
 
 class ModelHost:
@@ -37,7 +38,7 @@ class ModelHost:
         self._crash_count = 0
         self._outcome = "it was being ended"
         self._used = time.monotonic()
-        self._dozing = False
+        self._dozing, self._closing = False, False
         self._threads: list[threading.Thread] = []
 
     def apply(self, settings: Settings) -> None:
@@ -115,6 +116,8 @@ class ModelHost:
     def _open(self, folder: Path, cpus: list[int]) -> WorkerLink:
         link = WorkerLink(folder, self._settings, cpus)
         self._opening.append(link)
+        if self._closing:
+            link.process.kill()
         try:
             link.load()
         finally:
@@ -144,6 +147,10 @@ class ModelHost:
             self._turns.shut()
             return
         with self._changing:
+            if self._closing:
+                for link in links:
+                    link.end()
+                return
             self._links, self._used = links, time.monotonic()
             self._machine.apply(Event.LOADED, _running(links))
             self._turns.offer(_lanes(links))
@@ -281,13 +288,15 @@ class ModelHost:
                 self.stop(dozing=True)
 
     def shut_down(self) -> None:
-        """End the workers whatever the state; for the end of the agent."""
-        for link in list(self._opening):
+        """End the workers whatever the state; for the end of the agent, when the time that running calls had is over."""
+        self._closing = True
+        for link in [*self._opening, *(link for link in self._links if self._turns.uses(link.lanes))]:
             link.process.kill()
         with contextlib.suppress(WrongStateError):
             self.stop()
+        deadline = time.monotonic() + _JOIN_S
         for thread in self._threads:
-            thread.join(self._settings.call_timeout_s)
+            thread.join(max(0.0, deadline - time.monotonic()))
 
     # --- calls
 

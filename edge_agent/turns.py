@@ -156,10 +156,15 @@ class Turns(Generic[Lane]):
             self._free = [lane for lane in self._free if lane not in lanes]
             self._leaving += [lane for lane in self._busy if lane in lanes and lane not in self._leaving]
 
+    def uses(self, lanes: Sequence[Lane]) -> bool:
+        """Whether one of these is in use."""
+        with self._changed:
+            return any(lane in lanes for lane in self._busy)
+
     def wait_until_idle(self, lanes: Sequence[Lane], seconds: float) -> bool:
         """Wait until none of these is in use."""
         with self._changed:
-            return self._changed.wait_for(lambda: not any(lane in lanes for lane in self._busy), seconds)
+            return self._changed.wait_for(lambda: not self.uses(lanes), seconds)
 
     def open(self) -> None:
         """Let callers in, to wait if need be."""

@@ -13,7 +13,7 @@ from control_plane.settings import Settings
 from control_plane.store.database import now
 
 log = logging.getLogger(__name__)
-_CONNECT_S, _CLOSE_S = 20, 15
+_CONNECT_S, _CLOSE_S = 10, 15
 
 
 @dataclass(slots=True)

@@ -99,6 +99,7 @@ class Bridge:
                 core.serving()
             core.lost.wait()
             self._core = None
+            core.close()
             log.warning("the connection to the core is lost")
 
     def _connected_core(self) -> Any:
