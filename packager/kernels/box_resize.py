@@ -30,6 +30,8 @@ def box_resize(height: int, width: int) -> PrimFunc:
     table = decl_buffer((1 + 3 * (height + width),), "int32", name="tables", layout=None)
     target = decl_buffer((height * width * 3,), "uint8", name="resized", layout=None)
     first, count, above = (Var(name, "int32") for name in ("first", "count", "above"))
+    facts = decl_buffer((2,), "int32", name="facts", scope="local", layout=None)
+    alike, vectors = load(facts, 0), load(facts, 1)  # input columns to each output column, 0 where they differ; see `columns`
 
     def column(kind: int, x: int | Expr) -> Expr:
         return load(table, 1 + kind * width + x)
@@ -87,22 +89,29 @@ def box_resize(height: int, width: int) -> PrimFunc:
     def columns(body: Callable[[int | Expr, int, int | Expr], Stmt]) -> Stmt:
         """Body for each column, as a vector; its fourth value is written where the next column puts it right.
 
-        The last column goes a channel at a time: a vector would read past the picture's end and write into the next row.
+        Columns that the input's last one is part of, of which there are several when pictures are enlarged, go a channel at a time: a
+        vector would read past the picture's end, or write into the next row.
         """
-        return sequence([loop(width - 1, lambda x: body(x, _PIXEL, 0)), loop(3, lambda c: body(width - 1, 1, c))])
+        return sequence([
+            loop(vectors, lambda x: body(x, _PIXEL, 0)),
+            loop(width - vectors, lambda x: loop(3, lambda c: body(vectors + x, 1, c))),
+        ])  # fmt: skip
 
     def rows(taps: int | None) -> Stmt:
         return loop(count, lambda i: output_row(first + i, taps), work=PARALLEL_WORK)
 
-    alike = decl_buffer((1,), "int32", name="alike", scope="local", layout=None)
+    def look_at(x: Expr) -> Stmt:
+        ends_before = (column(0, x) + column(1, x)) * 3 < load(table, 0)
+        return sequence([
+            store(facts, tirx.Select(column(1, x) == column(1, 0), alike, integer(0)), 0),
+            store(facts, tirx.Select(ends_before, x + 1, vectors), 1),
+        ])  # fmt: skip
+
     body = rows(None)
     for taps in range(_UNROLLED, 0, -1):
-        body = tirx.IfThenElse(load(alike, 0) == taps, rows(taps), body)
+        body = tirx.IfThenElse(alike == taps, rows(taps), body)
     whole = sequence([
-        tirx.AllocBuffer(alike),
-        store(alike, column(1, 0), 0),
-        loop(width, lambda x: store(alike, tirx.Select(column(1, x) == column(1, 0), load(alike, 0), integer(0)), 0)),
-        body,
+        tirx.AllocBuffer(facts), store(facts, column(1, 0), 0), store(facts, integer(0), 1), loop(width, look_at), body,
     ])  # fmt: skip
     function = PrimFunc([source, table, target, first, count, above], SBlockRealize([], True, SBlock([], [], [], "root", whole)))
     return function.with_attr("tirx.noalias", True).with_attr("s_tir", True).with_attr("global_symbol", "box_resize")

@@ -1,8 +1,12 @@
 """The compiled resize gives Pillow's bytes: from its tables in numpy, and from the kernel for both instruction sets."""
 
+import ctypes
+import mmap
+
 import numpy as np
 import pytest
 import tvm
+import tvm_ffi
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -12,6 +16,7 @@ from anomaly_model.runtime_tvm import cpu_flags
 from anomaly_model.targets import AVX2, AVX512, Isa
 from packager.kernels.box_resize import box_resize
 
+PROT_NONE = 0
 side = st.integers(64, 500)
 target_side = st.integers(4, 30).map(lambda n: 16 * n)
 
@@ -50,6 +55,24 @@ def test_strips_make_each_row_once_of_all_that_it_needs(height: int, width: int,
         for y in range(strip.first, strip.first + strip.count):
             assert strip.above <= first[y]
             assert first[y] + count[y] <= strip.above + strip.rows
+
+
+def test_nothing_is_read_behind_the_picture() -> None:
+    """The picture ends where a page ends, and the next page may not be touched."""
+    side = 64
+    memory = mmap.mmap(-1, side * side * 3 + mmap.PAGESIZE)
+    picture = np.frombuffer(memory, np.uint8, side * side * 3)
+    assert picture.nbytes % mmap.PAGESIZE == 0
+    libc = ctypes.CDLL(None, use_errno=True)
+    end = ctypes.c_void_p(picture.ctypes.data + picture.nbytes)
+    assert libc.mprotect(end, ctypes.c_size_t(mmap.PAGESIZE), PROT_NONE) == 0, ctypes.get_errno()
+    picture[:] = np.random.default_rng(0).integers(0, 256, picture.size, np.uint8)
+    for spec in (InputSpec(height=96, width=144), InputSpec(height=64, width=64), InputSpec(height=32, width=48)):
+        resize = tvm.compile(tvm.IRModule({"box_resize": box_resize(spec.height, spec.width)}), target=tvm.target.Target("llvm"))["box_resize"]
+        output = tvm.runtime.empty((spec.height * spec.width * 3,), "uint8")
+        resize(tvm_ffi.from_dlpack(picture), tvm.runtime.tensor(box_tables(side, side, spec)), output, 0, spec.height, 0)
+        expected = to_model_input(picture.reshape(side, side, 3), spec)[0]
+        assert (output.numpy().reshape(spec.height, spec.width, 3) == expected).all()
 
 
 @pytest.mark.parametrize("isa", [AVX512, AVX2], ids=lambda isa: isa.name)
