@@ -19,6 +19,8 @@ class RunningModels:
         """Read what an agent before this one left; `path` None keeps nothing."""
         self._path, self._lock = path, threading.Lock()
         self._names = _read(path) if path else set()
+        for left in path.parent.glob(f".{path.name}-*") if path else ():
+            left.unlink(missing_ok=True)  # of an agent that was killed while it wrote
 
     @property
     def names(self) -> frozenset[str]:
