@@ -30,6 +30,8 @@ from training.metrics import ImageMetrics, image_metrics
 from training.options import TrainingOptions
 from training.train import train
 
+_END_S = 20
+
 Progress = Callable[[str, int, int], None]
 
 
@@ -133,14 +135,14 @@ def running_agent(models: Path) -> Iterator[str]:
     """An agent of our own on a socket in a temporary folder; ended by its process id.
 
     Raises:
-        LinewatchError: it ended by itself.
+        LinewatchError: it ended by itself, or did not end when it was told to; with what its threads did then.
     """
     with tempfile.TemporaryDirectory(prefix="linewatch-") as folder:
         address = f"unix://{folder}/agent.sock"
         command = [sys.executable, "-m", "linewatch.cli", "agent", "--models", str(models), "--socket", address]
         log = Path(folder) / "agent.log"
         with log.open("wb") as stream:
-            process = subprocess.Popen(command, stdout=stream, stderr=stream, env={**os.environ, "PYTHONUNBUFFERED": "1"})
+            process = subprocess.Popen(command, stdout=stream, stderr=stream, env={**os.environ, "PYTHONUNBUFFERED": "1", "PYTHONFAULTHANDLER": "1"})
         try:
             yield address
         except LinewatchError as error:
@@ -149,7 +151,8 @@ def running_agent(models: Path) -> Iterator[str]:
         finally:
             process.send_signal(signal.SIGTERM)
             try:
-                process.wait(20)
+                process.wait(_END_S)
             except subprocess.TimeoutExpired:
-                process.kill()
+                process.send_signal(signal.SIGABRT)
                 process.wait()
+                raise LinewatchError(f"the agent did not end within {_END_S} s of SIGTERM\n{log.read_text(errors='replace')[-6000:]}") from None
