@@ -36,8 +36,8 @@ from anomaly_model.bundle import Bundle, open_bundle
 from anomaly_model.picture import Rgb, to_model_input
 from anomaly_model.runtime_onnx import OnnxRuntime
 from anomaly_model.runtime_tvm import TvmRuntime
-from benchmarks.bare import run_together
 from benchmarks.peers import build_camera_program, camera_times, mlserver_times
+from benchmarks.processes import children, resident_mib, run_together
 from edge_agent.client import AgentClient, SharedFrame
 from edge_agent.protos import edge_agent_pb2 as pb
 from linewatch.demo import running_agent
@@ -81,18 +81,6 @@ def make_model(folder: Path) -> Path:
 def enlarge(picture: Rgb) -> Rgb:
     """A drawn part at the size of a camera's frame: real content, so that masks are as busy as on the line."""
     return np.asarray(Image.fromarray(picture).resize((WIDTH, HEIGHT), Image.Resampling.BICUBIC))
-
-
-def children(parent: int, words: str) -> list[int]:
-    """Processes that one started, and that have these words in their command lines."""
-    found = []
-    for task in Path(f"/proc/{parent}/task").iterdir():
-        found += [int(pid) for pid in (task / "children").read_text().split()]
-    return [pid for pid in found if words.encode() in Path(f"/proc/{pid}/cmdline").read_bytes()]
-
-
-def resident_mib(pid: int) -> float:
-    return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
 
 
 class Calls:

@@ -5,13 +5,14 @@ import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+
+from benchmarks.processes import free_port, resident_tree_mib
 
 ROOT = Path(__file__).parents[1]
 _PEER = Path(__file__).parent / "mlserver_peer"
@@ -43,17 +44,12 @@ def camera_times(
     return [float(line) for line in done.stdout.split()]
 
 
-def _free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        return int(probe.getsockname()[1])
-
-
 @contextlib.contextmanager
 def _running_mlserver(program: Path, model: Path, folder: Path) -> Iterator[tuple[str, int]]:
     """Its gRPC address and process."""
-    port = _free_port()
+    port = free_port()
     (folder / "settings.json").write_text(json.dumps({
-        "debug": False, "host": "127.0.0.1", "grpc_port": port, "http_port": _free_port(), "metrics_port": _free_port(), "parallel_workers": 0,
+        "debug": False, "host": "127.0.0.1", "grpc_port": port, "http_port": free_port(), "metrics_port": free_port(), "parallel_workers": 0,
         "grpc_max_message_length": 64 * 1024 * 1024, "logging_settings": None,
     }))  # fmt: skip
     (folder / "model-settings.json").write_text(json.dumps({"name": "peer", "implementation": "runtime.AnomalyRuntime"}))
@@ -66,18 +62,6 @@ def _running_mlserver(program: Path, model: Path, folder: Path) -> Iterator[tupl
     finally:
         os.killpg(process.pid, signal.SIGTERM)
         process.wait(30)
-
-
-def _tree_mib(pid: int) -> float:
-    """Resident memory of a process and all below it."""
-    total, pids = 0.0, [pid]
-    while pids:
-        current = pids.pop()
-        with contextlib.suppress(OSError):
-            total += int(Path(f"/proc/{current}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
-            for task in Path(f"/proc/{current}/task").iterdir():
-                pids += [int(child) for child in (task / "children").read_text().split()]
-    return total
 
 
 def mlserver_times(program: Path, model: bytes, picture: np.ndarray, calls: int) -> tuple[list[float], float]:
@@ -100,4 +84,4 @@ def mlserver_times(program: Path, model: bytes, picture: np.ndarray, calls: int)
             done = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
             if done.returncode:
                 raise RuntimeError(f"MLServer's client failed: {done.stderr[-500:]}")
-            return [float(line) for line in done.stdout.split()], _tree_mib(pid)
+            return [float(line) for line in done.stdout.split()], resident_tree_mib(pid)

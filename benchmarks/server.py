@@ -29,7 +29,7 @@ from botocore.auth import SigV4Auth
 from botocore.awsrequest import AWSRequest
 from botocore.credentials import Credentials
 
-from benchmarks.bare import run_together
+from benchmarks.processes import run_together
 from control_plane.access.credentials import MasterKey
 from control_plane.access.policy import ROLES
 from control_plane.access.registry import Registry

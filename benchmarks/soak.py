@@ -24,7 +24,8 @@ import msgspec
 import numpy as np
 
 from anomaly_model.bundle import open_bundle, write_bundle
-from benchmarks.agent import children, enlarge, make_model, resident_mib
+from benchmarks.agent import enlarge, make_model
+from benchmarks.processes import children, resident_mib
 from edge_agent.client import AgentCallError, AgentClient
 from linewatch.demo import running_agent
 from linewatch.drawn_parts import PartSet

@@ -11,11 +11,12 @@ import grpc
 import numpy as np
 import pytest
 
+from benchmarks.processes import free_port
 from edge_agent.client import AgentClient
 from edge_agent.protos import edge_agent_pb2 as pb
 from edge_agent.states import State
 from tests.contract.test_agent_calls import raw, refused, running_agent_with
-from tests.processes import free_port, worker_pids
+from tests.processes import worker_pids
 
 
 def test_running_models_run_again_after_a_restart(models: Path, tmp_path: Path) -> None:

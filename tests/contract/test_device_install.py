@@ -8,9 +8,10 @@ from pathlib import Path
 
 import numpy as np
 
+from benchmarks.processes import children
 from edge_agent.client import AgentClient
 from linewatch.demo import running_agent
-from tests.processes import children, worker_pids
+from tests.processes import worker_pids
 
 ROOT = Path(__file__).parents[2]
 BLOCKER = """

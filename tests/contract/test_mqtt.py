@@ -14,10 +14,10 @@ import numpy as np
 import pytest
 from awscrt import io, mqtt
 
+from benchmarks.processes import free_port
 from edge_agent.client import AgentClient
 from tests.certificates import Authority
 from tests.contract.test_agent_calls import running_agent_with
-from tests.processes import free_port
 
 
 class Broker:

@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from benchmarks.processes import resident_mib
 from edge_agent.client import AgentCallError, AgentClient, SharedFrame
 from edge_agent.http2.frames import PREFACE, FrameType, frame, settings_frame
 from edge_agent.protos import edge_agent_pb2 as pb
@@ -214,7 +215,7 @@ def test_large_pictures_at_load(models: Path) -> None:
         for thread in threads:
             thread.join(120)
         assert wrong == []
-        resident = int(Path(f"/proc/{agent_pid(address)}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
+        resident = resident_mib(agent_pid(address))
         assert resident < 700, "memory is bounded by what may arrive at once"
 
 
@@ -313,6 +314,7 @@ SMALL = """
 import os, sys
 from pathlib import Path
 import numpy as np
+from benchmarks.processes import resident_mib
 from edge_agent.client import AgentCallError, AgentClient, SharedFrame
 from edge_agent.protos import edge_agent_pb2 as pb
 from linewatch.demo import running_agent

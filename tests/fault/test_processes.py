@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 from anomaly_model.bundle import Bundle, open_bundle
+from benchmarks.processes import children
 from edge_agent.channel import MARKS_OFFSET
 from edge_agent.client import AgentCallError, AgentClient, SharedFrame
 from edge_agent.errors import InvalidRequestError
@@ -25,7 +26,7 @@ from edge_agent.states import State
 from linewatch.demo import running_agent
 from tests.callers import Patient
 from tests.contract.test_agent_calls import running_agent_with
-from tests.processes import children, worker_pids
+from tests.processes import worker_pids
 
 pytestmark = pytest.mark.fault
 BLANK = np.zeros((240, 320, 3), np.uint8)

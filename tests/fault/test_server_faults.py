@@ -23,10 +23,10 @@ import pytest
 import sqlalchemy as sa
 from botocore.exceptions import BotoCoreError, ClientError
 
+from benchmarks.processes import free_port
 from control_plane.store.schema import entries, job_events, jobs
 from tests.clients.plant import BUCKET, write_plant
 from tests.conftest import old_client
-from tests.processes import free_port
 from tests.server import REGION, Server, wait_for
 
 pytestmark = pytest.mark.fault
