@@ -17,11 +17,12 @@ check: $(READY) $(CLIENTS)  ## Lint, types, import directions, tests
 	$(BIN)/lint-imports
 	$(BIN)/python -m pytest
 
-bench: $(READY)  ## Latency against ONNX Runtime and OpenVINO; the server; accuracy over five seeds (half an hour)
+bench: $(READY)  ## Latency against ONNX Runtime and OpenVINO; the server; accuracy over five seeds; a soak (an hour and more)
 	$(BIN)/python benchmarks/agent.py --json benchmarks/agent.json
 	$(BIN)/python benchmarks/compile.py --json benchmarks/compile.json
 	$(BIN)/python benchmarks/server.py --json benchmarks/server.json
 	$(BIN)/python benchmarks/accuracy.py --json benchmarks/accuracy.json
+	$(BIN)/python benchmarks/soak.py --json benchmarks/soak.json
 
 protos: $(READY)  ## Python stubs from the wire contract
 	$(BIN)/python -m grpc_tools.protoc -I protos --python_out=edge_agent/protos --pyi_out=edge_agent/protos \
