@@ -158,11 +158,10 @@ def main(endpoint, folder, region, device=""):
         return recipe["Manifests"][0]["Platform"]["architecture"]
 
     if device:
-        assert package("com.example.parts", {"TargetDevice": device}) == "aarch64"
-    else:
-        options = {"TargetPlatform": {"Os": "LINUX", "Arch": "X86_64"}, "CompilerOptions": '{"mcpu": "core-avx2"}'}
-        assert package("com.example.parts", options) == "amd64"
-    assert len(client.list_model_packaging_jobs(ProjectName="parts")["ModelPackagingJobs"]) == 1
+        assert package("com.example.device", {"TargetDevice": device}) == "aarch64"
+    options = {"TargetPlatform": {"Os": "LINUX", "Arch": "X86_64"}, "CompilerOptions": '{"mcpu": "core-avx2"}'}
+    assert package("com.example.parts", options) == "amd64"
+    assert len(client.list_model_packaging_jobs(ProjectName="parts")["ModelPackagingJobs"]) == 1 + bool(device)
 
     arn = described["ModelArn"]
     assert client.list_tags_for_resource(ResourceArn=arn)["Tags"] == [{"Key": "line", "Value": "7"}]

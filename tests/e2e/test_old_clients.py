@@ -72,7 +72,7 @@ def test_boto3_1_40_60(server: Server, plant: Path, tmp_path: Path) -> None:
     require_arm64()
     found = run_lifecycle(old_client(), server, plant, environment(server, tmp_path), "jetson_xavier")
     [store] = (server.data / "components").glob("*/*")
-    assert sorted(p.name for p in (store / "recipes").iterdir()) == ["com.example.parts-1.0.0.json"]
+    assert sorted(p.name for p in (store / "recipes").iterdir()) == ["com.example.device-1.0.0.json", "com.example.parts-1.0.0.json"]
     assert found["boto3"] == "1.40.60"
     check(found)
 

@@ -134,7 +134,7 @@ def test_killed_at_random_moments(plant: Path, tmp_path: Path, cycle: int) -> No
     kills = []
 
     def kill_again_and_again() -> None:
-        while not over.wait(chance.uniform(0.2, 4.0)) and len(kills) < 8:
+        while not over.wait(chance.uniform(0.2, 4.0)) and len(kills) < 12:
             server.kill()
             kills.append(time.monotonic())
             server.start()
