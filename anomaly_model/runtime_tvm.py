@@ -111,7 +111,7 @@ class TvmRuntime:
         self._resize = self._module.get_function("box_resize", query_imports=True)
         try:
             self._label_map = self._module.get_function("label_map", query_imports=True)
-        except AttributeError:  # of a classification model, or of a package made before this function was
+        except AttributeError:  # of a classification model
             self._label_map = None
         self._tensor = tvm_ffi.from_dlpack
         self._spec = bundle.manifest.input
@@ -147,10 +147,10 @@ class TvmRuntime:
             # Threads share the rows of a call: several of them get the whole picture in one.
             cut = strips(height, width, self._spec, _STRIP_BYTES if self._threads == 1 else height * width * 3)
             known = self._sizes[height, width] = self._tensor(_aligned_copy(box_tables(height, width, self._spec))), cut
-        needed = max(strip.rows for strip in known[1]) * width * 3
-        if len(self._strip) < needed:
-            room = _aligned((needed,))
-            self._strip, self._strip_tensor = room.data, self._tensor(room)
+            needed = max(strip.rows for strip in cut) * width * 3
+            if len(self._strip) < needed:  # never made smaller: sizes that were seen before keep their room
+                room = _aligned((needed,))
+                self._strip, self._strip_tensor = room.data, self._tensor(room)
         return known
 
     def run_arrays(self, model_input: npt.NDArray[np.uint8]) -> list[npt.NDArray[np.float32]]:

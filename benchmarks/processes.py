@@ -1,13 +1,14 @@
 """Processes that benchmarks and tests start, look at and compare with."""
 
 import contextlib
-import os
 import random
 import socket
 import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+
+from edge_agent.metrics import resident_bytes
 
 
 def children(pid: int, words: str = "") -> list[int]:
@@ -29,11 +30,8 @@ def named(pid: int, words: str) -> bool:
 
 
 def resident_mib(pid: int) -> float:
-    """Memory of a process; 0 when it has gone."""
-    try:
-        return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
-    except (FileNotFoundError, IndexError):
-        return 0.0
+    """See `edge_agent.metrics.resident_bytes`."""
+    return resident_bytes(str(pid)) / 2**20
 
 
 def resident_tree_mib(pid: int) -> float:

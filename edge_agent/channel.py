@@ -13,7 +13,7 @@ import msgspec
 
 MESSAGE_BYTES = 256 * 1024
 _REQUEST_BYTES = 256  # four numbers
-EXCHANGE_MASK_OFFSET = 64 * 1024 * 1024
+_MASK_OFFSET = 64 * 1024 * 1024
 """In the exchange the picture begins at 0 and the parts of the mask's rows here; untouched pages take no memory."""
 MARKS_OFFSET = 120 * 1024 * 1024
 _EXCHANGE_BYTES = 121 * 1024 * 1024
@@ -54,6 +54,10 @@ class Exchange:
     def picture(self, size: int) -> memoryview:
         """Where a picture of so many bytes lies."""
         return memoryview(self.memory)[:size]
+
+    def mask(self) -> memoryview:
+        """Where the parts of a mask's rows lie."""
+        return memoryview(self.memory)[_MASK_OFFSET:]
 
     def withdraw(self, number: int) -> None:
         """Agent: nobody wants the answer to this request any more."""

@@ -6,7 +6,7 @@ import time
 from array import array
 from dataclasses import dataclass
 
-from edge_agent.channel import EXCHANGE_MASK_OFFSET, Answer, Exchange
+from edge_agent.channel import Answer, Exchange
 from edge_agent.errors import InvalidRequestError
 from edge_agent.mask import CompactMask, overlap, paint, whiten
 from edge_agent.shared_memory import Segment, read_segment
@@ -55,8 +55,8 @@ def judge(lane: Lane, caller: Caller, width: int, height: int, picture: bytes | 
 
     reading = 0.0
     match picture:
-        case Segment(descriptor, offset) if lane.is_waited_for:
-            # The worker judges another picture, and this thread would wait for it: a picture less that the worker has to read.
+        case Segment(descriptor, offset) if lane.worker_is_busy:
+            # This thread would wait for the worker anyhow: a picture less that the worker has to read.
             read_segment(descriptor, lane.exchange.picture(width * height * 3), offset)
             reading = time.perf_counter() - begun
             sent = Picture(width, height, None)
@@ -84,7 +84,7 @@ def judge(lane: Lane, caller: Caller, width: int, height: int, picture: bytes | 
 
 
 def _read_mask(exchange: Exchange, answer: Answer, row_bytes: int) -> CompactMask:
-    data = memoryview(exchange.memory)[EXCHANGE_MASK_OFFSET:]
+    data = exchange.mask()
     length, right = answer.mask_length, row_bytes - answer.mask_left - answer.mask_length
     before, behind = b"\xff" * answer.mask_left, b"\xff" * right
     rows = [b"\xff" * row_bytes]

@@ -26,7 +26,6 @@ from anomaly_model.picture import check_size, wrap_rgb888
 from anomaly_model.runtime import Runtime, open_runtime
 from anomaly_model.signature import read_trusted_keys
 from edge_agent.channel import (
-    EXCHANGE_MASK_OFFSET,
     Answer,
     Area,
     DetectRequest,
@@ -90,21 +89,20 @@ class Worker:
                 f"the picture is {request.width}x{request.height} pixels; the model was trained on {trained.width}x{trained.height}, and the "
                 "agent's setting other_sizes is refuse"
             )
-        reader = None if descriptor is None else _Reader(descriptor, request.offset)
-        if reader is None:
+        if descriptor is None:
             data = exchange.picture(request.width * request.height * 3)
-            prepared = self._runtime.prepare(wrap_rgb888(data, request.width, request.height))
+            prepared, reading = self._runtime.prepare(wrap_rgb888(data, request.width, request.height)), 0.0
         else:
+            reader = _Reader(descriptor, request.offset)
             prepared = self._runtime.prepare_from(reader.read, request.height, request.width)
-        reading = reader.seconds if reader else 0.0
+            reading = reader.seconds
         ready = time.perf_counter()
         outputs = self._runtime.run(prepared)
         ran = time.perf_counter()
         detection = interpret(outputs, self._manifest)
         rows, left, length, index = 0, 0, 0, b""
         if detection.label_map is not None:
-            room = memoryview(exchange.memory)[EXCHANGE_MASK_OFFSET:]
-            mask = mask_rows(detection.label_map, self._manifest.labels, request.height, request.width, room)
+            mask = mask_rows(detection.label_map, self._manifest.labels, request.height, request.width, exchange.mask())
             (rows, length), left, index = mask.parts.shape, mask.left, mask.index.astype("<u2").tobytes()
         areas = [Area(a.name, a.hex_color, a.area) for a in detection.areas]
         stages = (reading, ready - begun - reading, ran - ready, time.perf_counter() - ran)

@@ -74,7 +74,7 @@ class Lane:
         self._number, self._asked = 0, False
 
     @property
-    def is_waited_for(self) -> bool:
+    def worker_is_busy(self) -> bool:
         """Whether the worker has a picture from another lane, and would begin with one from here later."""
         return any(lane._asked for lane in self.link.lanes if lane is not self)
 
