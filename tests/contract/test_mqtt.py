@@ -2,7 +2,6 @@
 
 import json
 import os
-import shutil
 import socket
 import subprocess
 import threading
@@ -17,6 +16,7 @@ from awscrt import io, mqtt
 from benchmarks.processes import free_port
 from edge_agent.client import AgentClient
 from tests.certificates import Authority
+from tests.conftest import need_tool
 from tests.contract.test_agent_calls import running_agent_with
 
 
@@ -24,10 +24,7 @@ class Broker:
     """mosquitto on loopback; `plain` is for the test's own subscription, `port` for the agent."""
 
     def __init__(self, folder: Path, *, tls: bool) -> None:
-        program = shutil.which("mosquitto", path="/usr/sbin:/usr/bin")
-        if program is None:
-            message = "mosquitto is missing: apt-get install mosquitto"
-            pytest.fail(message) if os.environ.get("CI") else pytest.skip(message)
+        program = need_tool("mosquitto")
         self.plain, self.port = free_port(), free_port()
         self.authority = Authority(folder / "authority")
         lines = ["persistence false", f"listener {self.plain} 127.0.0.1", "allow_anonymous true", f"listener {self.port} 127.0.0.1"]

@@ -1,7 +1,6 @@
 """A camera program in Node: gRPC in JavaScript over Node's own HTTP/2 (nghttp2)."""
 
 import json
-import os
 import shutil
 import subprocess
 from pathlib import Path
@@ -10,6 +9,7 @@ import numpy as np
 import pytest
 
 from edge_agent.client import AgentClient
+from tests.conftest import need_tool
 
 PACKAGES = ("@grpc/grpc-js@1.14.7", "@grpc/proto-loader@0.8.1")
 PROTO = Path(__file__).parents[2] / "protos" / "edge-agent.proto"
@@ -18,13 +18,10 @@ PROTO = Path(__file__).parents[2] / "protos" / "edge-agent.proto"
 @pytest.fixture(scope="module")
 def modules(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the packages, fetched where pip's are fetched from: the machine's configuration says."""
-    node, npm = shutil.which("node"), shutil.which("npm")
-    if not node or not npm:
-        message = "node and npm are missing: apt-get install nodejs npm"
-        pytest.fail(message) if os.environ.get("CI") else pytest.skip(message)
+    npm = need_tool("npm")
     folder = tmp_path_factory.mktemp("node")
     (folder / "package.json").write_text("{}")
-    subprocess.run([str(npm), "install", "--silent", "--no-audit", "--no-fund", "--ignore-scripts", *PACKAGES], cwd=folder, check=True, timeout=180)
+    subprocess.run([npm, "install", "--silent", "--no-audit", "--no-fund", "--ignore-scripts", *PACKAGES], cwd=folder, check=True, timeout=180)
     return folder
 
 
@@ -32,7 +29,7 @@ def test_node_gets_the_same_answers(agent_address: str, client: AgentClient, pic
     height, width = picture.shape[:2]
     (tmp_path / "picture.rgb").write_bytes(picture.tobytes())
     program = shutil.copy(Path(__file__).with_name("client.js"), modules)
-    command = [str(shutil.which("node")), program, agent_address, str(PROTO), "parts", str(width), str(height), str(tmp_path / "picture.rgb")]
+    command = [need_tool("node"), program, agent_address, str(PROTO), "parts", str(width), str(height), str(tmp_path / "picture.rgb")]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, done.stderr
     said = json.loads(done.stdout)
