@@ -100,8 +100,12 @@ class FileFacts(_Struct, frozen=True):
     sha256: Sha256
 
 
-class Manifest(_Struct, frozen=True):
-    """The whole of bundle.json."""
+class Manifest(_Struct, frozen=True, omit_defaults=True):
+    """The whole of bundle.json.
+
+    Attributes:
+        component: name of the component that it was packaged as, by which clients ask for it wherever it lies; empty before.
+    """
 
     format: int
     model: ModelIdentity
@@ -114,6 +118,12 @@ class Manifest(_Struct, frozen=True):
     evaluation: Json
     tools: dict[str, str]
     files: dict[str, FileFacts]
+    component: Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9_.\-]{0,128}$")] = ""
+
+    @property
+    def served_as(self) -> str:
+        """The name that clients use where no core says otherwise: the component's, or before packaging the model's."""
+        return self.component or self.model.name
 
     @property
     def is_segmentation(self) -> bool:

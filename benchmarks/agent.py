@@ -87,7 +87,7 @@ class Calls:
     """The kinds of calls that are timed, and their times in milliseconds."""
 
     def __init__(self, bundle: Bundle, client: AgentClient, address: str, camera: Path | None) -> None:
-        self._client, self._address, self._camera, self._model = client, address, camera, bundle.manifest.model.name
+        self._client, self._address, self._camera, self._model = client, address, camera, bundle.manifest.served_as
         self._reference, self._compiled = OnnxRuntime(bundle.read("model.onnx")), TvmRuntime(bundle)
         self._spec = bundle.manifest.input
         self.picture = enlarge(next(iter(PartSet(0, 1, 0, 0))).picture)
@@ -197,8 +197,8 @@ def throughput(folder: Path, picture: Rgb, seconds: float, camera: Path | None) 
             os.environ["LINEWATCH_AGENT_CONCURRENCY"] = str(workers)
             with running_agent(folder) as address, AgentClient(address) as client:
                 client.wait_until_listening(30)
-                client.start(bundle.manifest.model.name)
-                rate = agent_rate(address, bundle.manifest.model.name, picture, 4, seconds, camera)
+                client.start(bundle.manifest.served_as)
+                rate = agent_rate(address, bundle.manifest.served_as, picture, 4, seconds, camera)
             del os.environ["LINEWATCH_AGENT_CONCURRENCY"]
             bare = (before + bare_rate(folder / "bundle", path, workers, seconds)) / 2
             found[f"workers_{workers}"] = {"bare_per_s": round(bare, 1), "agent_per_s": round(rate, 1), "ratio": round(rate / bare, 3)}
@@ -246,7 +246,7 @@ def main() -> int:
         folder = arguments.package or make_model(Path(scratch))
         camera = build_camera_program(Path(scratch))
         bundle = open_bundle(folder / "bundle")
-        model = bundle.manifest.model.name
+        model = bundle.manifest.served_as
         with running_agent(folder) as address, AgentClient(address) as client:
             client.wait_until_listening(30)
             [agent] = children(os.getpid(), address)

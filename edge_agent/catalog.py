@@ -81,11 +81,12 @@ class Catalog:
             return found
 
     def _describe(self, component: str, folder: Path) -> Installed:
-        """`component` empty: a bundle that was found is called as its model is."""
+        """`component` empty: a bundle that was found is called as the component that it was packaged as, else as its model."""
         manifest, problem = self._parse(folder)
         known = self._parsed.get(folder / MANIFEST_NAME)
         stamp = (str(folder), *(known[:2] if known else (0, 0)))
-        return Installed(component or (manifest.model.name if manifest else folder.name), folder, manifest, problem, stamp)
+        name = component or (manifest.served_as if manifest else folder.name)
+        return Installed(name, folder, manifest, problem, stamp)
 
     def _parse(self, folder: Path) -> tuple[Manifest | None, str]:
         path = folder / MANIFEST_NAME

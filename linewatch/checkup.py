@@ -49,8 +49,8 @@ def _examine_bundle(path: Path, keys: Path | None, record: Path | None) -> list[
         bundle = open_bundle(path, trusted=read_trusted_keys(keys) if keys else ())
     except LinewatchError as error:
         return [Finding("bundle", False, str(error) if str(path) in str(error) else f"{path}: {error}")]
-    model, signed = bundle.manifest.model, ", signed by a trusted key" if keys else ""
-    findings.append(Finding("bundle", True, f"{model.name} version {model.version}, all hashes right{signed}"))
+    signed = ", signed by a trusted key" if keys else ""
+    findings.append(Finding("bundle", True, f"{bundle.manifest.served_as} version {bundle.manifest.model.version}, all hashes right{signed}"))
     times: dict[Measurable, float] = {}
     for name in _runtimes(bundle):
         finding, milliseconds = _golden(bundle, name)

@@ -92,7 +92,7 @@ def run_demo(output: Path, data: Path | None, options: TrainingOptions, progress
     bundle = train(learn, output / "bundle", dataclasses.replace(options, name=name), test, progress).bundle
     train_seconds = time.monotonic() - started
     packed = package(bundle, find_target(host_target()), output / "package", progress=progress)
-    rows = list(_ask_agent(output / "package", name, test, progress))
+    rows = list(_ask_agent(output / "package", packed.component.name, test, progress))
     truth, scores = np.array([r.is_anomaly for r in rows]), np.array([r.score for r in rows])
     metrics = image_metrics(scores, truth, bundle.manifest.decision.threshold)
     times = np.array([r.milliseconds for r in rows])

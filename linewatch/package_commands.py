@@ -1,54 +1,62 @@
-"""The commands around packages: package, publish, keys."""
+"""The commands around packages: package, publish, agent-component, recipe, keys."""
 
+import sys
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from linewatch.command_line import EXISTING, FOLDER, examples, guarded, json_option, print_json
 from linewatch.progress import StageProgress
 
+if TYPE_CHECKING:
+    from packager.component import Component
+
+_RECIPE_READ = 1 << 20
+
 
 @click.command(epilog=examples(
     "linewatch package bundle -o component",
     "linewatch package bundle --target jetson_xavier -o component --sign site.key",
+    "linewatch package bundle --target x86_64-cpu --target aarch64-cpu -o component",
     """linewatch package bundle --target aarch64-cpu --compiler-options '{"mcpu": "cortex-a78"}' -o component"""))  # fmt: skip
 @click.argument("bundle", type=EXISTING)
-@click.option("--target", default="x86_64-cpu", show_default=True, help="Platform to compile for.")
-@click.option("--compiler-options", metavar="JSON", help="Options of the platform, such as mcpu; see docs/reference/targets.md.")
+@click.option("--target", "targets", multiple=True, default=["x86_64-cpu"], show_default=True,
+              help="Platform to compile for; several of different architectures share one component.")
+@click.option("--compiler-options", metavar="JSON", help="Options of the (single) platform, such as mcpu; see docs/reference/targets.md.")
 @click.option("-o", "--output", type=FOLDER, required=True, help="Folder for recipe, artifact and the compiled bundle.")
-@click.option("--name", default="", help="Component name; default model-NAME.")
+@click.option("--name", default="", help="Component name, by which clients ask for the model; default model-NAME.")
 @click.option("--component-version", default="", help="Component version; default MODELVERSION.0.0.")
 @click.option("--description", default="", help="Component description.")
 @click.option("--tag", "tags", multiple=True, metavar="KEY=VALUE", help="Tag of the component; may be given several times.")
-@click.option("--location", default="", metavar="S3-URI", help="Folder that the artifact will be published to.")
+@click.option("--location", default="", metavar="S3-URI", help="Folder that the artifacts will be published to.")
 @click.option("--tune/--no-tune", default=True, show_default=True, help="Measure schedules here, or choose by a model of their cost.")
 @click.option("--tuning-log", type=EXISTING, help="Take schedules from a log instead.")
 @click.option("--sign", "key", type=EXISTING, help="Private key to sign with; see linewatch keys.")
 @json_option
 @guarded
 def package(
-    bundle: Path, target: str, compiler_options: str | None, output: Path, name: str, component_version: str, description: str,
+    bundle: Path, targets: tuple[str, ...], compiler_options: str | None, output: Path, name: str, component_version: str, description: str,
     tags: tuple[str, ...], location: str, tune: bool, tuning_log: Path | None, key: Path | None, as_json: bool,
 ) -> None:  # fmt: skip
     """Compile a bundle, prove that it agrees with ONNX Runtime, and write a Greengrass component."""
     from anomaly_model.bundle import open_bundle
     from anomaly_model.signature import read_private_key
     from anomaly_model.targets import find_target, parse_options
-    from packager.package import PackageOptions
-    from packager.package import package as run_packaging
+    from packager.package import PackageOptions, package_each
 
-    platform = find_target(target, parse_options(compiler_options) if compiler_options else None)
+    if compiler_options and len(targets) > 1:
+        raise click.UsageError("--compiler-options belong to one --target; several are given")
+    platforms = [find_target(target, parse_options(compiler_options) if compiler_options else None) for target in targets]
     options = PackageOptions(
         name=name, version=component_version, description=description, tags=_tags(tags), location=location,
         tuning=str(tuning_log) if tuning_log else "measure" if tune else "model", key=read_private_key(key) if key else None,
     )  # fmt: skip
     with StageProgress(quiet=as_json) as progress:
-        done = run_packaging(open_bundle(bundle), platform, output, options, progress)
+        done = package_each(open_bundle(bundle), platforms, output, options, progress)
     if as_json:
         print_json({
-            "component": done.component.name, "version": done.component.version, "recipe": str(done.component.recipe),
-            "artifact": str(done.component.artifact), "artifact_bytes": done.component.artifact_bytes,
-            "seconds": done.seconds, "parity": [v.parity for v in done.variants if v.parity],
+            **_component(done.component), "seconds": done.seconds, "parity": [v.parity for v in done.variants if v.parity],
             "timing": [v.timing for v in done.variants if v.timing],
             "not_run_here": [v.isa.name for v in done.variants if v.parity is None] + done.cubins,
         })  # fmt: skip
@@ -56,6 +64,13 @@ def package(
     from linewatch.tables import print_package
 
     print_package(done)
+
+
+def _component(component: "Component") -> dict[str, Any]:
+    return {
+        "component": component.name, "version": component.version, "recipe": str(component.recipe),
+        "artifacts": [{"architecture": a.architecture, "path": str(a.path), "bytes": a.bytes} for a in component.artifacts],
+    }  # fmt: skip
 
 
 def _tags(texts: tuple[str, ...]) -> dict[str, str]:
@@ -70,8 +85,8 @@ def _tags(texts: tuple[str, ...]) -> dict[str, str]:
     "linewatch publish component --bucket plant-components --prefix models/ --region eu-central-1"))  # fmt: skip
 @click.argument("component", type=EXISTING)
 @click.option("--store", type=FOLDER, help="Local component store; cores deploy from its recipes/ and artifacts/.")
-@click.option("--bucket", help="S3 bucket for the artifact; the component version is then created in AWS.")
-@click.option("--prefix", default="", help="Prefix of the artifact's key.")
+@click.option("--bucket", help="S3 bucket for the artifacts; the component version is then created in AWS.")
+@click.option("--prefix", default="", help="Prefix of their keys.")
 @click.option("--region", help="AWS region. [default: as boto3 finds it]")
 @click.option("--endpoint", help="Address of the S3 endpoint. [default: AWS's own]")
 @json_option
@@ -102,30 +117,63 @@ def publish(
 
 
 @click.command("agent-component", epilog=examples(
-    "linewatch agent-component --machine aarch64 -o agent-component",
+    "linewatch agent-component --machine x86_64 --machine aarch64 -o agent-component",
     "linewatch agent-component --machine aarch64 --python cpython-3.11-aarch64-install_only.tar.gz -o agent-component"))  # fmt: skip
-@click.option("--machine", required=True, type=click.Choice(["x86_64", "aarch64"]), help="Kind of device.")
-@click.option("-o", "--output", type=FOLDER, required=True, help="Folder for recipe and artifact.")
+@click.option("--machine", "machines", required=True, multiple=True, type=click.Choice(["x86_64", "aarch64"]),
+              help="Kind of device; both share one component when both are given.")
+@click.option("-o", "--output", type=FOLDER, required=True, help="Folder for recipe and artifacts.")
 @click.option("--name", default="linewatch.EdgeAgent", show_default=True, help="Component name; models depend on the default one.")
+@click.option("--component-version", default="", help="Component version. [default: linewatch's own]")
 @click.option("--wheel", type=EXISTING, help="Wheel of linewatch. [default: built from the source tree]")
-@click.option("--python", type=EXISTING, help="Relocatable Python 3.11 (.tar.gz with python/bin/python3.11) for devices without one.")
-@click.option("--location", default="", metavar="S3-URI", help="Folder that the artifact will be published to.")
+@click.option("--python", "pythons", type=EXISTING, multiple=True,
+              help="Relocatable Python 3.11 (.tar.gz with python/bin/python3.11) for devices without one; one for each --machine.")
+@click.option("--location", default="", metavar="S3-URI", help="Folder that the artifacts will be published to.")
 @json_option
 @guarded
 def agent_component(
-    machine: str, output: Path, name: str, wheel: Path | None, python: Path | None, location: str, as_json: bool
+    machines: tuple[str, ...], output: Path, name: str, component_version: str, wheel: Path | None, pythons: tuple[Path, ...],
+    location: str, as_json: bool,
 ) -> None:  # fmt: skip
     """Make the agent's own Greengrass component, which installs without a network."""
+    from linewatch.tables import print_component
     from packager.agent_component import write_agent_component
 
     with StageProgress(quiet=as_json) as progress:
-        done = write_agent_component(machine, output, name=name, wheel=wheel, python=python, location=location, progress=progress)
+        done = write_agent_component(
+            machines, output, name=name, component_version=component_version, wheel=wheel, pythons=pythons, location=location,
+            progress=progress,
+        )  # fmt: skip
     if as_json:
-        print_json({"component": done.name, "version": done.version, "recipe": str(done.recipe), "artifact": str(done.artifact),
-                    "artifact_bytes": done.artifact_bytes})  # fmt: skip
+        print_json(_component(done))
         return
-    click.echo(f"component {done.name} {done.version} for {machine}, {done.artifact_bytes / 1e6:.1f} MB")
-    click.echo(f"recipe: {done.recipe}\nartifact: {done.artifact}\nnext: linewatch publish {output} --store STORE")
+    print_component(done)
+    click.echo(f"next: linewatch publish {output} --store STORE")
+
+
+@click.group()
+def recipe() -> None:
+    """Recipes of Greengrass components, also of your own."""
+
+
+@recipe.command("check", epilog=examples("linewatch recipe check recipes/camera-client.json", "linewatch recipe check component/recipes/*.json"))
+@click.argument("files", type=EXISTING, nargs=-1, required=True)
+@json_option
+@guarded
+def recipe_check(files: tuple[Path, ...], as_json: bool) -> None:
+    """Check that both nuclei of Greengrass, the Java one and nucleus lite, would run a recipe."""
+    from packager.recipe import find_faults
+
+    found = {}
+    for file in files:
+        with file.open("rb") as stream:
+            found[str(file)] = find_faults(stream.read(_RECIPE_READ))
+    if as_json:
+        print_json([{"file": file, "faults": faults} for file, faults in found.items()])
+    else:
+        for name, faults in found.items():
+            click.echo("\n  ".join([f"{name}:", *faults]) if faults else f"{name}: fits both nuclei")
+    if any(found.values()):
+        sys.exit(1)
 
 
 @click.group()
@@ -167,7 +215,7 @@ def keys_verify(bundle: Path, public: Path) -> None:
     from anomaly_model.signature import read_trusted_keys
 
     opened = open_bundle(bundle, trusted=read_trusted_keys(public))
-    click.echo(f"{opened.manifest.model.name} version {opened.manifest.model.version}: signed, all {len(opened.manifest.files)} hashes right")
+    click.echo(f"{opened.manifest.served_as} version {opened.manifest.model.version}: signed, all {len(opened.manifest.files)} hashes right")
 
 
-COMMANDS = [package, publish, agent_component, keys]
+COMMANDS = [package, publish, agent_component, recipe, keys]

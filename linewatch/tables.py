@@ -3,11 +3,13 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import click
 from rich.console import Console
 from rich.table import Table
 
 if TYPE_CHECKING:
     from linewatch.demo import DemoResult
+    from packager.component import Component
     from packager.package import Package
     from training.train import Trained
 
@@ -84,6 +86,8 @@ def print_metrics(title: str, metrics: dict[str, Any]) -> None:
 
 def print_package(done: "Package") -> None:
     """What packaging made and proved."""
+    from anomaly_model.runtime_tvm import host_target
+
     console = _console()
     table = Table("variant", "TVM p50 ms", "ONNX Runtime p50 ms", "ratio", "compared on", "score differs by", "changed verdicts")
     for v in done.variants:
@@ -100,9 +104,21 @@ def print_package(done: "Package") -> None:
             console.print(f"{v.isa.name}: compiled, but nothing here can run it; on the device: linewatch doctor BUNDLE")
     for arch in done.cubins:
         console.print(f"GPU code for {arch}, not run here; on the device: linewatch doctor BUNDLE")
-    console.print(
-        f"component {done.component.name} {done.component.version}, {done.component.artifact_bytes / 1e6:.1f} MB, in {done.seconds} s"
+    print_component(done.component)
+    folder = done.component.recipe.parent.parent
+    if host_target() in done.bundle.targets():
+        click.echo(f"packaged in {done.seconds} s; next: linewatch agent --models {folder}; clients call the model {done.component.name}")
+        return
+    click.echo(
+        f"packaged in {done.seconds} s; next: copy {folder} to the device, and there: linewatch doctor {folder.name}/bundle; "
+        f"linewatch agent --models {folder.name}; clients call the model {done.component.name}. "
+        f"Or with Greengrass: linewatch publish {folder} --store STORE"
     )
-    console.print(f"recipe: {done.component.recipe}")
-    console.print(f"artifact: {done.component.artifact}")
-    console.print(f"next: linewatch agent --models {done.component.recipe.parent.parent}")
+
+
+def print_component(component: "Component") -> None:
+    """Who a component is, and where its files lie."""
+    click.echo(f"component {component.name} {component.version}")
+    click.echo(f"recipe: {component.recipe}")
+    for artifact in component.artifacts:
+        click.echo(f"artifact for {artifact.architecture}, {artifact.bytes / 1e6:.1f} MB: {artifact.path}")

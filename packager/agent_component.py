@@ -1,17 +1,20 @@
-"""The agent's own Greengrass component: wheels and scripts that install it on a device without a network.
+"""The agent's own Greengrass component: wheels and scripts that install it on devices without a network.
 
-<12 hex>_linewatch_edge_agent.zip
-install.sh, run.sh, VERSION, requirements.txt     see the scripts for what they do
-wheels/                                           linewatch and all that `linewatch[agent]` needs
-python.tar.gz                                     a Python 3.11 of its own, when one was given
-lookoutvision_edge_agent/protos/edge-agent.proto  where clients of the old agent copy it from
+One artifact for each kind of device, <12 hex>_linewatch_edge_agent.zip:
+
+    install.sh, run.sh, VERSION, requirements.txt     see the scripts for what they do
+    wheels/                                           linewatch and all that `linewatch[agent]` needs
+    python.tar.gz                                     a Python 3.11 of its own, when one was given
+    lookoutvision_edge_agent/protos/edge-agent.proto  where clients of the old agent copy it from
 """
 
 import hashlib
 import re
+import tarfile
 import tempfile
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
 
@@ -21,10 +24,10 @@ from packaging.utils import canonicalize_name
 from anomaly_model.bundle import zip_files
 from anomaly_model.errors import LinewatchError
 from anomaly_model.targets import ARCHITECTURES
-from packager.component import Component, Identity, check_identity, finish_component
+from packager.component import AGENT, AGENT_VERSIONS, Component, Draft, Identity, check_identity, finish_component
+from packager.elf import LibraryError, read_machine
 from packager.toolchain import ToolError, run_pip
 
-NAME = "linewatch.EdgeAgent"
 PYTHON = "3.11"
 _OLDEST_GLIBC = (2, 27)
 _HERE = Path(__file__).parent
@@ -36,54 +39,92 @@ class AgentComponentError(LinewatchError):
 
 
 def write_agent_component(
-    machine: str, folder: Path, *, name: str = NAME, wheel: Path | None = None, python: Path | None = None, location: str = "",
-    progress: Progress = lambda _what, _done, _total: None,
+    machines: Sequence[str], folder: Path, *, name: str = AGENT, component_version: str = "", wheel: Path | None = None,
+    pythons: Sequence[Path] = (), location: str = "", progress: Progress = lambda _what, _done, _total: None,
 ) -> Component:  # fmt: skip
-    """Collect the wheels and write artifact, recipe and component.json below `folder`.
+    """Collect the wheels and write artifacts, recipe and component.json below `folder`.
 
     Args:
-        machine: x86_64 or aarch64.
+        machines: x86_64, aarch64 or both: the kinds of devices, each with an artifact and a manifest of its own.
         folder: laid out as a model's component is.
         name: of the component.
+        component_version: empty for linewatch's own.
         wheel: of linewatch itself; by default built from the source tree that this runs in.
-        python: a relocatable Python 3.11 (a .tar.gz with python/bin/python3.11 in it) for devices that have none.
-        location: address of the folder that the artifact will lie in.
+        pythons: relocatable Pythons 3.11 (.tar.gz with python/bin/python3.11 in it) for devices that have none; each goes to the kind of
+            device that it is made for.
+        location: address of the folder that the artifacts will lie in.
         progress: told what is being done.
 
     Raises:
-        AgentComponentError: no such machine, or no source to build linewatch from.
+        AgentComponentError: no such machine, no Python for it, a version that models do not take, or no source to build linewatch from.
         ToolError: pip cannot fetch or build what is needed.
     """
-    if machine not in ARCHITECTURES:
-        raise AgentComponentError(f"unknown machine {machine!r}; expected {' or '.join(ARCHITECTURES)}")
+    for machine in machines:
+        if machine not in ARCHITECTURES:
+            raise AgentComponentError(f"unknown machine {machine!r}; expected {' or '.join(ARCHITECTURES)}")
     own = version("linewatch")
-    check_identity(name, own)
-    files: dict[str, bytes] = {}
+    component_version = component_version or own
+    check_identity(name, component_version)
+    _check_version(name, component_version)
+    archives = _by_machine(pythons, machines)
+    drafts = []
     with tempfile.TemporaryDirectory(prefix="linewatch-agent-") as scratch:
-        wheels = Path(scratch)
-        progress("building linewatch", 0, 3)
-        _own_wheel(wheel, wheels)
-        progress(f"fetching wheels for {machine}", 1, 3)
-        _fetch(agent_requirements(), machine, wheels)
-        for path in sorted(wheels.glob("*.whl")):
-            files[f"wheels/{path.name}"] = path.read_bytes()
-    progress("writing the component", 2, 3)
+        progress("building linewatch", 0, len(machines) + 2)
+        built = Path(scratch) / "own"
+        built.mkdir()
+        _own_wheel(wheel, built)
+        for done, machine in enumerate(dict.fromkeys(machines), 1):
+            progress(f"fetching wheels for {machine}", done, len(machines) + 2)
+            wheels = Path(scratch) / machine
+            wheels.mkdir()
+            _fetch(agent_requirements(), machine, wheels)
+            files = {f"wheels/{path.name}": path.read_bytes() for path in sorted([*built.glob("*.whl"), *wheels.glob("*.whl")])}
+            drafts.append(_draft(own, machine, files, archives.get(machine)))
+        progress("writing the component", len(machines) + 1, len(machines) + 2)
+        return finish_component(folder, Identity(name, component_version), drafts, recipe="agent", values={}, location=location)
+
+
+def _draft(own: str, machine: str, files: dict[str, bytes], python: Path | None) -> Draft:
+    """The artifact for one kind of device, of its wheels."""
     files["requirements.txt"] = _requirements({n.removeprefix("wheels/"): d for n, d in files.items()}).encode()
-    files["VERSION"] = own.encode()
     for script in ("install.sh", "run.sh"):
         files[script] = (_HERE / "device" / script).read_bytes()
     files["lookoutvision_edge_agent/protos/edge-agent.proto"] = _proto().read_bytes()
     if python is not None:
         files["python.tar.gz"] = python.read_bytes()
-    digest = hashlib.sha256(b"".join(hashlib.sha256(data).digest() for _, data in sorted(files.items()))).hexdigest()[:12]
+    named = (hashlib.sha256(name.encode() + data).digest() for name, data in sorted(files.items()))
+    digest = hashlib.sha256(b"".join(named)).hexdigest()[:12]
+    files["VERSION"] = f"{own}-{digest}".encode()  # another content is installed anew, whatever it calls itself
+    # Wheels are compressed already.
+    write = partial(zip_files, files=sorted(files.items()), compression=zipfile.ZIP_STORED)
+    return Draft(ARCHITECTURES[machine], f"{digest}_linewatch_edge_agent", write)
 
-    def write_artifact(path: Path) -> None:
-        zip_files(path, sorted(files.items()), zipfile.ZIP_STORED)  # wheels are compressed already
 
-    done = finish_component(folder, Identity(name, own), ARCHITECTURES[machine], f"{digest}_linewatch_edge_agent", write_artifact,
-                            recipe="agent", location=location)  # fmt: skip
-    progress("writing the component", 3, 3)
-    return done
+def _check_version(name: str, component_version: str) -> None:
+    first, end = AGENT_VERSIONS
+    if name == AGENT and not first <= tuple(map(int, component_version.split("."))) < end:
+        above, below = (".".join(map(str, v)) for v in AGENT_VERSIONS)
+        raise AgentComponentError(
+            f"models depend on {AGENT} {above} or newer, below {below}; with version {component_version} none of them could be deployed"
+        )
+
+
+def _by_machine(pythons: Sequence[Path], machines: Sequence[str]) -> dict[str, Path]:
+    """Which archive is for which machine, by the program in it."""
+    found: dict[str, Path] = {}
+    for path in pythons:
+        try:
+            with tarfile.open(path) as archive:
+                program = archive.extractfile("python/bin/python3.11")
+                machine = read_machine(program.read(64) if program else b"")
+        except (OSError, KeyError, tarfile.TarError, EOFError, LibraryError) as error:
+            raise AgentComponentError(f"{path} is not a .tar.gz with a Python in python/bin/python3.11: {error}") from error
+        if machine not in machines:
+            raise AgentComponentError(f"{path} is a Python for {machine}; the component is for {' and '.join(machines)}")
+        if machine in found:
+            raise AgentComponentError(f"{path} and {found[machine]} are both for {machine}; give one for each machine")
+        found[machine] = path
+    return found
 
 
 def agent_requirements() -> dict[str, str]:

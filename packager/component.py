@@ -1,37 +1,38 @@
-"""A compiled bundle as a Greengrass V2 component: the artifact zip and the recipe, laid out for a local deployment.
+"""Compiled bundles as a Greengrass V2 component: artifact zips and the recipe, laid out for a local deployment.
 
-    DIR/recipes/NAME-VERSION.json
-    DIR/artifacts/NAME/VERSION/<12 hex>_greengrass_model_component.zip
-    DIR/component.json                name, version, tags, and the SHA-256 of both files above
-    DIR/bundle/                       the same bundle, unpacked: for `linewatch agent --models DIR`
+    DIR/recipes/NAME-VERSION.json                                             with a manifest for each architecture
+    DIR/artifacts/NAME/VERSION/<12 hex>_greengrass_model_component.zip        one for each of them
+    DIR/component.json                name, version, tags, and the SHA-256 of the files above
+    DIR/bundle/                       a bundle, unpacked, for `linewatch agent --models DIR`: of several that for this machine
 
-The rules that the recipe keeps (both nuclei read it): JSON with exact key case; at most 8,000 bytes; `os`,
-`architecture` and `runtime: "*"`; comparator version ranges; exactly one of run and startup; only variables that both
-know; no privilege.
+The rules that a recipe keeps are in `packager.recipe`.
 """
 
 import hashlib
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
 from anomaly_model.bundle import Bundle, replace_file, zip_bundle
 from anomaly_model.errors import LinewatchError
-from anomaly_model.manifest import dump_manifest
-from anomaly_model.targets import Target
+from anomaly_model.manifest import Manifest, dump_manifest
+from packager.recipe import DESCRIPTION, NAME, VERSION, check_recipe, format_recipe
 
-RECIPE_BYTES = 8000
-_NAME = re.compile(r"[a-zA-Z0-9\-_.]{1,128}")
-_VERSION = re.compile(r"[0-9]{1,6}\.[0-9]{1,6}\.[0-9]{1,6}")
-_DESCRIPTION = re.compile(r"[a-zA-Z0-9\-_. ()':,;?]{1,256}")
+AGENT = "linewatch.EdgeAgent"
+AGENT_VERSIONS = ((0, 1, 0), (2, 0, 0))
+"""The agent's component that models depend on: from the first of these versions on, below the second."""
+REGISTER_NAME = "register.sh"
+"""The file of a packaged bundle that tells the agent of it; see packager/device."""
 _MARKER = re.compile(r"@([A-Z_]+)@")
 
 
 class ComponentError(LinewatchError):
-    """A component's name, version or recipe breaks Greengrass's rules."""
+    """A component's name or version breaks Greengrass's rules, or it cannot be made for what was asked."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,132 +45,176 @@ class Identity:
 
 
 @dataclass(frozen=True, slots=True)
+class Draft:
+    """An artifact that is to be written.
+
+    Attributes:
+        architecture: of the devices that it is for, as recipes call it.
+        stem: of its file name.
+        write: called with its path.
+    """
+
+    architecture: str
+    stem: str
+    write: Callable[[Path], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Artifact:
+    """One that was written."""
+
+    architecture: str
+    path: Path
+    bytes: int
+
+
+@dataclass(frozen=True, slots=True)
 class Component:
     """What was written."""
 
     name: str
     version: str
     recipe: Path
-    artifact: Path
-    artifact_bytes: int
+    artifacts: tuple[Artifact, ...]
 
 
-def default_name(bundle: Bundle) -> str:
-    """`model-NAME`: Defect Detection App lists components that begin with `model`."""
-    return f"model-{bundle.manifest.model.name}"
+def default_name(manifest: Manifest) -> str:
+    """The name that a bundle was packaged under before, or `model-NAME`: Defect Detection App lists components that begin with `model`."""
+    name = manifest.model.name
+    return manifest.component or (name if name.startswith("model") else f"model-{name}")
 
 
-def default_version(bundle: Bundle) -> str:
+def default_version(manifest: Manifest) -> str:
     """MODELVERSION.0.0, as the cloud service had it."""
-    return f"{int(bundle.manifest.model.version)}.0.0"
+    return f"{int(manifest.model.version)}.0.0"
 
 
 def check_identity(name: str, version: str, description: str = "") -> None:
     """Refuse names, versions and descriptions that Greengrass would refuse."""
-    if not _NAME.fullmatch(name):
+    if not NAME.fullmatch(name):
         raise ComponentError(f"component name {name!r} is not allowed: 1 to 128 letters, digits, '-', '_' and '.'")
-    if not _VERSION.fullmatch(version):
+    if not VERSION.fullmatch(version):
         raise ComponentError(f"component version {version!r} is not of the form major.minor.patch, such as 1.0.0")
-    if description and not _DESCRIPTION.fullmatch(description):
+    if description and not DESCRIPTION.fullmatch(description):
         raise ComponentError(f"component description {description[:80]!r} is not allowed: 1 to 256 letters, digits, spaces and - _ . ( ) ' : , ; ?")
 
 
 def write_component(
-    bundle: Bundle, target: Target, folder: Path, name: str, version: str, *, description: str = "",
+    bundles: Mapping[str, Bundle], folder: Path, name: str, version: str, *, description: str = "",
     tags: Mapping[str, str] | None = None, location: str = "",
 ) -> Component:  # fmt: skip
-    """Write recipe, artifact and component.json below `folder`.
+    """Write recipe, artifacts and component.json below `folder`.
 
     Args:
-        bundle: the compiled one.
-        target: what it is for.
+        bundles: the compiled ones, by the architecture that each is for.
         folder: see above.
         name: of the component.
         version: of the component.
         description: of the component; empty for one that names the model.
         tags: given to Greengrass when the component is published; a recipe has no room for them.
-        location: address of the folder that the artifact will lie in.
+        location: address of the folder that the artifacts will lie in.
 
     Raises:
-        ComponentError: see `check_identity`; also a recipe over the size limit.
+        ComponentError: see `check_identity`.
+        RecipeError: see `finish_component`.
     """
     check_identity(name, version, description)
-    model = bundle.manifest.model
-    stem = f"{hashlib.sha256(dump_manifest(bundle.manifest)).hexdigest()[:12]}_greengrass_model_component"
+    drafts = [
+        Draft(architecture, f"{hashlib.sha256(dump_manifest(b.manifest)).hexdigest()[:12]}_greengrass_model_component", partial(zip_bundle, b))
+        for architecture, b in bundles.items()
+    ]
+    model = next(iter(bundles.values())).manifest.model
+    above, below = (".".join(map(str, v)) for v in AGENT_VERSIONS)
     values = {
-        "MODEL_NAME": model.name, "MODEL_VERSION": model.version, "MODEL_ARN": model.arn,
+        "MODEL_NAME": model.name, "MODEL_VERSION": model.version, "MODEL_ARN": model.arn, "AGENT": AGENT, "REGISTER": REGISTER_NAME,
+        "AGENT_VERSIONS": f">={above} <{below}",
         "DESCRIPTION": description or f"Anomaly model {model.name} version {model.version}, packaged by Linewatch",
     }  # fmt: skip
-    return finish_component(
-        folder, Identity(name, version, tags or {}), target.architecture, stem, lambda path: zip_bundle(bundle, path),
-        recipe="model", values=values, location=location,
-    )  # fmt: skip
+    return finish_component(folder, Identity(name, version, tags or {}), drafts, recipe="model", values=values, location=location)
 
 
 def finish_component(
-    folder: Path, identity: Identity, architecture: str, stem: str, write_artifact: Callable[[Path], None], *, recipe: str,
-    values: Mapping[str, str] | None = None, location: str = "",
+    folder: Path, identity: Identity, drafts: Sequence[Draft], *, recipe: str, values: Mapping[str, str], location: str = "",
 ) -> Component:  # fmt: skip
-    """Write artifact, recipe and component.json: the same for models and for the agent.
+    """Write artifacts, recipe and component.json: the same for models and for the agent.
 
     Args:
         folder: laid out as said above.
         identity: who the component is.
-        architecture: of the devices that it is for.
-        stem: of the artifact's name.
-        write_artifact: called with the artifact's path, once the recipe is known to be within the limit.
+        drafts: the artifacts; written once the recipe is known to keep the rules.
         recipe: which template, `model` or `agent`.
         values: of the template's own markers; those that all templates have are filled in here.
-        location: address of the folder that the artifact will lie in; empty for a place to be filled in.
+        location: address of the folder that the artifacts will lie in; empty for a place to be filled in.
 
     Raises:
-        ComponentError: the recipe is over the size limit.
+        RecipeError: the recipe breaks a rule of `packager.recipe`, such as its size.
     """
     name, version = identity.name, identity.version
-    artifact = folder / "artifacts" / name / version / f"{stem}.zip"
-    text = render_recipe(recipe, {
-        **(values or {}), "COMPONENT_NAME": name, "COMPONENT_VERSION": version, "ARCHITECTURE": architecture,
-        "ARTIFACT": artifact.name, "ARTIFACT_STEM": stem, "LOCATION": location.rstrip("/") or f"s3://BUCKET/artifacts/{name}/{version}",
-    })  # fmt: skip
-    write_artifact(artifact)
+    drafts = sorted(drafts, key=lambda draft: draft.architecture)
+    text = render_recipe(
+        recipe, {**values, "COMPONENT_NAME": name, "COMPONENT_VERSION": version},
+        [{"ARCHITECTURE": d.architecture, "ARTIFACT_STEM": d.stem} for d in drafts],
+        location.rstrip("/") or f"s3://BUCKET/artifacts/{name}/{version}",
+    )  # fmt: skip
+    artifacts = []
+    for draft in drafts:
+        artifact = folder / "artifacts" / name / version / f"{draft.stem}.zip"
+        draft.write(artifact)
+        artifacts.append(Artifact(draft.architecture, artifact, artifact.stat().st_size))
     path = folder / "recipes" / f"{name}-{version}.json"
     replace_file(path, text)
-    with artifact.open("rb") as stream:
-        digest = hashlib.file_digest(stream, "sha256").hexdigest()
+    for left in set((folder / "artifacts" / name / version).glob("*.zip")) - {a.path for a in artifacts}:
+        left.unlink()  # of another content under this version: deployments would carry it along
     facts = {
-        "name": name, "version": version, "platform": f"linux/{architecture}", "tags": dict(identity.tags),
-        "artifact": str(artifact.relative_to(folder)), "artifact_sha256": digest,
+        "name": name, "version": version, "tags": dict(identity.tags),
         "recipe": str(path.relative_to(folder)), "recipe_sha256": hashlib.sha256(text).hexdigest(),
+        "artifacts": [
+            {"platform": f"linux/{a.architecture}", "path": str(a.path.relative_to(folder)), "sha256": _digest(a.path)} for a in artifacts
+        ],
     }  # fmt: skip
     replace_file(folder / "component.json", msgspec.json.format(msgspec.json.encode(facts)) + b"\n")
-    return Component(name, version, path, artifact, artifact.stat().st_size)
+    return Component(name, version, path, tuple(artifacts))
 
 
-def recipe_template(kind: str) -> Path:
-    """Where a recipe's template lies: beside this package in an installation, in recipes/ in the source tree."""
+def _digest(path: Path) -> str:
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def render_recipe(kind: str, values: Mapping[str, str], platforms: Sequence[Mapping[str, str]], location: str) -> bytes:
+    """Fill the `model` or `agent` template, its one manifest once for each platform.
+
+    Raises:
+        RecipeError: the recipe breaks a rule.
+    """
+    recipe = msgspec.json.decode(_template(f"{kind}.json"), type=dict[str, Any])
+    unpacked = _template("unpacked.sh").decode()
+    [manifest] = recipe.pop("Manifests")
+    manifests = [
+        _filled(manifest, {**values, **platform, "LOCATION": location, "UNPACKED": _filled(unpacked, platform)}) for platform in platforms
+    ]
+    text = format_recipe({**_filled(recipe, values), "Manifests": manifests})
+    check_recipe(text)
+    return text
+
+
+def _template(name: str) -> bytes:
+    """A file of recipes/: beside this package in an installation, beside its folder in the source tree."""
     here = Path(__file__).parent
     for folder in (here / "recipes", here.parent / "recipes"):
-        if (folder / f"{kind}.json").is_file():
-            return folder / f"{kind}.json"
-    raise ComponentError(f"recipes/{kind}.json was not found beside {here}; install linewatch again")
+        if (folder / name).is_file():
+            return (folder / name).read_bytes()
+    raise ComponentError(f"recipes/{name} was not found beside {here}; install linewatch again")
 
 
-def render_recipe(kind: str, values: Mapping[str, str]) -> bytes:
-    """Fill the `model` or `agent` template's @MARKERS@, inside parsed strings, so that no value can break the JSON."""
-
-    def fill(node: object) -> object:
-        match node:
-            case str():
-                return _MARKER.sub(lambda m: values[m[1]], node)
-            case list():
-                return [fill(item) for item in node]
-            case dict():
-                return {key: fill(value) for key, value in node.items()}
-            case _:
-                return node
-
-    recipe = msgspec.json.encode(fill(msgspec.json.decode(recipe_template(kind).read_bytes())))
-    recipe = msgspec.json.format(recipe, indent=2) + b"\n"
-    if len(recipe) > RECIPE_BYTES:
-        raise ComponentError(f"the recipe has {len(recipe)} bytes; Greengrass nucleus lite reads at most {RECIPE_BYTES}")
-    return recipe
+def _filled(node: Any, values: Mapping[str, str]) -> Any:
+    """@MARKERS@ filled in, inside parsed texts and keys, so that no value can break the JSON."""
+    match node:
+        case str():
+            return _MARKER.sub(lambda match: values[match[1]], node)
+        case list():
+            return [_filled(item, values) for item in node]
+        case dict():
+            return {_filled(key, values): _filled(item, values) for key, item in node.items()}
+        case _:
+            return node

@@ -12,6 +12,8 @@ from elftools.elf.gnuversions import GNUVerNeedSection
 from anomaly_model.errors import LinewatchError
 
 MACHINES = {"EM_X86_64": "x86_64", "EM_AARCH64": "aarch64"}
+_NUMBERS = {62: "x86_64", 183: "aarch64"}
+"""Architectures by their number in ELF's header."""
 _CUDA = 190
 """ELF's number of NVIDIA's architecture."""
 _GLIBC = re.compile(r"GLIBC_(\d+)\.(\d+)(?:\.\d+)?")
@@ -34,6 +36,20 @@ class Facts:
     machine: str
     glibc: tuple[int, int]
     libraries: tuple[str, ...]
+
+
+def read_machine(header: bytes) -> str:
+    """The architecture of a program or library, as `uname -m` calls it, from its first 64 bytes.
+
+    Raises:
+        LibraryError: not an ELF file of a known architecture.
+    """
+    if len(header) < 64 or header[:6] != b"\x7fELF\x02\x01":
+        raise LibraryError("not an ELF file of 64 bits")
+    number = int.from_bytes(header[18:20], "little")
+    if number not in _NUMBERS:
+        raise LibraryError(f"a program for ELF's architecture {number}; expected {' or '.join(_NUMBERS.values())}")
+    return _NUMBERS[number]
 
 
 def read_facts(data: bytes) -> Facts:

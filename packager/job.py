@@ -59,7 +59,7 @@ def run(spec: Spec, progress: ProgressFile) -> dict[str, Any]:
 
         session = boto3.Session(region_name=spec.aws["region"])
         publish_to_aws(output, spec.aws["bucket"], spec.aws["prefix"], session.client("s3"), session.client("greengrassv2"))
-    return {"artifact": str(done.artifact.relative_to(output)), "recipe": str(done.recipe.relative_to(output))}
+    return {"artifact": str(done.artifacts[0].path.relative_to(output)), "recipe": str(done.recipe.relative_to(output))}
 
 
 if __name__ == "__main__":

@@ -1,9 +1,10 @@
 """Packaging: compile every variant of a target, prove that it agrees, and write the component."""
 
+import platform
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -15,7 +16,15 @@ from anomaly_model.bundle import Bundle, replace_file, write_bundle
 from anomaly_model.parity import Parity
 from anomaly_model.targets import Isa, Target
 from packager.bill import BILL_NAME, bill_of_materials
-from packager.component import Component, check_identity, default_name, default_version, write_component
+from packager.component import (
+    REGISTER_NAME,
+    Component,
+    ComponentError,
+    check_identity,
+    default_name,
+    default_version,
+    write_component,
+)
 from packager.elf import check_library, find_cubins
 from packager.measure import Timing, measure_in_child
 from packager.prove import prove, where
@@ -75,9 +84,9 @@ class Package:
     """What packaging gave.
 
     Attributes:
-        component: recipe and artifact.
-        bundle: the compiled bundle, unpacked.
-        variants: best first.
+        component: recipe and artifacts.
+        bundle: the compiled bundle, unpacked; of several that for this machine, or the first.
+        variants: best first, target by target.
         cubins: GPU architectures that code was made for.
     """
 
@@ -92,21 +101,72 @@ def package(
     bundle: Bundle, target: Target, folder: Path, options: PackageOptions | None = None,
     progress: Progress = lambda _what, _done, _total: None,
 ) -> Package:  # fmt: skip
-    """Compile, compare, write. Nothing is written to `folder` unless every comparison passes.
+    """Compile, compare, write: `package_each` for a single target."""
+    return package_each(bundle, [target], folder, options, progress)
 
-    The same bundle, target, options and schedules give the same artifact, byte by byte. What was timed is written beside
-    it, to measured.json.
+
+def package_each(
+    bundle: Bundle, targets: Sequence[Target], folder: Path, options: PackageOptions | None = None,
+    progress: Progress = lambda _what, _done, _total: None,
+) -> Package:  # fmt: skip
+    """Compile for each target, compare, write one component. Nothing is written to `folder` unless every comparison passes.
+
+    The same bundle, targets, options and schedules give the same artifacts, byte by byte. What was timed is written beside
+    them, to measured.json.
 
     Raises:
-        ParityError, UnsupportedGraphError, ComponentError, ToolError, LibraryError, TuningError
+        ParityError, UnsupportedGraphError, ComponentError, RecipeError, ToolError, LibraryError, TuningError
     """
     started = time.monotonic()
     options = options or PackageOptions()
-    name, component_version = options.name or default_name(bundle), options.version or default_version(bundle)
+    name, component_version = options.name or default_name(bundle.manifest), options.version or default_version(bundle.manifest)
     check_identity(name, component_version, options.description)
-    steps = _Steps(progress, 3 * len(target.variants) + (2 if target.gpu else 1))
-    # A component is for one platform: what was compiled for others stays behind.
+    _check_targets(targets)
+    steps = _Steps(progress, sum(3 * len(t.variants) + (1 if t.gpu else 0) for t in targets) + 1)
+    builds = [_build(bundle, target, options, steps) for target in targets]
+    steps.next("writing the component")
+    manifest = msgspec.structs.replace(bundle.manifest, component=name)
+    shown = next((b for b in builds if b.target.machine == platform.machine()), builds[0])
+    with tempfile.TemporaryDirectory(prefix="linewatch-package-") as scratch:
+        compiled = {
+            b.target.architecture: write_bundle(folder / "bundle" if b is shown else Path(scratch) / b.target.name, manifest, b.files, options.key)
+            for b in builds
+        }
+        component = write_component(
+            compiled, folder, name, component_version, description=options.description, tags=options.tags, location=options.location
+        )
+    timings = [v.timing for b in builds for v in b.variants if v.timing]
+    replace_file(folder / MEASURED_NAME, _json([msgspec.to_builtins(t) for t in timings]))
+    steps.finish()
+    variants, cubins = [v for b in builds for v in b.variants], [c for b in builds for c in b.cubins]
+    return Package(component, compiled[shown.target.architecture], variants, cubins, round(time.monotonic() - started, 2))
+
+
+def _check_targets(targets: Sequence[Target]) -> None:
+    taken: dict[str, Target] = {}
+    for target in targets:
+        if target.architecture in taken:
+            raise ComponentError(
+                f"{taken[target.architecture].name} and {target.name} are both for {target.machine}, which is all that a core "
+                "tells apart; package them one at a time, with a --name each"
+            )
+        taken[target.architecture] = target
+
+
+@dataclass(frozen=True, slots=True)
+class _Build:
+    """What was compiled for one target: all files of its bundle."""
+
+    target: Target
+    files: dict[str, bytes]
+    variants: list[Variant]
+    cubins: list[str]
+
+
+def _build(bundle: Bundle, target: Target, options: PackageOptions, steps: "_Steps") -> _Build:
+    # An artifact is for one platform: what was compiled for others stays behind.
     files = {n: bundle.read(n) for n in bundle.manifest.files if not n.startswith("compiled/") and n != BILL_NAME}
+    files[REGISTER_NAME] = (Path(__file__).parent / "device" / REGISTER_NAME).read_bytes()
     base = f"compiled/{target.cpu}"
     files[f"{base}/{RUNTIME}"] = runtime_library(target.machine)
     logs: dict[str, Log] = {}
@@ -129,16 +189,7 @@ def package(
     tools = {tool: version(tool) for tool in _TOOLS}
     files[BILL_NAME] = bill_of_materials(bundle.manifest, files, tools, {f"{base}/{RUNTIME}": "apache-tvm"})
     timings = _timed(bundle, target, files, options.rounds)
-    steps.next("writing the component")
-    compiled = write_bundle(folder / "bundle", bundle.manifest, files, options.key)
-    component = write_component(
-        compiled, target, folder, name, component_version, description=options.description, tags=options.tags,
-        location=options.location,
-    )  # fmt: skip
-    replace_file(folder / MEASURED_NAME, _json([msgspec.to_builtins(t) for t in timings.values()]))
-    steps.finish()
-    variants = [Variant(isa, parities.get(isa.name), timings.get(isa.name)) for isa in target.variants]
-    return Package(component, compiled, variants, cubins, round(time.monotonic() - started, 2))
+    return _Build(target, files, [Variant(isa, parities.get(isa.name), timings.get(isa.name)) for isa in target.variants], cubins)
 
 
 class _Steps:

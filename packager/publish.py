@@ -13,6 +13,8 @@ import msgspec
 
 from anomaly_model.bundle import replace_file
 from anomaly_model.errors import LinewatchError
+from packager.component import ComponentError, check_identity
+from packager.recipe import check_recipe, format_recipe
 
 
 class PublishError(LinewatchError):
@@ -23,14 +25,18 @@ class ComponentExistsError(PublishError):
     """The name and version are taken."""
 
 
+class _PackedArtifact(msgspec.Struct, frozen=True):
+    path: str
+    sha256: str
+
+
 class _Packed(msgspec.Struct, frozen=True):
     name: str
     version: str
     tags: dict[str, str]
-    artifact: str
-    artifact_sha256: str
     recipe: str
     recipe_sha256: str
+    artifacts: list[_PackedArtifact]
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,12 +51,12 @@ class Published:
 @dataclass(frozen=True, slots=True)
 class _Content:
     facts: _Packed
-    artifact: bytes
+    artifacts: dict[str, bytes]
     recipe: bytes
 
 
 def publish_to_store(folder: Path, store: Path, *, replace: bool = False) -> Published:
-    """Copy a component into a store; the artifact first, so that a recipe never names one that is not there.
+    """Copy a component into a store; the artifacts first, so that a recipe never names one that is not there.
 
     Publishing the very same component again changes nothing.
 
@@ -66,16 +72,17 @@ def publish_to_store(folder: Path, store: Path, *, replace: bool = False) -> Pub
     """
     content = _read(folder)
     facts = content.facts
-    artifact, recipe = store / facts.artifact, store / facts.recipe
-    same = (
-        recipe.is_file() and recipe.read_bytes() == content.recipe
-        and artifact.is_file() and _digest(artifact.read_bytes()) == facts.artifact_sha256
+    recipe = store / facts.recipe
+    same = recipe.is_file() and recipe.read_bytes() == content.recipe and all(
+        (store / path).is_file() and (store / path).read_bytes() == data for path, data in content.artifacts.items()
     )  # fmt: skip
     if recipe.is_file() and not same and not replace:
         raise ComponentExistsError(
-            f"{store} has a component {facts.name} version {facts.version} already, with another content; package it with another --component-version"
+            f"{store} has a component {facts.name} version {facts.version} already, with another content; package it with another "
+            "--component-version. For several kinds of devices, package all of them at once, in one component"
         )
-    replace_file(artifact, content.artifact)
+    for path, data in content.artifacts.items():
+        replace_file(store / path, data)
     replace_file(recipe, content.recipe)
     return Published(facts.name, facts.version, str(recipe))
 
@@ -83,29 +90,30 @@ def publish_to_store(folder: Path, store: Path, *, replace: bool = False) -> Pub
 def publish_to_aws(
     folder: Path, bucket: str, prefix: str, s3: Any, greengrass: Any
 ) -> Published:  # fmt: skip
-    """Upload the artifact, and create the component version.
+    """Upload the artifacts, and create the component version.
 
     Args:
         folder: what `linewatch package` wrote.
-        bucket: for the artifact.
-        prefix: of its key.
+        bucket: for the artifacts.
+        prefix: of their keys.
         s3: boto3's client for S3.
         greengrass: boto3's client for greengrassv2.
 
     Raises:
         ComponentExistsError: Greengrass has this name and version.
         PublishError: see `publish_to_store`; also what AWS refused.
+        RecipeError: with these addresses the recipe is too long.
     """
     from botocore.exceptions import BotoCoreError, ClientError
 
     content = _read(folder)
     facts = content.facts
-    key = f"{prefix}{facts.name}/{facts.version}/{Path(facts.artifact).name}"
+    folder_key = f"{prefix}{facts.name}/{facts.version}"
+    recipe = with_location(content.recipe, f"s3://{bucket}/{folder_key}")
     try:
-        s3.put_object(Bucket=bucket, Key=key, Body=content.artifact, ContentType="application/zip")
-        answer = greengrass.create_component_version(
-            inlineRecipe=with_location(content.recipe, f"s3://{bucket}/{key}"), tags=facts.tags
-        )
+        for path, data in content.artifacts.items():
+            s3.put_object(Bucket=bucket, Key=f"{folder_key}/{Path(path).name}", Body=data, ContentType="application/zip")
+        answer = greengrass.create_component_version(inlineRecipe=recipe, tags=facts.tags)
     except ClientError as error:
         if error.response["Error"]["Code"] == "ConflictException":
             raise ComponentExistsError(
@@ -117,32 +125,43 @@ def publish_to_aws(
     return Published(facts.name, facts.version, answer["arn"])
 
 
-def with_location(recipe: bytes, uri: str) -> bytes:
-    """A recipe whose artifact lies at `uri`."""
+def with_location(recipe: bytes, location: str) -> bytes:
+    """A recipe whose artifacts lie in the folder `location`."""
     value: dict[str, Any] = msgspec.json.decode(recipe)
     for manifest in value["Manifests"]:
         for artifact in manifest["Artifacts"]:
-            artifact["Uri"] = uri
-    return msgspec.json.format(msgspec.json.encode(value), indent=2) + b"\n"
+            artifact["Uri"] = f"{location}/{artifact['Uri'].rsplit('/', 1)[-1]}"
+    text = format_recipe(value)
+    check_recipe(text)
+    return text
 
 
 def _read(folder: Path) -> _Content:
     try:
         facts = msgspec.json.decode((folder / "component.json").read_bytes(), type=_Packed)
-        artifact, recipe = (folder / facts.artifact).read_bytes(), (folder / facts.recipe).read_bytes()
-    except (OSError, msgspec.DecodeError) as error:
+        check_identity(facts.name, facts.version)
+        _check_places(facts)
+        recipe = (folder / facts.recipe).read_bytes()
+        artifacts = {artifact.path: (folder / artifact.path).read_bytes() for artifact in facts.artifacts}
+    except (OSError, msgspec.DecodeError, ComponentError) as error:
         raise PublishError(
             f"{folder} holds no component: {error}; make one with: linewatch package BUNDLE -o {folder}"
         ) from error
-    for name, data, expected in (
-        (facts.artifact, artifact, facts.artifact_sha256),
-        (facts.recipe, recipe, facts.recipe_sha256),
-    ):
-        if _digest(data) != expected:
+    digests = {facts.recipe: facts.recipe_sha256, **{artifact.path: artifact.sha256 for artifact in facts.artifacts}}
+    for name, data in {facts.recipe: recipe, **artifacts}.items():
+        if _digest(data) != digests[name]:
             raise PublishError(
                 f"{name} in {folder} is not what was packaged: its SHA-256 differs from component.json; package it again"
             )
-    return _Content(facts, artifact, recipe)
+    return _Content(facts, artifacts, recipe)
+
+
+def _check_places(facts: _Packed) -> None:
+    """A component.json of others could name files outside its folder, to be read here and written outside the store."""
+    place = f"artifacts/{facts.name}/{facts.version}/"
+    names = [artifact.path.removeprefix(place) for artifact in facts.artifacts if artifact.path.startswith(place)]
+    if facts.recipe != f"recipes/{facts.name}-{facts.version}.json" or len(names) != len(facts.artifacts) or any("/" in n for n in names):
+        raise ComponentError("component.json names files that do not lie where a component's do")
 
 
 def _digest(data: bytes) -> str:

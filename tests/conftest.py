@@ -78,7 +78,7 @@ def bundle(parts: Path, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
 @pytest.fixture(scope="session")
 def packaged(bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Package:
     """It, compiled and packed."""
-    return package(bundle, find_target("x86_64-cpu"), tmp_path_factory.mktemp("package"), PackageOptions(rounds=20))
+    return package(bundle, find_target("x86_64-cpu"), tmp_path_factory.mktemp("package"), PackageOptions(name="parts", rounds=20))
 
 
 @pytest.fixture(scope="session")
@@ -88,7 +88,7 @@ def models(packaged: Package, tmp_path_factory: pytest.TempPathFactory) -> Path:
     shutil.copytree(packaged.bundle.folder, folder / "parts")
     shutil.copytree(packaged.bundle.folder, folder / "broken")
     manifest = folder / "broken" / "bundle.json"
-    manifest.write_text(manifest.read_text().replace('"name": "parts"', '"name": "broken"'))
+    manifest.write_text(manifest.read_text().replace('"name": "parts"', '"name": "broken"').replace('"component": "parts"', '"component": "broken"'))
     model = folder / "broken" / "model.onnx"
     data = bytearray(model.read_bytes())
     data[len(data) // 2] ^= 1

@@ -1,13 +1,14 @@
 #!/bin/sh
 # Installs the agent below WORK, without a network: install.sh WORK
 #
-#   WORK/agent-VERSION   a virtual environment, made under another name and renamed when it is whole and checked
+#   WORK/agent-VERSION   a virtual environment and run.sh, made under another name and renamed when it is whole and checked
 #   WORK/current         points at the one that run.sh starts; switched last, in one step
 #
 # Interrupted at any moment, what was there before still starts; running it again finishes or repeats the work.
 set -eu
 here=$(CDPATH= cd -- "$(dirname -- "$0")" && pwd)
-work=${1:?expected: install.sh WORK}
+mkdir -p "${1:?expected: install.sh WORK}"
+work=$(CDPATH= cd -- "$1" && pwd) # nucleus lite ends it in a slash; programs of an environment name it without
 version=$(cat "$here/VERSION")
 target="$work/agent-$version"
 part="$work/.agent-$version.part"
@@ -30,7 +31,6 @@ find_python() {
     command -v python3.11 || true
 }
 
-mkdir -p "$work"
 if [ -x "$target/bin/linewatch" ] && "$target/bin/linewatch" doctor >/dev/null 2>&1; then
     say "version $version is installed already"
 else
@@ -49,6 +49,7 @@ else
         -r "$here/requirements.txt"
     # Each missing library is named here, with its remedy, and nothing has been switched over yet.
     "$part/bin/python" -m linewatch.cli doctor >&2
+    cp "$here/run.sh" "$part/run.sh"
     # Programs of an environment name its folder: they are written again for the final one.
     "$python" -m venv --upgrade "$part" >/dev/null 2>&1 || true
     for script in "$part"/bin/*; do

@@ -68,7 +68,7 @@ def test_train_package_detect(parts: Path, tmp_path: Path, agent_address: str) -
     assert again["threshold_before"] != again["threshold"]
     packed = json.loads(linewatch("package", tmp_path / "b", "-o", tmp_path / "c", "--no-tune", "--json").stdout)
     assert packed["component"] == "model-m"
-    assert Path(packed["artifact"]).is_file()
+    assert [(a["architecture"], Path(a["path"]).is_file()) for a in packed["artifacts"]] == [("amd64", True)]
     image = parts / "test" / "anomaly" / "anomaly-000.png"
     mask = tmp_path / "mask.png"
     answer = json.loads(

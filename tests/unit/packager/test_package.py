@@ -6,12 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from anomaly_model.bundle import Bundle, open_bundle
+from anomaly_model.bundle import Bundle, open_bundle, unzip_bundle
+from anomaly_model.runtime_tvm import host_target
 from anomaly_model.signature import create_key
 from anomaly_model.targets import find_target
 from packager.bill import BILL_NAME
 from packager.elf import find_cubins, read_facts
-from packager.package import Package, PackageOptions, package
+from packager.package import Package, PackageOptions, package, package_each
 from packager.prove import prove
 from packager.tune import TuningError
 from tests.toolchain import require_arm64
@@ -20,7 +21,7 @@ BY_MODEL = PackageOptions(tuning="model", rounds=0)
 
 
 def digest(package: Package) -> str:
-    return hashlib.sha256(package.component.artifact.read_bytes()).hexdigest()
+    return hashlib.sha256(package.component.artifacts[0].path.read_bytes()).hexdigest()
 
 
 def test_for_arm64_with_proof_under_emulation(bundle: Bundle, tmp_path: Path) -> None:
@@ -68,6 +69,20 @@ def test_the_same_input_gives_the_same_bytes(bundle: Bundle, tmp_path: Path) -> 
     assert digest(third) == digest(first), "packaging a package gives it again"
 
 
+def test_one_component_for_the_pc_and_the_device(bundle: Bundle, tmp_path: Path) -> None:
+    require_arm64()
+    targets = [find_target("aarch64-cpu"), find_target("x86_64-cpu", {"mcpu": "core-avx2"})]
+    key = create_key()
+    done = package_each(bundle, targets, tmp_path / "out", PackageOptions(tuning="model", rounds=0, key=key))
+    assert [(v.isa.name, v.parity is not None) for v in done.variants] == [("neon", True), ("avx2", True)]
+    recipe = json.loads(done.component.recipe.read_bytes())
+    assert [m["Platform"]["architecture"] for m in recipe["Manifests"]] == ["aarch64", "amd64"]
+    made = [unzip_bundle(a.path, tmp_path / a.architecture) for a in done.component.artifacts]
+    assert [b.targets() for b in made] == [["aarch64-cpu"], ["x86_64-cpu"]]
+    assert {open_bundle(b.folder, trusted=[key.public_key()]).manifest.component for b in made} == {"model-parts"}
+    assert done.bundle.targets() == [host_target()], "what lies unpacked is for this machine"
+
+
 def test_what_is_in_it_is_listed(packaged: Package) -> None:
     bill = json.loads(packaged.bundle.read(BILL_NAME))
     assert bill["bomFormat"] == "CycloneDX"
@@ -87,9 +102,9 @@ def test_description_tags_and_location(bundle: Bundle, tmp_path: Path) -> None:
     done = package(bundle, find_target("x86_64-cpu", {"mcpu": "core-avx2"}), tmp_path, options)
     recipe, facts = json.loads(done.component.recipe.read_bytes()), json.loads((tmp_path / "component.json").read_bytes())
     assert recipe["ComponentDescription"] == "Line 7: cookies"
-    assert recipe["Manifests"][0]["Artifacts"][0]["Uri"] == f"s3://b/p/{done.component.artifact.name}"
+    assert recipe["Manifests"][0]["Artifacts"][0]["Uri"] == f"s3://b/p/{done.component.artifacts[0].path.name}"
     assert facts["tags"] == {"plant": "a"}
-    assert facts["artifact_sha256"] == digest(done)
+    assert facts["artifacts"][0]["sha256"] == digest(done)
     assert [v.isa.name for v in done.variants] == ["avx2"]
 
 
