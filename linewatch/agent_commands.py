@@ -39,9 +39,9 @@ def agent(settings_file: Path | None, **flags: Any) -> None:
     serve(load_settings(settings_file, flags=flags))
 
 
-@click.command(epilog=examples("linewatch detect part.png --model demo", "linewatch detect *.png --model demo --json"))
+@click.command(epilog=examples("linewatch detect part.png --model model", "linewatch detect *.png --model model-phone --json"))
 @click.argument("images", type=EXISTING, nargs=-1, required=True)
-@click.option("--model", required=True, help="Name of an installed model; started if it is stopped.")
+@click.option("--model", required=True, help="Name of an installed model, as package printed it; started if it is stopped.")
 @socket_option
 @click.option("--bytes", "by_bytes", is_flag=True, help="Send pictures as bytes instead of through shared memory.")
 @click.option("--mask", "mask_path", type=FOLDER, help="Write the mask of the (single) picture as PNG.")

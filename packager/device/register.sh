@@ -9,13 +9,12 @@ autostart=${3?}
 registry=${4:?}
 here=$(CDPATH= cd -- "$(dirname -- "$0")" && pwd)
 entry="$registry/$component.json"
-sleeper=
 
 quoted() { printf '%s' "$1" | sed 's/[\\"]/\\&/g'; }
 
 leave() {
     if [ "$(cat "$entry" 2>/dev/null)" = "$registration" ]; then rm -f "$entry"; fi
-    if [ -n "$sleeper" ]; then kill "$sleeper" 2>/dev/null || :; fi
+    [ -z "${!:-}" ] || kill -KILL "$!" || : # a milder signal is lost on a child that is no sleep yet
     exit 0
 }
 
@@ -30,6 +29,5 @@ trap leave TERM INT
 mv "$entry.$$.part" "$entry"
 while :; do
     sleep 3600 &
-    sleeper=$!
-    wait "$sleeper" || :
+    wait "$!" || :
 done

@@ -12,6 +12,7 @@ import time
 import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -19,10 +20,11 @@ import pytest
 
 from edge_agent.client import AgentClient
 from edge_agent.configuration import KEYS
-from packager.agent_component import AgentComponentError, agent_requirements, write_agent_component
-from packager.component import Component
+from packager.agent_component import agent_requirements, write_agent_component
+from packager.component import AGENT, Component
 from packager.package import Package
 from tests.greengrass_core import Core as Ipc
+from tests.nuclei import lite_script
 
 pytestmark = pytest.mark.e2e
 SYSTEM_PYTHON = Path("/usr/bin/python3.11")
@@ -31,7 +33,7 @@ BLANK = np.zeros((240, 320, 3), np.uint8)
 
 @dataclass
 class Core:
-    """What a Greengrass core does with a component, on this machine."""
+    """What a Greengrass core does with a component, on this machine; folders and scripts are written as nucleus lite does it."""
 
     root: Path
     recipe: dict[str, object]
@@ -40,22 +42,24 @@ class Core:
     user: str | None
     ipc: Ipc
 
+    @property
+    def work(self) -> Path:
+        """The component's own folder."""
+        return self.root / "work" / AGENT
+
     def script(self, phase: str) -> str:
         """A phase's script with its variables filled in."""
-        text = self.recipe["Manifests"][0]["Lifecycle"][phase]["Script"]  # type: ignore[index]
-        values = {"artifacts:decompressedPath": str(self.unpacked), "work:path": str(self.root / "work"),
-                  **{f"configuration:/{k}": v for k, v in self.configuration.items() if isinstance(v, str)}}  # fmt: skip
-        for name, value in values.items():
-            text = text.replace("{" + name + "}", value)
-        assert "{" not in text.replace("${", ""), text
-        return str(text)
+        [text] = [m["Lifecycle"][phase]["Script"] for m in self.recipe["Manifests"]  # type: ignore[attr-defined]
+                  if m["Platform"]["architecture"] == "amd64"]  # fmt: skip
+        texts = {k: v for k, v in self.configuration.items() if isinstance(v, str)}
+        return lite_script(text, root=str(self.root), component=AGENT, version=version("linewatch"), configuration=texts)
 
     def start(self, phase: str) -> subprocess.Popen[bytes]:
         """Begin a phase in the component's work folder."""
         extra = {"user": self.user, "group": pwd.getpwnam(self.user).pw_gid, "extra_groups": []} if self.user else {}
         return subprocess.Popen(
-            ["sh", "-c", self.script(phase)], cwd=self.root / "work", stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-            env={"PATH": "/usr/bin:/bin", "HOME": str(self.root / "work"), "PIP_CONFIG_FILE": os.devnull, **self.ipc.environment()},
+            ["sh", "-c", self.script(phase)], cwd=self.work, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+            env={"PATH": "/usr/bin:/bin", "HOME": str(self.work), "PIP_CONFIG_FILE": os.devnull, **self.ipc.environment()},
             start_new_session=True, **extra,
         )  # fmt: skip
 
@@ -76,22 +80,29 @@ def let_others_in(folder: Path) -> None:
 
 @pytest.fixture(scope="module")
 def component(tmp_path_factory: pytest.TempPathFactory) -> Component:
-    return write_agent_component("x86_64", tmp_path_factory.mktemp("component"))
+    return write_agent_component(["x86_64", "aarch64"], tmp_path_factory.mktemp("component"))
 
 
 @pytest.fixture
 def core(component: Component, tmp_path: Path) -> Iterator[Core]:
     recipe = json.loads(component.recipe.read_bytes())
-    unpacked = tmp_path / "unpacked"
-    with zipfile.ZipFile(component.artifact) as archive:
-        archive.extractall(unpacked / component.artifact.stem)
-    (tmp_path / "work").mkdir()
+    [artifact] = [a.path for a in component.artifacts if a.architecture == "amd64"]
+    place = Path(AGENT) / component.version
+    unpacked, kept = (tmp_path / "packages" / folder / place for folder in ("artifacts-unarchived", "artifacts"))
+    work = tmp_path / "work" / AGENT
+    for folder in (unpacked, kept, work):
+        folder.mkdir(parents=True)
+    shutil.copy(artifact, kept)
+    with zipfile.ZipFile(artifact) as archive:
+        archive.extractall(unpacked / artifact.stem)
     rootless = os.getuid() == 0 and SYSTEM_PYTHON.exists()
     user = "nobody" if rootless else None
     if user:
-        shutil.chown(tmp_path / "work", user)
-        let_others_in(tmp_path)
-    configuration = {**recipe["ComponentConfiguration"]["DefaultConfiguration"], "Socket": f"unix://{tmp_path}/work/a.sock"}
+        shutil.chown(work, user)
+        let_others_in(work)
+        let_others_in(kept)
+        let_others_in(unpacked)
+    configuration = {**recipe["ComponentConfiguration"]["DefaultConfiguration"], "Socket": f"unix://{work}/a.sock"}
     configuration["Python"] = str(SYSTEM_PYTHON if rootless else sys.executable)
     ipc = Ipc(tmp_path / "ipc.sock", configuration=configuration)
     yield Core(tmp_path, recipe, unpacked, configuration, user, ipc)
@@ -104,11 +115,12 @@ def test_recipe_keeps_the_rules_of_both_cores(component: Component) -> None:
     assert len(text) <= 8000
     recipe = json.loads(text)
     assert (recipe["ComponentName"], "ComponentDependencies" in recipe) == ("linewatch.EdgeAgent", False)
-    [manifest] = recipe["Manifests"]
-    assert set(manifest["Lifecycle"]) == {"install", "startup"}
-    assert manifest["Lifecycle"]["startup"]["Timeout"] == 120
-    assert manifest["Lifecycle"]["install"]["Timeout"] == 900
-    assert manifest["Artifacts"][0]["Permission"]["Read"] == "ALL"
+    assert [m["Platform"]["architecture"] for m in recipe["Manifests"]] == ["aarch64", "amd64"]
+    for manifest in recipe["Manifests"]:
+        assert set(manifest["Lifecycle"]) == {"install", "startup"}
+        assert manifest["Lifecycle"]["startup"]["Timeout"] == 120
+        assert manifest["Lifecycle"]["install"]["Timeout"] == 900
+        assert manifest["Artifacts"][0]["Permission"]["Read"] == "ALL"
     defaults = recipe["ComponentConfiguration"]["DefaultConfiguration"]
     assert defaults["Socket"] == "unix:///tmp/aws.iot.lookoutvision.EdgeAgent.sock"
     assert set(defaults) - {"Python", "accessControl"} <= set(KEYS), "the agent knows each of them"
@@ -118,13 +130,16 @@ def test_recipe_keeps_the_rules_of_both_cores(component: Component) -> None:
 
 
 def test_installed_without_a_network_and_without_rights(core: Core, packaged: Package) -> None:
+    shutil.rmtree(core.unpacked)  # as in a local deployment on nucleus lite, which leaves the zip as it is
     code, output = core.run("install")
     assert code == 0, output
     assert "ok    grpc" in output or "ok  " in output
     assert "is ready" in output
     again, output = core.run("install")
     assert (again, "installed already" in output) == (0, True)
-    models = core.root / "work" / "models.d"
+    installed = (core.work / "current").resolve()
+    assert f"{installed}/bin/python" in (installed / "bin" / "linewatch").read_text(), "programs of the environment name it where it is"
+    models = core.work / "models.d"
     agent = core.start("startup")
     try:
         with AgentClient(core.configuration["Socket"]) as client:
@@ -150,7 +165,7 @@ def test_installed_without_a_network_and_without_rights(core: Core, packaged: Pa
 
 
 def test_an_interrupted_installation_leaves_what_was_there(core: Core) -> None:
-    work = core.root / "work"
+    work = core.work
     for seconds in (0.3, 2.0, 4.0):
         process = core.start("install")
         time.sleep(seconds)
@@ -171,7 +186,7 @@ def test_a_missing_python_is_named_with_the_remedy(core: Core, python: str, mess
     code, output = core.run("install")
     assert code == 1
     assert message in output
-    assert not (core.root / "work" / "current").exists()
+    assert not (core.work / "current").exists()
 
 
 def test_a_missing_library_stops_the_installation(core: Core) -> None:
@@ -180,12 +195,12 @@ def test_a_missing_library_stops_the_installation(core: Core) -> None:
     code, output = core.run("install")
     assert code != 0
     assert "grpcio" in output
-    assert not (core.root / "work" / "current").exists()
+    assert not (core.work / "current").exists()
 
 
-def test_wheels_for_arm64_fit_jetpack_4(tmp_path: Path) -> None:
-    done = write_agent_component("aarch64", tmp_path)
-    with zipfile.ZipFile(done.artifact) as archive:
+def test_wheels_for_arm64_fit_jetpack_4(component: Component) -> None:
+    [artifact] = [a.path for a in component.artifacts if a.architecture == "aarch64"]
+    with zipfile.ZipFile(artifact) as archive:
         names = archive.namelist()
         assert "lookoutvision_edge_agent/protos/edge-agent.proto" in names
         requirements = archive.read("requirements.txt").decode()
@@ -196,9 +211,3 @@ def test_wheels_for_arm64_fit_jetpack_4(tmp_path: Path) -> None:
         assert wheel.endswith("none-any.whl") or any(
             tag in wheel for tag in ("manylinux2014_aarch64", "manylinux_2_17_aarch64", "manylinux_2_24_aarch64", "manylinux_2_27_aarch64")
         ), wheel
-    assert json.loads(done.recipe.read_bytes())["Manifests"][0]["Platform"]["architecture"] == "aarch64"
-
-
-def test_an_unknown_machine(tmp_path: Path) -> None:
-    with pytest.raises(AgentComponentError, match="expected x86_64 or aarch64"):
-        write_agent_component("riscv64", tmp_path)
