@@ -25,23 +25,30 @@ def digest(package: Package) -> str:
 
 
 def test_for_arm64_with_proof_under_emulation(bundle: Bundle, tmp_path: Path) -> None:
+    """And for this machine, in the same component."""
     require_arm64()
-    done = package(bundle, find_target("aarch64-cpu", {"mcpu": "cortex-a78"}), tmp_path, BY_MODEL)
-    [variant] = done.variants
+    key = create_key()
+    targets = [find_target("aarch64-cpu", {"mcpu": "cortex-a78"}), find_target("x86_64-cpu", {"mcpu": "core-avx2"})]
+    done = package_each(bundle, targets, tmp_path / "out", PackageOptions(tuning="model", rounds=0, key=key))
+    variant, here = done.variants
     assert variant.parity is not None
     assert variant.parity.ran_on == "qemu-aarch64"
     assert variant.parity.changed_answers == variant.parity.resize_differences == 0
     assert variant.parity.score_difference <= 1e-4
     assert variant.timing is None
-    assert done.bundle.targets() == ["aarch64-cpu"]
-    facts = read_facts(done.bundle.read("compiled/aarch64-cpu/neon-cortex-a78.so"))
+    assert (here.isa.name, here.parity is not None) == ("avx2", True)
+    recipe = json.loads(done.component.recipe.read_bytes())
+    assert [m["Platform"]["architecture"] for m in recipe["Manifests"]] == ["aarch64", "amd64"]
+    made = [unzip_bundle(a.path, tmp_path / a.architecture) for a in done.component.artifacts]
+    assert [b.targets() for b in made] == [["aarch64-cpu"], ["x86_64-cpu"]]
+    assert {open_bundle(b.folder, trusted=[key.public_key()]).manifest.component for b in made} == {"model-parts"}
+    assert done.bundle.targets() == [host_target()], "what lies unpacked is for this machine"
+    facts = read_facts(made[0].read("compiled/aarch64-cpu/neon-cortex-a78.so"))
     assert (facts.machine, facts.glibc <= (2, 27)) == ("aarch64", True)
-    assert read_facts(done.bundle.read("compiled/aarch64-cpu/libtvm_runtime.so")).machine == "aarch64"
-    described = json.loads(done.bundle.read("compiled/aarch64-cpu/target.json"))
+    assert read_facts(made[0].read("compiled/aarch64-cpu/libtvm_runtime.so")).machine == "aarch64"
+    described = json.loads(made[0].read("compiled/aarch64-cpu/target.json"))
     assert described["variants"] == [{"library": "neon-cortex-a78.so", "flags": ["asimd", "atomics", "asimddp"]}]
     assert described["mcpu"] == {"neon-cortex-a78": "cortex-a78"}
-    recipe = json.loads(done.component.recipe.read_bytes())
-    assert recipe["Manifests"][0]["Platform"]["architecture"] == "aarch64"
 
 
 def test_for_xavier_with_machine_code_for_its_gpu(bundle: Bundle, tmp_path: Path) -> None:
@@ -67,20 +74,6 @@ def test_the_same_input_gives_the_same_bytes(bundle: Bundle, tmp_path: Path) -> 
     assert open_bundle(second.bundle.folder, trusted=[options.key.public_key()])  # type: ignore[union-attr]
     third = package(first.bundle, find_target("x86_64-cpu"), tmp_path / "d", options)
     assert digest(third) == digest(first), "packaging a package gives it again"
-
-
-def test_one_component_for_the_pc_and_the_device(bundle: Bundle, tmp_path: Path) -> None:
-    require_arm64()
-    targets = [find_target("aarch64-cpu"), find_target("x86_64-cpu", {"mcpu": "core-avx2"})]
-    key = create_key()
-    done = package_each(bundle, targets, tmp_path / "out", PackageOptions(tuning="model", rounds=0, key=key))
-    assert [(v.isa.name, v.parity is not None) for v in done.variants] == [("neon", True), ("avx2", True)]
-    recipe = json.loads(done.component.recipe.read_bytes())
-    assert [m["Platform"]["architecture"] for m in recipe["Manifests"]] == ["aarch64", "amd64"]
-    made = [unzip_bundle(a.path, tmp_path / a.architecture) for a in done.component.artifacts]
-    assert [b.targets() for b in made] == [["aarch64-cpu"], ["x86_64-cpu"]]
-    assert {open_bundle(b.folder, trusted=[key.public_key()]).manifest.component for b in made} == {"model-parts"}
-    assert done.bundle.targets() == [host_target()], "what lies unpacked is for this machine"
 
 
 def test_what_is_in_it_is_listed(packaged: Package) -> None:
