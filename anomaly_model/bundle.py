@@ -29,6 +29,7 @@ from anomaly_model.manifest import (
     MANIFEST_NAME,
     FileFacts,
     Manifest,
+    check_finite,
     check_name,
     check_size,
     check_totals,
@@ -160,7 +161,11 @@ def write_bundle(
 
     `manifest.files` is filled in here, and the whole is signed when there is a key. An existing folder is replaced only
     if it is a bundle itself (or empty).
+
+    Raises:
+        NotFiniteError: a number of the manifest is NaN or infinite. BundleError: the bundle breaks a rule, or the folder is not one.
     """
+    check_finite(manifest)
     manifest = msgspec.structs.replace(manifest, files={name: facts_of(data) for name, data in sorted(files.items())})
     encoded = dump_manifest(manifest)
     parse_manifest(encoded)

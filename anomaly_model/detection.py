@@ -7,6 +7,7 @@ from functools import lru_cache
 import numpy as np
 import numpy.typing as npt
 
+from anomaly_model.errors import NotFiniteError
 from anomaly_model.manifest import Decision, Label, Manifest
 from anomaly_model.picture import Rgb
 from anomaly_model.runtime import ModelOutputs, Runtime
@@ -53,8 +54,29 @@ def probability(score: float, decision: Decision) -> float:
     return 1 / (1 + math.exp(-z)) if z >= 0 else math.exp(z) / (1 + math.exp(z))
 
 
+def check_finite(outputs: ModelOutputs) -> None:
+    """Refuse what no verdict can be made of: every comparison with NaN says "normal".
+
+    Raises:
+        NotFiniteError: names the output, and how much of it is NaN or infinite.
+    """
+    for name, values in (("score", outputs.score), ("anomaly map", outputs.anomaly_map), ("labels", outputs.label_logits)):
+        if values is not None and not np.isfinite(values).all():
+            array = np.asarray(values)
+            wrong = int(np.count_nonzero(~np.isfinite(array)))
+            raise NotFiniteError(
+                f"the model's {name} is {array.item()}; expected a finite number" if array.ndim == 0 else
+                f"{wrong} of {array.size} values of the model's {name} are NaN or infinite; expected finite numbers"
+            )  # fmt: skip
+
+
 def interpret(outputs: ModelOutputs, manifest: Manifest) -> Detection:
-    """Turn raw outputs into an answer."""
+    """Turn raw outputs into an answer.
+
+    Raises:
+        NotFiniteError: see `check_finite`.
+    """
+    check_finite(outputs)
     score = outputs.score
     p = probability(score, manifest.decision)
     label_map = None

@@ -13,6 +13,10 @@ class PictureError(LinewatchError):
     """A picture cannot be used: unreadable, of a forbidden size, or with the wrong number of bytes."""
 
 
+class NotFiniteError(LinewatchError):
+    """A model gave NaN or infinity: no verdict can be made of it."""
+
+
 class DatasetError(LinewatchError):
     """A dataset cannot be used for what was asked."""
 

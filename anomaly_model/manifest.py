@@ -9,6 +9,7 @@ The rules, each with its own error:
   5. each file has the listed length and SHA-256 (HashMismatchError).
 """
 
+import math
 import re
 from collections.abc import Iterable, Mapping
 from typing import Annotated, Any
@@ -19,6 +20,7 @@ from anomaly_model.errors import (
     HashMismatchError,
     MalformedBundleError,
     MissingFileError,
+    NotFiniteError,
     OversizeError,
     UnknownVersionError,
     UnlistedFileError,
@@ -34,6 +36,8 @@ GOLDEN_NAME = "golden/expected.npz"
 HexColor = Annotated[str, msgspec.Meta(pattern=r"^#[0-9A-F]{6}$")]
 Sha256 = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}$")]
 Side = Annotated[int, msgspec.Meta(ge=1, le=LIMITS.picture_side_max)]
+Score = Annotated[float, msgspec.Meta(ge=-1e30, le=1e30)]
+"""On the wire scores have single precision: what is larger would be infinite there."""
 Json = dict[str, Any]
 
 
@@ -74,7 +78,7 @@ class Label(_Struct, frozen=True):
 class Decision(_Struct, frozen=True):
     """From a raw score s to an answer: p = sigmoid(slope * (s - threshold)), anomalous when s > threshold."""
 
-    threshold: float
+    threshold: Score
     slope: Annotated[float, msgspec.Meta(gt=0)]
 
 
@@ -88,9 +92,9 @@ class ScoreRange(_Struct, frozen=True):
             earlier versions have none.
     """
 
-    low: float
-    high: float
-    normal_deciles: Annotated[list[float], msgspec.Meta(max_length=9)] = []
+    low: Score
+    high: Score
+    normal_deciles: Annotated[list[Score], msgspec.Meta(max_length=9)] = []
 
 
 class FileFacts(_Struct, frozen=True):
@@ -160,6 +164,23 @@ def parse_manifest(data: bytes, limits: Limits = LIMITS) -> Manifest:
     if MODEL_NAME not in manifest.files:
         raise MissingFileError(f"{MANIFEST_NAME} lists no {MODEL_NAME}; every bundle has one")
     return manifest
+
+
+def check_finite(manifest: Manifest) -> None:
+    """Refuse numbers that no verdict can be made with; JSON has no NaN, and would say null.
+
+    Raises:
+        NotFiniteError: names the number.
+    """
+    decision, scores = manifest.decision, manifest.score_range
+    numbers = {
+        "decision.threshold": decision.threshold, "decision.slope": decision.slope, "score_range.low": scores.low,
+        "score_range.high": scores.high, **{f"score_range.normal_deciles[{i}]": value for i, value in enumerate(scores.normal_deciles)},
+        **{f"the minimum area of label {label.name!r}": label.minimum_area for label in manifest.labels},
+    }  # fmt: skip
+    for name, value in numbers.items():
+        if not math.isfinite(value):
+            raise NotFiniteError(f"{name} of this model is {value}; expected a finite number. Nothing was written; train the model again")
 
 
 def dump_manifest(manifest: Manifest) -> bytes:

@@ -8,8 +8,8 @@ import numpy as np
 import numpy.typing as npt
 
 from anomaly_model.bundle import Bundle
-from anomaly_model.detection import interpret
-from anomaly_model.errors import LinewatchError
+from anomaly_model.detection import Detection, interpret
+from anomaly_model.errors import LinewatchError, NotFiniteError
 from anomaly_model.manifest import GOLDEN_NAME, Manifest
 from anomaly_model.picture import read_picture
 from anomaly_model.runtime import split_outputs
@@ -81,18 +81,21 @@ def compare(
         references: for each picture outputs that must agree, shaped: ONNX Runtime's here and now, and those stored at
             training. Both, as a broken reference must not excuse broken code.
         resize_differences: see `Parity`.
+
+    Raises:
+        ParityError: an output, or a reference, is not finite.
     """
     span = max(manifest.score_range.high - manifest.score_range.low, 1e-6)
     worst, mask_difference, changed = [0.0, 0.0, 0.0], 0.0, 0
-    for ours, theirs in zip(found, references, strict=True):
+    for n, (ours, theirs) in enumerate(zip(found, references, strict=True)):
         shaped = [a.reshape(b.shape) for a, b in zip(ours, theirs[0], strict=True)]
-        mine = interpret(split_outputs(shaped), manifest)
+        mine = _answer(shaped, manifest, f"{variant} ({ran_on}) gives no answer to picture {n}")
         verdicts = {mine.is_anomalous}
         for other in theirs:
+            expected = _answer(other, manifest, f"the reference for picture {n} is no answer, train the model again")
             for i, (a, b) in enumerate(zip(shaped, other, strict=True)):
                 scale = (span, 1.0, max(float(np.ptp(b)), 1e-6))[i]
                 worst[i] = float(np.maximum(worst[i], np.abs(a - b).max() / scale))
-            expected = interpret(split_outputs(list(other)), manifest)
             verdicts.add(expected.is_anomalous)
             if mine.label_map is not None and expected.label_map is not None:
                 mask_difference = max(mask_difference, float((mine.label_map != expected.label_map).mean()))
@@ -102,6 +105,13 @@ def compare(
         labels_difference=worst[2], mask_difference=mask_difference, changed_answers=changed,
         resize_differences=resize_differences,
     )  # fmt: skip
+
+
+def _answer(outputs: Outputs, manifest: Manifest, refused: str) -> Detection:
+    try:
+        return interpret(split_outputs(list(outputs)), manifest)
+    except NotFiniteError as error:
+        raise ParityError(f"{refused}: {error}") from error
 
 
 def golden_inputs(bundle: Bundle) -> tuple[list[npt.NDArray[np.uint8]], list[list[npt.NDArray[np.float32]]]]:

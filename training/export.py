@@ -6,7 +6,9 @@ from io import BytesIO
 import numpy as np
 from PIL import Image
 
+from anomaly_model.detection import check_finite
 from anomaly_model.manifest import GOLDEN_NAME
+from anomaly_model.runtime import split_outputs
 from anomaly_model.runtime_onnx import OnnxRuntime
 from training.bank import write_color
 from training.families import Fitted, Written
@@ -86,7 +88,11 @@ def _normal_distances(fitted: Fitted, store: PictureStore) -> tuple[float, float
 
 
 def golden_files(runtime: OnnxRuntime, store: PictureStore) -> dict[str, bytes]:
-    """A few pictures at the model's input size, and the raw outputs that every runtime must repeat."""
+    """A few pictures at the model's input size, and the raw outputs that every runtime must repeat.
+
+    Raises:
+        NotFiniteError: an output is NaN or infinite.
+    """
     files: dict[str, bytes] = {}
     expected: dict[str, F32] = {}
     index = [int(i) for value in (False, True) for i in np.flatnonzero(store.is_anomaly == value)[:GOLDEN_PER_CLASS]]
@@ -95,7 +101,9 @@ def golden_files(runtime: OnnxRuntime, store: PictureStore) -> dict[str, bytes]:
         buffer = BytesIO()
         Image.fromarray(picture[0]).save(buffer, "PNG")
         files[f"golden/{n}.png"] = buffer.getvalue()
-        for output, value in zip(("score", "map", "labels"), runtime.run_arrays(picture), strict=False):
+        outputs = runtime.run_arrays(picture)
+        check_finite(split_outputs(outputs))
+        for output, value in zip(("score", "map", "labels"), outputs, strict=False):
             expected[f"{n}.{output}"] = value
     archive = BytesIO()
     np.savez_compressed(archive, **expected)  # type: ignore[arg-type]

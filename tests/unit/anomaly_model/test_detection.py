@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from anomaly_model.detection import draw_mask, interpret, mask_rows, probability
+from anomaly_model.errors import NotFiniteError
 from anomaly_model.manifest import Decision, Label
 from anomaly_model.runtime import ModelOutputs
 from tests.unit.anomaly_model.test_manifest import SMALL
@@ -32,6 +33,19 @@ def test_confidence_goes_with_the_verdict(score: float) -> None:
 
 def test_probability_is_the_logistic_function() -> None:
     assert probability(1.5, Decision(threshold=0.5, slope=2)) == pytest.approx(1 / (1 + math.exp(-2)))
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("output", ["score", "anomaly map", "labels"])
+def test_what_is_not_finite_is_no_answer(value: float, output: str) -> None:
+    anomaly_map, logits = MAP.copy(), np.zeros((2, 4, 5), np.float32)
+    score = value if output == "score" else 0.0
+    if output == "anomaly map":
+        anomaly_map[2, 3] = value
+    if output == "labels":
+        logits[1, 2, 3] = value
+    with pytest.raises(NotFiniteError, match=rf"{output} is {value}" if output == "score" else rf"1 of \d+ values of the model's {output} are NaN"):
+        interpret(ModelOutputs(score, anomaly_map, logits), SMALL)
 
 
 def test_classification_has_neither_mask_nor_areas() -> None:

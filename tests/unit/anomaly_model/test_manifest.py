@@ -1,14 +1,18 @@
+import math
+from pathlib import Path
+
 import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from anomaly_model.bundle import facts_of
+from anomaly_model.bundle import facts_of, write_bundle
 from anomaly_model.errors import (
     BundleError,
     HashMismatchError,
     MalformedBundleError,
     MissingFileError,
+    NotFiniteError,
     OversizeError,
     UnknownVersionError,
     UnlistedFileError,
@@ -55,6 +59,8 @@ def test_round_trip() -> None:
         ({"format": "1"}, MalformedBundleError),
         ({"surprise": 1}, MalformedBundleError),
         ({"decision": {"threshold": 0, "slope": 0}}, MalformedBundleError),
+        ({"decision": {"threshold": None, "slope": 1}}, MalformedBundleError),
+        ({"decision": {"threshold": 1e39, "slope": 1}}, MalformedBundleError),
         ({"labels": [{"name": "x", "hex_color": "red"}]}, MalformedBundleError),
         ({"files": {"../model.onnx": {"bytes": 1, "sha256": "0" * 64}}}, UnsafePathError),
         ({"files": {"model.onnx": {"bytes": 2**40, "sha256": "0" * 64}}}, OversizeError),
@@ -124,3 +130,23 @@ def test_files_must_match() -> None:
         verify_files(SMALL, {"model.onnx": facts_of(b"modeL")})
     with pytest.raises(UnlistedFileError):
         verify_files(SMALL, {**right, "extra": facts_of(b"")})
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize(
+    ("field", "name"),
+    [
+        ("decision", "decision.threshold"), ("slope", "decision.slope"), ("low", "score_range.low"), ("high", "score_range.high"),
+        ("deciles", r"score_range.normal_deciles\[1\]"), ("labels", "the minimum area of label 'scratch'"),
+    ],
+)  # fmt: skip
+def test_no_bundle_is_written_with_a_number_that_is_none(tmp_path: Path, field: str, name: str, value: float) -> None:
+    changes = {
+        "decision": {"decision": Decision(threshold=value, slope=1)}, "slope": {"decision": Decision(threshold=0, slope=value)},
+        "low": {"score_range": ScoreRange(low=value, high=1)}, "high": {"score_range": ScoreRange(low=0, high=value)},
+        "deciles": {"score_range": ScoreRange(low=0, high=1, normal_deciles=[0.1, value])},
+        "labels": {"labels": [Label(name="scratch", hex_color="#D62728", minimum_area=value)]},
+    }  # fmt: skip
+    with pytest.raises(NotFiniteError, match=f"{name} of this model is {value}"):
+        write_bundle(tmp_path / "bundle", msgspec.structs.replace(SMALL, **changes[field]), {"model.onnx": b"model"})
+    assert list(tmp_path.iterdir()) == []
