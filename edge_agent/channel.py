@@ -1,23 +1,27 @@
 """What the agent and a worker process say to each other: msgpack messages on a socket pair, descriptors beside them.
 
+Each reply carries the number of its request, and a number is never given twice: a reply that was left unread cannot pass for another's.
 Pictures and masks do not pass through the socket: they lie in the client's segment, or in the exchange, an anonymous
 file that both have mapped. No pickling.
 """
 
+import contextlib
 import mmap
 import os
 import socket
 import struct
+from typing import Literal
 
 import msgspec
 
 MESSAGE_BYTES = 256 * 1024
 _REQUEST_BYTES = 256  # four numbers
+_TEXT_CHARS = 4000
 _MASK_OFFSET = 64 * 1024 * 1024
 """In the exchange the picture begins at 0 and the parts of the mask's rows here; untouched pages take no memory."""
 MARKS_OFFSET = 120 * 1024 * 1024
 _EXCHANGE_BYTES = 121 * 1024 * 1024
-_MARK = struct.Struct("<I")
+_MARK = struct.Struct("<Q")
 
 
 def channel_pair() -> tuple[socket.socket, socket.socket]:
@@ -76,15 +80,18 @@ class Exchange:
         return bool(_MARK.unpack_from(self.memory, MARKS_OFFSET + _MARK.size)[0] == number)
 
     def close(self) -> None:
-        """Give the memory back."""
-        self.memory.close()
-        os.close(self.descriptor)
+        """Give the memory back; where something of it is still looked at, when that is over."""
+        descriptor, self.descriptor = self.descriptor, -1
+        if descriptor >= 0:  # never twice: by then the number may be another file's
+            os.close(descriptor)
+        with contextlib.suppress(BufferError):
+            self.memory.close()
 
 
 class DetectRequest(msgspec.Struct, frozen=True):
     """Judge a picture: in the file whose descriptor comes with the message, else in the exchange, from `offset` on.
 
-    `number` is counted by the lane: see `Exchange`.
+    `number` is the agent's, for this request alone, from 1 on: the reply has it, and the marks of `Exchange`.
     """
 
     number: int
@@ -105,6 +112,7 @@ class Answer(msgspec.Struct, frozen=True, tag=True):
     """See `anomaly_model.Detection`.
 
     Attributes:
+        number: of the request.
         mask_rows: distinct rows of the mask that are not white; their parts lie in the exchange. See `anomaly_model.detection.MaskRows`.
         mask_left: bytes from the start of a row to its part.
         mask_length: bytes of a part.
@@ -112,6 +120,7 @@ class Answer(msgspec.Struct, frozen=True, tag=True):
         stages: seconds that reading, preparing, running and interpreting took.
     """
 
+    number: int
     is_anomalous: bool
     confidence: float
     score: float
@@ -136,15 +145,32 @@ class Ready(msgspec.Struct, frozen=True, tag=True):
 class Withdrawn(msgspec.Struct, frozen=True, tag=True):
     """The request was passed over, as nobody wants its answer any more."""
 
+    number: int
+
 
 class Refusal(msgspec.Struct, frozen=True, tag=True):
-    """The request was wrong (`invalid`), or something is wrong with the model or this program."""
+    """There is no answer.
 
+    Attributes:
+        number: of the request; 0 where the model was not loaded.
+        message: why; cut where it is long.
+        fault: what is wrong: the `request`, what the `model` gave, or this `program`.
+    """
+
+    number: int
     message: str
-    invalid: bool
+    fault: Literal["request", "model", "program"]
 
 
-Reply = Answer | Ready | Refusal | Withdrawn
+def refusal(number: int, error: Exception, fault: Literal["request", "model", "program"]) -> Refusal:
+    """What an error becomes. The kind of what nobody foresaw is told too."""
+    text = f"{type(error).__name__}: {error}" if fault == "program" else str(error)
+    return Refusal(number, text[:_TEXT_CHARS], fault)
+
+
+Loaded = Ready | Refusal
+Reply = Answer | Refusal | Withdrawn
+_LOADED = msgspec.msgpack.Decoder(Loaded)
 _REPLY = msgspec.msgpack.Decoder(Reply)
 _REQUEST = msgspec.msgpack.Decoder(DetectRequest)
 _ENCODER = msgspec.msgpack.Encoder()
@@ -157,6 +183,12 @@ def send(channel: socket.socket, message: msgspec.Struct, descriptor: int | None
         socket.send_fds(channel, [data], [descriptor])
     else:
         channel.send(data)
+
+
+def receive_loaded(channel: socket.socket) -> Loaded | None:
+    """What a worker says first; None when it is gone."""
+    data = receive_bytes(channel)
+    return _LOADED.decode(data) if data else None
 
 
 def receive_reply(channel: socket.socket) -> Reply | None:

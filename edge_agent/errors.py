@@ -27,6 +27,10 @@ class WorkerError(LinewatchError):
     """A model's worker process died or did not answer."""
 
 
+class UnsoundModelError(WorkerError):
+    """A model gave something that no verdict can be made of, such as NaN."""
+
+
 class DeadlineError(LinewatchError):
     """The call's deadline was over before a worker was free."""
 

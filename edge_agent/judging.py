@@ -7,7 +7,7 @@ from array import array
 from dataclasses import dataclass
 
 from edge_agent.channel import Answer, Exchange
-from edge_agent.errors import InvalidRequestError
+from edge_agent.errors import CallerGoneError, InvalidRequestError
 from edge_agent.mask import CompactMask, overlap, paint, whiten
 from edge_agent.shared_memory import Segment, read_segment
 from edge_agent.turns import Caller
@@ -48,8 +48,8 @@ def judge(lane: Lane, caller: Caller, width: int, height: int, picture: bytes | 
         nonlocal whitened
         caller.about_to_wait()
         # A client may want the mask in the picture's own place: no white there before the picture was read.
-        if mask is not None and lane.link.makes_masks and not (isinstance(picture, Segment) and overlap(picture, mask)):
-            with contextlib.suppress(OSError):  # painting will meet the same error, and tell the client
+        with contextlib.suppress(OSError):  # painting will meet the same error, and tell the client
+            if mask is not None and lane.link.makes_masks and not (isinstance(picture, Segment) and overlap(picture, mask)):
                 whiten(mask, height, width * 3)
                 whitened = True
 
@@ -65,6 +65,9 @@ def judge(lane: Lane, caller: Caller, width: int, height: int, picture: bytes | 
         case _:
             sent = Picture(width, height, picture)
     answer = lane.ask(sent, caller, timeout_s, meanwhile)
+    remaining = caller.remaining
+    if caller.gone or (remaining is not None and remaining <= 0):  # its segment may have another picture by now
+        raise CallerGoneError("the caller left while its picture was judged")
     answered = time.perf_counter()
     data = None
     if answer.mask_index:

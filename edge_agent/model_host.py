@@ -4,12 +4,11 @@ import contextlib
 import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import structlog
 
-from edge_agent.errors import ExhaustedError, WorkerError, WrongStateError
+from edge_agent.errors import ExhaustedError, UnsoundModelError, WorkerError, WrongStateError
 from edge_agent.judging import Judged, judge
 from edge_agent.memory import available_mib
 from edge_agent.settings import Settings, cpu_shares
@@ -21,6 +20,7 @@ from edge_agent.worker_link import Lane, WorkerGoneError, WorkerLink, exit_text
 log = structlog.get_logger()
 _MINUTE_S = 60.0
 _JOIN_S = 5.0
+_FAILED = "the model is FAILED; start it again"
 
 
 class ModelHost:
@@ -34,7 +34,8 @@ class ModelHost:
         self._replacing = threading.Lock()
         self._links: list[WorkerLink] = []
         self._opening: list[WorkerLink] = []
-        self._crashes: list[float] = []
+        self._unburied: list[WorkerLink] = []
+        self._faults: list[float] = []
         self._crash_count = 0
         self._outcome = "it was being ended"
         self._used = time.monotonic()
@@ -90,20 +91,30 @@ class ModelHost:
 
         Raises:
             WrongStateError: not STOPPED or FAILED.
-            ExhaustedError: too little free memory; the state does not change.
+            ExhaustedError: too little free memory, and the state does not change; or too many threads, and the model is FAILED.
         """
         if self._machine.current[0] in (State.STOPPED, State.FAILED):
             self._require_memory("starting")
         with self._changing:
             state = self._machine.apply(Event.START)
             self._folder, self._dozing = folder, False
-        self._begin(self._load)
+        if not self._begin(self._load):
+            message = "no thread can be started; raise the limit on threads (ulimit -u, or TasksMax), or stop other programs"
+            self._machine.apply(Event.CRASHED, message)
+            self._turns.shut()
+            raise ExhaustedError(f"model {self.component!r}: {message}")
         return state
 
-    def _begin(self, work: Callable[..., object], *arguments: object) -> None:
+    def _begin(self, work: Callable[..., object], *arguments: object) -> bool:
+        """Do something in a thread of its own; returns whether there could be one."""
         thread = threading.Thread(target=work, args=arguments, name=self.component, daemon=True)
+        try:
+            thread.start()
+        except RuntimeError as error:
+            log.error("no thread can be started", model=self.component, reason=str(error))
+            return False
         self._threads = [t for t in self._threads if t.is_alive()] + [thread]
-        thread.start()
+        return True
 
     def _require_memory(self, what: str) -> None:
         free, needed = available_mib(), self._settings.free_mib
@@ -113,31 +124,35 @@ class ModelHost:
                 "another model first, or lower the setting free_mib"
             )
 
-    def _open(self, folder: Path, cpus: list[int]) -> WorkerLink:
-        link = WorkerLink(folder, self._settings, cpus)
-        self._opening.append(link)
-        if self._closing:
-            link.process.kill()
+    def _open(self, folder: Path, shares: list[list[int]]) -> list[WorkerLink]:
+        """Workers, one for each share of processors, that load at the same time; all of them or none."""
+        links: list[WorkerLink] = []
         try:
-            link.load()
+            for share in shares:
+                link = WorkerLink(folder, self._settings, share)
+                self._opening.append(link)
+                links.append(link)
+                if self._closing:
+                    link.process.kill()
+            for link in links:
+                link.load()
+        except BaseException:
+            for link in links:
+                link.end()
+            raise
         finally:
-            self._opening.remove(link)
-        return link
+            for link in links:
+                self._opening.remove(link)
+        return links
 
     def _open_all(self, folder: Path) -> list[WorkerLink]:
-        """As many workers as the setting `concurrency` says, started together; all of them or none."""
-        shares = cpu_shares(self._settings.cpus, self._settings.concurrency)
-        with ThreadPoolExecutor(len(shares)) as pool:
-            opening = [pool.submit(self._open, folder, share) for share in shares]
-        errors = [error for future in opening if (error := future.exception())]
-        if errors:
-            for future in opening:
-                if not future.exception():
-                    future.result().end()
-            raise errors[0]
-        return [future.result() for future in opening]
+        """As many workers as the setting `concurrency` says."""
+        return self._open(folder, cpu_shares(self._settings.cpus, self._settings.concurrency))
 
     def _load(self) -> None:
+        for link in self._unburied:
+            link.end()
+        self._unburied.clear()
         try:
             links = self._open_all(self._folder)
         # Whatever goes wrong becomes the model's status message: the agent itself must not die of a bad model.
@@ -151,7 +166,7 @@ class ModelHost:
                 for link in links:
                     link.end()
                 return
-            self._links, self._used = links, time.monotonic()
+            self._links, self._used = list(links), time.monotonic()
             self._machine.apply(Event.LOADED, _running(links))
             self._turns.offer(_lanes(links))
             self._turns.open()
@@ -180,7 +195,7 @@ class ModelHost:
             with self._changing:
                 serves = self._machine.current[0] is State.RUNNING
                 if serves:
-                    old, self._links, self._folder = self._links, links, folder
+                    old, self._links, self._folder = self._links, list(links), folder
                     self._turns.withdraw(_lanes(old))
                     self._turns.offer(_lanes(links))
                     self._machine.note(_running(links))
@@ -201,13 +216,21 @@ class ModelHost:
 
     def _bury(self, link: WorkerLink) -> None:
         """End a worker that is not used for new calls, when its last one is answered."""
-        self._turns.wait_until_idle(link.lanes, self._settings.call_timeout_s)
+        if not self._turns.wait_until_idle(link.lanes, self._settings.call_timeout_s):
+            link.give_up()  # whoever waits for it is told
+            self._turns.wait_until_idle(link.lanes, _JOIN_S)
         link.end()
+
+    def _may_go_on(self) -> bool:
+        """Count a fault: a worker's death, or an answer that is none. More than the setting `restarts` within a minute are too many."""
+        now = time.monotonic()
+        self._faults = [*(t for t in self._faults if now - t < _MINUTE_S), now]
+        return len(self._faults) <= self._settings.restarts
 
     def _crashed(self, link: WorkerLink, reason: str) -> str:
         """What becomes of a model of which a worker died, for people.
 
-        It is started again, and calls wait for it, unless workers died too often within a minute: then something is wrong
+        It is started again, and calls wait for it, unless there were too many faults within a minute: then something is wrong
         that trying again does not mend, and the model is FAILED.
         """
         with self._changing:
@@ -215,48 +238,72 @@ class ModelHost:
                 return self._outcome  # whoever noticed first has decided
             self._links.remove(link)
             self._turns.withdraw(link.lanes)
-            self._begin(self._bury, link)
-            now = time.monotonic()
-            self._crashes = [*(t for t in self._crashes if now - t < _MINUTE_S), now]
             self._crash_count += 1
-            again = len(self._crashes) <= self._settings.restarts
-            outcome = "it is being started again" if again else "the model is FAILED; start it again"
-            self._outcome = outcome
-            log.error("worker died", model=self.component, reason=reason, outcome=outcome)
+            again = self._may_go_on()
+            outcome = "it is being started again" if again else _FAILED
             if again and self._links:
                 self._machine.note(f"{reason}; {outcome}")
-                self._begin(self._add_worker)
-                return outcome
-            others, self._links = self._links, []
-            for other in others:
-                self._turns.withdraw(other.lanes)
-                self._begin(self._bury, other)
-            self._machine.apply(Event.CRASHED, f"{reason}; {outcome}")
-            if again:
+                again = self._begin(self._stand_in, link, self._links)
+            elif again:
+                self._links = []  # another list: those that stand in for the dead of this one are not wanted any more
+                self._machine.apply(Event.CRASHED, f"{reason}; {outcome}")
                 self._machine.apply(Event.START, f"{reason}; {outcome}")
-                self._begin(self._load)
-            else:
-                self._turns.shut()
+                again = self._begin(self._start_again, link)
+            if not again:
+                outcome = _FAILED
+                self._fail(Event.CRASHED, f"{reason}; {outcome}", link)
+            self._outcome = outcome
+            log.error("worker died", model=self.component, reason=reason, outcome=outcome)
             return outcome
 
-    def _add_worker(self) -> None:
-        """In place of one that died while others serve."""
+    def _unsound(self, link: WorkerLink, reason: str) -> str:
+        """What becomes of a model that gave no answer, for people: too many such faults within a minute, and it is FAILED."""
+        with self._changing:
+            if link not in self._links or self._machine.current[0] is not State.RUNNING:
+                return self._outcome
+            outcome = "it goes on" if self._may_go_on() else _FAILED
+            self._outcome = outcome
+            log.error("no answer can be made of what the model gave", model=self.component, reason=reason, outcome=outcome)
+            if outcome is _FAILED:
+                self._fail(Event.UNSOUND, f"{reason}; {outcome}")
+            else:
+                self._machine.note(f"{reason}; {outcome}")
+            return outcome
+
+    def _fail(self, event: Event, message: str, *dead: WorkerLink) -> None:
+        """Serve no more; callers that wait are told, and calls that workers have are answered."""
+        self._machine.apply(event, message)
+        links, self._links = self._links, []
+        self._turns.withdraw(_lanes(links))
+        self._turns.shut()
+        for link in [*links, *dead]:
+            if not self._begin(self._bury, link):
+                link.give_up()
+                self._unburied.append(link)
+
+    def _start_again(self, dead: WorkerLink) -> None:
+        self._load()
+        self._bury(dead)
+
+    def _stand_in(self, dead: WorkerLink, survivors: list[WorkerLink]) -> None:
+        """In place of a worker that died while others serve, on its processors."""
         try:
-            link = self._open(self._folder, [])
+            [link] = self._open(self._folder, [dead.cpus])
         except Exception as error:
             log.error("worker failed to start", model=self.component, reason=str(error))
             self._machine.note(f"running on fewer workers than concurrency says: {error}")
-            return
-        with self._changing:
-            serves = self._machine.current[0] is State.RUNNING
-            if serves:
-                self._links.append(link)
-                self._turns.offer(link.lanes)
-                self._machine.note(_running(self._links))
-        if serves:
-            self._begin(self._watch, link)
         else:
-            link.end()
+            with self._changing:
+                serves = self._links is survivors  # not stopped, nor another version, meanwhile
+                if serves:
+                    self._links.append(link)
+                    self._turns.offer(link.lanes)
+                    self._machine.note(_running(self._links))
+            if serves:
+                self._begin(self._watch, link)
+            else:
+                link.end()
+        self._bury(dead)
 
     def stop(self, *, dozing: bool = False) -> State:
         """Wait for the running calls, end the workers, and return when their memory is back: STOPPED.
@@ -290,6 +337,8 @@ class ModelHost:
     def shut_down(self) -> None:
         """End the workers whatever the state; for the end of the agent, when the time that running calls had is over."""
         self._closing = True
+        for link in self._unburied:
+            link.end()
         for link in [*self._opening, *(link for link in self._links if self._turns.uses(link.lanes))]:
             link.process.kill()
         with contextlib.suppress(WrongStateError):
@@ -309,6 +358,7 @@ class ModelHost:
             WrongStateError: not RUNNING. ExhaustedError: the queue is full. InvalidRequestError: the picture was refused.
             DeadlineError, CallerGoneError: nobody waits for the answer any more.
             WorkerError: the worker died or did not answer; see `_crashed` for what follows.
+            UnsoundModelError: what the model gave is no answer; see `_unsound`.
         """
         begun = self._used = time.monotonic()
         if self._dozing:
@@ -324,7 +374,9 @@ class ModelHost:
                         outcome = self._crashed(lane.link, f"the worker process {error}")
                         if not error.begun:
                             continue
-                        raise WorkerError(f"model {self.component!r}: the worker process {error}; {outcome}") from None
+                        raise WorkerError(f"model {self.component!r}: the worker process {error}; {outcome}") from error.__cause__
+                    except UnsoundModelError as error:
+                        raise UnsoundModelError(f"model {self.component!r}: {error}; {self._unsound(lane.link, str(error))}") from None
                 return Judged(judged.answer, judged.mask, (waited, *judged.seconds))
             finally:
                 self._used = time.monotonic()

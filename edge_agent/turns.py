@@ -36,6 +36,9 @@ class _OfLink(Protocol):
     @property
     def link(self) -> object: ...
 
+    @property
+    def broken(self) -> bool: ...
+
 
 Lane = TypeVar("Lane", bound=_OfLink)
 
@@ -51,7 +54,7 @@ class Turns(Generic[Lane]):
     """Free lanes to workers, and those who wait for one.
 
     A lane is what one call at a time goes through; its `link` is the worker at the other end. Of the free lanes the one is taken
-    whose worker has the fewest calls.
+    whose worker has the fewest calls. One that is `broken` when it is given back is not offered again.
     """
 
     def __init__(self, name: str, queue: int, patience_s: float, closed: Callable[[], LinewatchError]) -> None:
@@ -98,13 +101,16 @@ class Turns(Generic[Lane]):
             yield lane
         finally:
             with self._changed:
-                self._busy.remove(lane)
-                if lane in self._leaving:
-                    self._leaving.remove(lane)
-                else:
-                    self._free.append(lane)
-                    self._call_next()
-                self._changed.notify_all()
+                self._give_back(lane)
+
+    def _give_back(self, lane: Lane) -> None:
+        self._busy.remove(lane)
+        if lane in self._leaving:
+            self._leaving.remove(lane)
+        elif not lane.broken:
+            self._free.append(lane)
+            self._call_next()
+        self._changed.notify_all()
 
     def _take(self, caller: Caller) -> Lane:
         with self._changed:
@@ -118,10 +124,18 @@ class Turns(Generic[Lane]):
                 )
             ticket: _Ticket[Lane] = _Ticket()
             self._waiting.append(ticket)
-        caller.about_to_wait()
-        caller.when_gone(ticket.called.set)
-        remaining = caller.remaining
-        ticket.called.wait(self._patience_s if remaining is None else max(0.0, min(remaining, self._patience_s)))
+        try:
+            caller.about_to_wait()
+            caller.when_gone(ticket.called.set)
+            remaining = caller.remaining
+            ticket.called.wait(self._patience_s if remaining is None else max(0.0, min(remaining, self._patience_s)))
+        except BaseException:
+            with self._changed:
+                if ticket in self._waiting:
+                    self._waiting.remove(ticket)
+                elif ticket.lane is not None:  # nobody else would give it back
+                    self._give_back(ticket.lane)
+            raise
         with self._changed:
             if ticket.lane is not None:
                 return ticket.lane

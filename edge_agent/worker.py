@@ -19,7 +19,7 @@ import numpy as np
 
 from anomaly_model.bundle import Bundle, open_bundle
 from anomaly_model.detection import interpret, mask_rows, strongest_label
-from anomaly_model.errors import LinewatchError, PictureError
+from anomaly_model.errors import LinewatchError, NotFiniteError, PictureError
 from anomaly_model.manifest import GOLDEN_NAME
 from anomaly_model.parity import ParityError, compare, golden_inputs
 from anomaly_model.picture import check_size, wrap_rgb888
@@ -31,10 +31,10 @@ from edge_agent.channel import (
     DetectRequest,
     Exchange,
     Ready,
-    Refusal,
     Reply,
     Withdrawn,
     receive_request,
+    refusal,
     send,
 )  # fmt: skip
 from edge_agent.confinement import limit_resources, refuse_system_calls
@@ -79,7 +79,7 @@ class Worker:
     def answer(self, request: DetectRequest, descriptor: int | None, exchange: Exchange) -> Answer | Withdrawn:
         """Read the picture, judge it, put the mask's distinct rows into the exchange."""
         if exchange.withdrawn(request.number):
-            return Withdrawn()
+            return Withdrawn(request.number)
         exchange.begin(request.number)
         begun = time.perf_counter()
         check_size(request.width, request.height)
@@ -107,8 +107,9 @@ class Worker:
         areas = [Area(a.name, a.hex_color, a.area) for a in detection.areas]
         stages = (reading, ready - begun - reading, ran - ready, time.perf_counter() - ran)
         return Answer(
-            detection.is_anomalous, detection.confidence, detection.score, detection.threshold, areas, rows, left, length, index, stages
-        )
+            request.number, detection.is_anomalous, detection.confidence, detection.score, detection.threshold, areas, rows, left, length,
+            index, stages,
+        )  # fmt: skip
 
 
 class _Reader:
@@ -146,9 +147,11 @@ def serve(lanes: dict[int, tuple[socket.socket, Exchange]], worker: Worker) -> N
             try:
                 reply = worker.answer(request, descriptor, exchange)
             except (PictureError, InvalidRequestError) as error:
-                reply = Refusal(str(error), invalid=True)
+                reply = refusal(request.number, error, "request")
+            except NotFiniteError as error:
+                reply = refusal(request.number, error, "model")
             except (LinewatchError, OSError, RuntimeError, ValueError) as error:
-                reply = Refusal(f"{type(error).__name__}: {error}", invalid=False)
+                reply = refusal(request.number, error, "program")
             finally:
                 if descriptor is not None:
                     os.close(descriptor)
@@ -197,7 +200,7 @@ def main(argument: str) -> int:
             confined = _confine(options, runtime)
         # Whatever stops a model from loading is told to the agent, which shows it as the model's status message.
         except Exception as error:
-            send(first, Refusal(f"{type(error).__name__}: {error}"[:4000], invalid=False))
+            send(first, refusal(0, error, "program"))
             return 1
         gc.collect()
         gc.freeze()

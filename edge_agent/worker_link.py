@@ -1,6 +1,7 @@
 """A worker process, seen from the agent: started, asked, ended."""
 
 import contextlib
+import itertools
 import os
 import signal
 import subprocess
@@ -12,12 +13,29 @@ from typing import Literal
 
 import msgspec
 
-from edge_agent.channel import Answer, DetectRequest, Exchange, Ready, Refusal, Withdrawn, channel_pair, receive_reply, send
-from edge_agent.errors import CallerGoneError, InvalidRequestError, WorkerError
+from anomaly_model.errors import LinewatchError
+from edge_agent.channel import (
+    Answer,
+    DetectRequest,
+    Exchange,
+    Loaded,
+    Ready,
+    Refusal,
+    Reply,
+    Withdrawn,
+    channel_pair,
+    receive_loaded,
+    receive_reply,
+    send,
+)  # fmt: skip
+from edge_agent.errors import CallerGoneError, InvalidRequestError, UnsoundModelError, WorkerError
 from edge_agent.settings import Settings
 from edge_agent.turns import Caller
 
 _END_S = 5
+_NUMBERS = itertools.count(1)
+"""Of requests, for all lanes of this process together."""
+_ERRORS: dict[str, type[LinewatchError]] = {"request": InvalidRequestError, "model": UnsoundModelError, "program": WorkerError}
 LANES = 2
 """To each worker: while it judges one picture the next one's request is there already, so that it never waits for the agent."""
 
@@ -26,7 +44,7 @@ class WorkerGoneError(WorkerError):
     """The worker died, or was ended as it did not answer.
 
     Attributes:
-        begun: whether it had begun with this call, or nobody should wait for another.
+        begun: whether this call may have been its end; a call that was not can go to another worker.
     """
 
     def __init__(self, message: str, *, begun: bool) -> None:
@@ -71,59 +89,87 @@ class Lane:
     def __init__(self, link: "WorkerLink") -> None:
         self.link, self.exchange = link, Exchange()
         self._channel, self.theirs = channel_pair()
-        self._number, self._asked = 0, False
+        self._number = 0  # of the request that the worker has; 0 when it has none from here
 
     @property
     def worker_is_busy(self) -> bool:
         """Whether the worker has a picture from another lane, and would begin with one from here later."""
-        return any(lane._asked for lane in self.link.lanes if lane is not self)
+        return any(lane._number for lane in self.link.lanes if lane is not self)
 
-    def wait(self, seconds: float) -> Answer | Ready | Refusal | Withdrawn | None:
-        """The next reply; None when the worker is gone.
+    @property
+    def broken(self) -> bool:
+        """Whether no call may go through here any more."""
+        return self.link.broken
+
+    def wait_until_loaded(self, seconds: float) -> Loaded | None:
+        """What the worker says first; None when it is gone.
 
         Raises:
-            TimeoutError: none came.
+            TimeoutError: nothing came.
         """
         self._channel.settimeout(seconds)
-        return receive_reply(self._channel)
+        return receive_loaded(self._channel)
 
     def ask(self, picture: Picture, caller: Caller, timeout_s: float, meanwhile: Callable[[], None]) -> Answer:
         """Send a request, do something else, and wait for the answer.
 
         Raises:
             InvalidRequestError: the picture was refused. WorkerError: judging it failed.
+            UnsoundModelError: what the model gave is no answer.
             CallerGoneError: the caller left before the worker began. WorkerGoneError: there is no worker any more.
         """
-        self._number = number = self._number % 0xFFFFFFFF + 1
+        number = next(_NUMBERS)
         if picture.data is not None:
             self.exchange.picture(len(picture.data))[:] = picture.data
-        caller.when_gone(lambda: self._withdraw(number))
-        reply, reason, late = None, "died while it judged a picture", False
-        self._asked = True
+        self._number = number
         try:
-            send(self._channel, DetectRequest(number, picture.width, picture.height, picture.offset), picture.descriptor)
-            meanwhile()
-            reply = self.wait(timeout_s)
-        except TimeoutError:
-            reason, late = f"did not answer within {timeout_s:g} s", True
-            self.link.process.kill()
-        except OSError:
-            pass  # the worker is gone: told below
+            caller.when_gone(lambda: self._withdraw(number))
+            reply = self._converse(DetectRequest(number, picture.width, picture.height, picture.offset), picture.descriptor, timeout_s, meanwhile)
         finally:
-            self._asked = False
+            self._number = 0
         match reply:
             case Answer():
                 return reply
             case Withdrawn():
                 raise CallerGoneError("the caller left before its picture was judged")
-            case Refusal(message, invalid):
-                raise InvalidRequestError(message) if invalid else WorkerError(message)
-            case _:
-                raise WorkerGoneError(reason, begun=late or self.exchange.begun(number))
+            case Refusal(_, message, fault):
+                raise _ERRORS[fault](message)
+
+    def _converse(self, request: DetectRequest, descriptor: int | None, timeout_s: float, meanwhile: Callable[[], None]) -> Reply:
+        """The reply to this request, and to no other: whatever goes wrong in between ends the worker, as its reply would wait for the next call."""
+        reply = None
+        try:
+            if self._send(request, descriptor):
+                meanwhile()
+                self._channel.settimeout(timeout_s)
+                reply = receive_reply(self._channel)
+            if reply is not None and reply.number != request.number:
+                raise WorkerError(f"reply {reply.number} came to request {request.number}")
+        except BaseException as error:
+            self.link.give_up(self)
+            if not isinstance(error, Exception):
+                raise
+            late = isinstance(error, TimeoutError)
+            reason = f"did not answer within {timeout_s:g} s" if late else f"was ended, as a call to it broke off ({type(error).__name__}: {error})"
+            raise WorkerGoneError(reason, begun=True) from error
+        if reply is None:
+            self.link.give_up()
+            begun = self.exchange.begun(request.number) and self.link.given_up_by in (None, self)
+            raise WorkerGoneError("died while it judged a picture", begun=begun)
+        return reply
+
+    def _send(self, request: DetectRequest, descriptor: int | None) -> bool:
+        try:
+            send(self._channel, request, descriptor)
+        except ConnectionError:
+            return False
+        return True
 
     def _withdraw(self, number: int) -> None:
-        with contextlib.suppress(ValueError):  # closed by now
-            self.exchange.withdraw(number)
+        """A caller may go at any time, and its lane may have another's call by then."""
+        if number == self._number:
+            with contextlib.suppress(ValueError):  # closed by now
+                self.exchange.withdraw(number)
 
     def hang_up(self) -> None:
         """The worker ends when it reads this on all its lanes."""
@@ -141,6 +187,9 @@ class WorkerLink:
         makes_masks: whether its answers come with masks.
         version: of the model.
         unconfined: why it kept what workers give up; empty when it did give it up.
+        cpus: processors that it may use; empty means any.
+        broken: whether it is gone, or was ended; nothing goes through its lanes any more.
+        given_up_by: the lane for whose call's sake it was ended.
     """
 
     def __init__(self, folder: Path, settings: Settings, cpus: list[int]) -> None:
@@ -149,7 +198,9 @@ class WorkerLink:
         Raises:
             WorkerError: no process can be started.
         """
-        self.folder, self._settings = folder, settings
+        self.folder, self.cpus, self._settings = folder, cpus, settings
+        self.broken = False
+        self.given_up_by: Lane | None = None
         self.runtime, self.makes_masks, self.unconfined, self.version = "", False, "", ""
         self.lanes = [Lane(self) for _ in range(LANES)]
         options = WorkerOptions(
@@ -187,18 +238,23 @@ class WorkerLink:
 
     def _wait_until_ready(self) -> Ready:
         try:
-            reply = self.lanes[0].wait(self._settings.start_timeout_s)
+            reply = self.lanes[0].wait_until_loaded(self._settings.start_timeout_s)
         except TimeoutError:
             self.process.kill()
             raise WorkerError(f"the model did not load within {self._settings.start_timeout_s} s") from None
         match reply:
             case Ready():
                 return reply
-            case Refusal(message):
+            case Refusal(_, message):
                 raise WorkerError(message)
             case _:
                 code = self.process.wait(self._settings.call_timeout_s)
                 raise WorkerError(f"the worker process ended while loading ({exit_text(code)})")
+
+    def give_up(self, lane: Lane | None = None) -> None:
+        """End the process, whatever its lanes have; see `given_up_by`."""
+        self.broken, self.given_up_by = True, self.given_up_by or lane
+        self.process.kill()
 
     def end(self) -> None:
         """End the process and give its memory back. Nobody uses its lanes any more."""
@@ -214,8 +270,7 @@ class WorkerLink:
     def _close(self) -> None:
         for lane in self.lanes:
             lane.hang_up()
-            with contextlib.suppress(OSError, ValueError):
-                lane.exchange.close()
+            lane.exchange.close()
 
 
 def _group_of(user: str) -> int:

@@ -96,8 +96,8 @@ def begun(worker: int) -> bytes:
     for path in sorted(Path(f"/proc/{worker}/fd").iterdir()):
         if "linewatch-exchange" in str(path.readlink()):
             with path.open("rb") as memory:
-                memory.seek(MARKS_OFFSET + 4)
-                marks += memory.read(4)
+                memory.seek(MARKS_OFFSET + 8)
+                marks += memory.read(8)
     return marks
 
 

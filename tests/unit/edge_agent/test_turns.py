@@ -14,6 +14,7 @@ from tests.callers import Patient
 @dataclass(eq=False)
 class Lane:
     link: object = field(default_factory=object)
+    broken: bool = False
 
 
 def opened(*lanes: Lane, queue: int = 2, patience_s: float = 5) -> Turns[Lane]:
