@@ -79,8 +79,12 @@ class AgentClient:
     def close(self) -> None:
         """Close the connection and unlink the shared memory."""
         self._channel.close()
-        if self._frame:
-            self._frame.close()
+        self._drop_frame()
+
+    def _drop_frame(self) -> None:
+        frame, self._frame = self._frame, None
+        if frame is not None:
+            frame.close()
 
     def call(self, name: str, request: Any) -> Any:
         """Make one of the service's calls, by its name.
@@ -167,7 +171,11 @@ class AgentClient:
             request.anomaly_mask_params.shared_memory_handle.CopyFrom(
                 pb.SharedMemoryHandle(name=self._frame.name, size=size, offset=size)
             )
-        result = self.call("DetectAnomalies", request).detect_anomaly_result
+        try:
+            result = self.call("DetectAnomalies", request).detect_anomaly_result
+        except BaseException:
+            self._drop_frame()  # the agent may still be at it: what it writes late must not lie in the next picture's frame
+            raise
         mask = None
         if result.HasField("anomaly_mask"):
             if transport == "bytes":

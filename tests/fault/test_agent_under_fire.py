@@ -21,6 +21,7 @@ from edge_agent.http2.frames import PREFACE, FrameType, frame, settings_frame
 from edge_agent.protos import edge_agent_pb2 as pb
 from edge_agent.states import State
 from linewatch.demo import running_agent
+from tests.clock import jumping_clock
 from tests.contract.test_agent_calls import running_agent_with
 from tests.processes import agent_pid, worker_pids
 
@@ -258,36 +259,9 @@ def test_sigterm_under_load_answers_every_call_that_was_accepted(models: Path) -
         assert not [pid for pid in workers if Path(f"/proc/{pid}").exists()]
 
 
-CLOCK = """
-#define _GNU_SOURCE
-#include <dlfcn.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <time.h>
-#include <sys/time.h>
-/* The wall clock jumps by what a file says; the monotonic clock does not. */
-static long jump(void) {
-  FILE *f = fopen(getenv("JUMP_FILE"), "r");
-  long s = 0;
-  if (f) { if (fscanf(f, "%ld", &s) != 1) s = 0; fclose(f); }
-  return s;
-}
-int clock_gettime(clockid_t id, struct timespec *t) {
-  static int (*real)(clockid_t, struct timespec *);
-  if (!real) real = dlsym(RTLD_NEXT, "clock_gettime");
-  int r = real(id, t);
-  if (!r && (id == CLOCK_REALTIME || id == CLOCK_REALTIME_COARSE)) t->tv_sec += jump();
-  return r;
-}
-"""
-
-
 def test_a_clock_that_jumps_changes_no_answer_and_no_order(models: Path, tmp_path: Path) -> None:
-    source, library, jump = tmp_path / "clock.c", tmp_path / "clock.so", tmp_path / "jump"
-    source.write_text(CLOCK)
-    subprocess.run(["gcc", "-shared", "-fPIC", "-O1", str(source), "-o", str(library), "-ldl"], check=True)
-    jump.write_text("0")
-    settings = {"LD_PRELOAD": str(library), "JUMP_FILE": str(jump), "LINEWATCH_AGENT_RESULTS": "all",
+    jump, environment = jumping_clock(tmp_path)
+    settings = {**environment, "LINEWATCH_AGENT_RESULTS": "all",
                 "LINEWATCH_AGENT_SPOOL": str(tmp_path / "spool"), "LINEWATCH_AGENT_MQTT": "mqtt://127.0.0.1:1",
                 "LINEWATCH_AGENT_CALL_TIMEOUT_S": "5"}  # fmt: skip
     with running_agent_with(models, **settings) as address, AgentClient(address) as client:
