@@ -129,14 +129,22 @@ class EdgeAgentService:
                 wrap_rgb888(pixels, width, height)
                 picture = pixels
             else:
-                needed = _picture_bytes(width, height)
-                picture = stack.enter_context(_segment(bitmap.shared_memory_handle, needed, call.peer, writable=False))
+                picture = stack.enter_context(self._segment(bitmap.shared_memory_handle, width, height, call.peer, writable=False))
             handle = _mask_handle(params)
             mask = None
             if handle is not None:
-                mask = stack.enter_context(_segment(handle, _picture_bytes(width, height), call.peer, writable=True))
+                mask = stack.enter_context(self._segment(handle, width, height, call.peer, writable=True))
             judged = host.detect(call, width, height, picture, mask)
         return _response(judged.answer, width, height, judged.mask, handle), judged
+
+    @contextlib.contextmanager
+    def _segment(self, handle: Any, width: int, height: int, peer: Peer, *, writable: bool) -> Iterator[Segment]:
+        check_size(width, height)
+        if peer.uid is None:
+            raise SharedMemoryError("shared memory is for callers on this machine, over the Unix socket; send byte_data")
+        with open_segment(handle.name, handle.size, handle.offset, rows=(width * 3, height), caller=peer.uid, writable=writable,
+                          padded=self._agent.settings.row_padding == "4") as segment:  # fmt: skip
+            yield segment
 
     def _start_model(self, request: Any, call: Call) -> Any:
         call.about_to_wait()
@@ -161,19 +169,6 @@ def _status(error: LinewatchError) -> Status:
 
 def _snake(name: str) -> str:
     return "".join(f"_{c.lower()}" if c.isupper() else c for c in name).lstrip("_")
-
-
-@contextlib.contextmanager
-def _segment(handle: Any, needed: int, peer: Peer, *, writable: bool) -> Iterator[Segment]:
-    if peer.uid is None:
-        raise SharedMemoryError("shared memory is for callers on this machine, over the Unix socket; send byte_data")
-    with open_segment(handle.name, handle.size, handle.offset, needed=needed, caller=peer.uid, writable=writable) as segment:
-        yield segment
-
-
-def _picture_bytes(width: int, height: int) -> int:
-    check_size(width, height)
-    return width * height * 3
 
 
 def _mask_handle(params: Any) -> Any | None:
