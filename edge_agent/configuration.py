@@ -9,10 +9,10 @@ from anomaly_model.settings import SettingsError
 from edge_agent.settings import Settings
 
 LIVE = frozenset({
-    "autostart", "restarts", "rescan_s", "idle_stop_s", "other_sizes", "concurrency", "threads", "cpus", "queue", "worker_user", "worker_mib",
-    "confine",
-    "start_timeout_s", "call_timeout_s", "free_mib", "log_calls", "runtime", "measured", "results", "results_keep", "results_local_topic",
-    "results_iot_topic", "mqtt", "mqtt_topic", "mqtt_ca", "mqtt_certificate", "mqtt_key", "mqtt_user", "stop_grace_s",
+    "autostart", "restarts", "removal_s", "rescan_s", "idle_stop_s", "other_sizes", "row_padding", "concurrency", "threads", "cpus", "queue",
+    "worker_user", "worker_mib", "confine", "start_timeout_s", "call_timeout_s", "free_mib", "log_calls", "runtime", "measured", "results",
+    "results_keep", "results_local_topic", "results_iot_topic", "mqtt", "mqtt_topic", "mqtt_ca", "mqtt_certificate", "mqtt_key", "mqtt_user",
+    "stop_grace_s",
 })  # fmt: skip
 """Settings that take effect while the agent runs; those of workers at a model's next start."""
 _FOR_THE_INSTALLER = frozenset({"Python", "accessControl"})

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from edge_agent.channel import Answer, Exchange
 from edge_agent.errors import CallerGoneError, InvalidRequestError
 from edge_agent.mask import CompactMask, overlap, paint, whiten
-from edge_agent.shared_memory import Segment, read_segment
+from edge_agent.shared_memory import Segment, read_rows, read_segment
 from edge_agent.turns import Caller
 from edge_agent.worker_link import Lane, Picture
 
@@ -41,7 +41,7 @@ def judge(lane: Lane, caller: Caller, width: int, height: int, picture: bytes | 
         InvalidRequestError: the picture was refused, or the mask's segment cannot be written.
         WorkerError, CallerGoneError: see `Lane.ask`.
     """
-    whitened = False
+    whitened, mask_stride = False, mask.stride if mask is not None else width * 3
     begun = time.perf_counter()
 
     def meanwhile() -> None:
@@ -50,11 +50,15 @@ def judge(lane: Lane, caller: Caller, width: int, height: int, picture: bytes | 
         # A client may want the mask in the picture's own place: no white there before the picture was read.
         with contextlib.suppress(OSError):  # painting will meet the same error, and tell the client
             if mask is not None and lane.link.makes_masks and not (isinstance(picture, Segment) and overlap(picture, mask)):
-                whiten(mask, height, width * 3)
+                whiten(mask, height, mask_stride)
                 whitened = True
 
     reading = 0.0
     match picture:
+        case Segment(stride=stride) if stride != width * 3:
+            read_rows(picture, lane.exchange.picture(width * height * 3), width * 3)
+            reading = time.perf_counter() - begun
+            sent = Picture(width, height, None)
         case Segment(descriptor, offset) if lane.worker_is_busy:
             # This thread would wait for the worker anyhow: a picture less that the worker has to read.
             read_segment(descriptor, lane.exchange.picture(width * height * 3), offset)
@@ -71,7 +75,7 @@ def judge(lane: Lane, caller: Caller, width: int, height: int, picture: bytes | 
     answered = time.perf_counter()
     data = None
     if answer.mask_index:
-        compact = _read_mask(lane.exchange, answer, width * 3)
+        compact = _read_mask(lane.exchange, answer, mask_stride)
         if mask is None:
             data = compact.to_bytes()
         else:
@@ -87,6 +91,7 @@ def judge(lane: Lane, caller: Caller, width: int, height: int, picture: bytes | 
 
 
 def _read_mask(exchange: Exchange, answer: Answer, row_bytes: int) -> CompactMask:
+    """What pads rows is white."""
     data = exchange.mask()
     length, right = answer.mask_length, row_bytes - answer.mask_left - answer.mask_length
     before, behind = b"\xff" * answer.mask_left, b"\xff" * right

@@ -33,13 +33,17 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
         measured: folder of measurements by `linewatch doctor --record`; empty for none.
         trusted_keys: public key, or folder of public keys (*.pub), of which one must have signed a model; empty asks for none.
         autostart: models to start without a client's word, by component name, with commas between.
-        restarts: times in a minute that a model whose worker died is started again by itself; 0 never.
+        restarts: times in a minute that a model whose worker died is started again by itself, or goes on after an answer that was not
+            finite; 0 never.
+        removal_s: seconds after which a running model that is not installed any more is stopped and forgotten; an update takes less.
         rescan_s: seconds between looks for new versions of running models and for models to start; 0 never looks.
         idle_stop_s: seconds without a call after which a model's memory is given back until the next one; 0 never.
         concurrency: pictures of one model that are judged at a time, each by a worker process of its own.
         threads: CPU threads for one picture.
         cpus: processors for workers, such as 2-5 or 0,2: each worker gets its share of them; empty leaves that to the kernel.
         other_sizes: what becomes of pictures of another size than the training's: resize, or refuse.
+        row_padding: rows of pictures and masks in shared memory: refuse takes them without padding only; 4 also those padded to four bytes,
+            which GStreamer makes.
         queue: calls that may wait for one model; the next one is answered RESOURCE_EXHAUSTED.
         worker_user: user that workers run as, where the agent may change users; empty for the agent's own.
         worker_mib: address space of a worker; 0 for no limit.
@@ -80,12 +84,14 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     trusted_keys: str = ""
     autostart: str = ""
     restarts: Annotated[int, msgspec.Meta(ge=0)] = 3
+    removal_s: Annotated[int, msgspec.Meta(ge=0)] = 60
     rescan_s: Annotated[int, msgspec.Meta(ge=0)] = 2
     idle_stop_s: Annotated[int, msgspec.Meta(ge=0)] = 0
     concurrency: Annotated[int, msgspec.Meta(ge=1, le=64)] = 1
     threads: _Positive = 1
     cpus: Annotated[str, msgspec.Meta(pattern=r"^([0-9]{1,4}(-[0-9]{1,4})?(,[0-9]{1,4}(-[0-9]{1,4})?)*)?$")] = ""
     other_sizes: Literal["resize", "refuse"] = "resize"
+    row_padding: Literal["refuse", "4"] = "refuse"
     queue: _Positive = 8
     worker_user: str = ""
     worker_mib: Annotated[int, msgspec.Meta(ge=0)] = 4096

@@ -123,6 +123,7 @@ def test_bad_shared_memory(client: AgentClient, frame: SharedFrame) -> None:
             "reaches to": shared(frame.name, size, offset=2**64 - 1),
             "symbolic link": shared(link.name, size),
             "picture needs 1080000": shared(frame.name, 2 * size, width=600, height=600),
+            "not of the segment": shared(frame.name, 2 * size),
         }
         for words, request in cases.items():
             error = refused(client, "DetectAnomalies", request)
@@ -137,6 +138,44 @@ def test_a_segment_that_grows_between_calls(client: AgentClient, frame: SharedFr
     for side in (64, 400, 128):
         frame.write(np.zeros((side, side, 3), np.uint8))
         client.call("DetectAnomalies", shared(frame.name, side * side * 3, width=side, height=side))
+
+
+def padded(picture: np.ndarray) -> bytes:
+    """Rows padded to four bytes."""
+    rows = picture.reshape(len(picture), -1)
+    return np.pad(rows, ((0, 0), (0, -rows.shape[1] % 4)), constant_values=77).tobytes()
+
+
+def test_rows_that_are_padded_are_refused_or_taken_as_such(models: Path, parts: Path) -> None:
+    picture = np.ascontiguousarray(read_picture(min((parts / "test" / "anomaly").iterdir()))[:190, :254])
+    frame = SharedFrame()
+    try:
+        frame.write(np.zeros((190, 256, 3), np.uint8))
+        stride, size = 764, 764 * 190
+        (SEGMENTS / frame.name).write_bytes(padded(picture) + bytes(size))
+        request = shared(frame.name, size, width=254, height=190)
+        request.anomaly_mask_params.shared_memory_handle.CopyFrom(pb.SharedMemoryHandle(name=frame.name, size=size, offset=size))
+        mixed = shared(frame.name, size, width=254, height=190)
+        mixed.anomaly_mask_params.shared_memory_handle.CopyFrom(pb.SharedMemoryHandle(name=frame.name, size=762 * 190, offset=size))
+        with running_agent(models) as address, AgentClient(address) as client:
+            client.wait_until_listening(30)
+            client.start("parts")
+            error = refused(client, "DetectAnomalies", request)
+            assert (error.code, "row_padding" in str(error)) == ("INVALID_ARGUMENT", True)
+        with running_agent_with(models, LINEWATCH_AGENT_ROW_PADDING="4") as address, AgentClient(address) as client:
+            client.wait_until_listening(30)
+            client.start("parts")
+            expected, mask = client.detect(picture, "parts")
+            assert mask is not None
+            assert client.call("DetectAnomalies", request).detect_anomaly_result.anomaly_score == expected.anomaly_score
+            written = (SEGMENTS / frame.name).read_bytes()[size:]
+            rows = np.frombuffer(written, np.uint8).reshape(190, stride)
+            assert (rows[:, :762].reshape(190, 254, 3) == mask).all()
+            assert client.call("DetectAnomalies", mixed).detect_anomaly_result.anomaly_score == expected.anomaly_score
+            packed = (SEGMENTS / frame.name).read_bytes()[size : size + 762 * 190]
+            assert packed == mask.tobytes(), "each handle says how its own rows lie"
+    finally:
+        frame.close()
 
 
 def test_mask_handles(client: AgentClient, frame: SharedFrame) -> None:

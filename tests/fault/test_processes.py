@@ -185,7 +185,7 @@ def test_a_full_shared_memory_refuses_the_mask_and_keeps_the_model(models: Path,
         deadline = time.monotonic() + 30
         while host.status[0] is State.STARTING and time.monotonic() < deadline:
             time.sleep(0.02)
-        with open_segment(frame.name, BLANK.nbytes, BLANK.nbytes, needed=BLANK.nbytes, caller=os.getuid(), writable=True) as mask:
+        with open_segment(frame.name, BLANK.nbytes, BLANK.nbytes, rows=(BLANK.nbytes, 1), caller=os.getuid(), writable=True) as mask:
             with monkeypatch.context() as patch:
                 patch.setattr("edge_agent.mask.os.pwritev", full)
                 with pytest.raises(InvalidRequestError, match="No space left"):

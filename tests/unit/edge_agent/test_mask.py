@@ -28,7 +28,7 @@ def test_painting_equals_the_whole_mask(index: list[int], whitened: bool) -> Non
     try:
         size = 6 * len(index)
         os.pwrite(descriptor, b"." * (size + 10), 0)
-        target = Segment(descriptor, 5, size)
+        target = Segment(descriptor, 5, size, 0)
         if whitened:
             whiten(target, len(index), 6)
         paint(target, compact(index), whitened=whitened)
@@ -41,7 +41,7 @@ def test_painting_equals_the_whole_mask(index: list[int], whitened: bool) -> Non
 
 def test_more_rows_than_one_gather(memory: int) -> None:
     index = [i % 3 for i in range(4096)]
-    paint(Segment(memory, 0, 6 * 4096), compact(index), whitened=False)
+    paint(Segment(memory, 0, 6 * 4096, 4096), compact(index), whitened=False)
     assert os.pread(memory, 6 * 4096, 0) == compact(index).to_bytes()
 
 
@@ -51,8 +51,8 @@ def test_overlap_is_by_bytes_of_the_same_file(a: int, length: int, b: int, other
     again = os.dup(first)
     try:
         shared = bool(set(range(a, a + length)) & set(range(b, b + other)))
-        assert overlap(Segment(first, a, length), Segment(again, b, other)) == shared
-        assert not overlap(Segment(first, a, length), Segment(second, b, other))
+        assert overlap(Segment(first, a, length, 0), Segment(again, b, other, 0)) == shared
+        assert not overlap(Segment(first, a, length, 0), Segment(second, b, other, 0))
     finally:
         for descriptor in (first, second, again):
             os.close(descriptor)
