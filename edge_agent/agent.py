@@ -1,6 +1,8 @@
 """All models of a device: the catalog of what is installed and a host for each."""
 
+import contextlib
 import threading
+import time
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -8,6 +10,7 @@ from pathlib import Path
 
 import structlog
 
+from anomaly_model.settings import SettingsError
 from edge_agent.catalog import Catalog, Installed
 from edge_agent.errors import ExhaustedError, InvalidRequestError, UnknownModelError, WrongStateError
 from edge_agent.metrics import ModelFacts
@@ -19,6 +22,9 @@ from edge_agent.states import State
 log = structlog.get_logger()
 _NEVER_S = 3600
 """Between looks when the setting rescan_s says never: it may be changed."""
+_RETURN_S = 3600
+"""For a model that ran before the agent was started to be installed again: after a boot a core starts components one after the other."""
+_SERVING = (State.STARTING, State.RUNNING, State.STOPPING)
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,10 +41,22 @@ class Agent:
     """What the gRPC service calls."""
 
     def __init__(self, settings: Settings) -> None:
-        self._settings = settings
+        """Nothing runs yet.
+
+        Raises:
+            SettingsError: there is no folder for models.
+        """
+        if not Path(settings.models).is_dir():
+            raise SettingsError(
+                f"models {settings.models!r} is no folder; expected one with bundles or registrations. linewatch package makes bundles; for "
+                f"models that come later: mkdir -p {settings.models}"
+            )
+        self.settings = settings
         self._catalog = Catalog(Path(settings.models), Path(settings.artifacts) if settings.artifacts else None)
         self._hosts: dict[str, ModelHost] = {}
         self._lock = threading.Lock()
+        self._known: dict[str, Installed] = {}
+        self._missing: dict[str, float] = {}
         self._loaded: dict[str, tuple[str, int, int]] = {}
         self._ended = threading.Event()
         self._running = RunningModels(Path(settings.state) if settings.state else None)
@@ -46,7 +64,7 @@ class Agent:
 
     def apply(self, settings: Settings) -> None:
         """Take other settings: for what is looked at from now on, and for models at their next start."""
-        self._settings = settings
+        self.settings = settings
         for host in list(self._hosts.values()):
             host.apply(settings)
 
@@ -67,16 +85,25 @@ class Agent:
     def _find(self, component: str) -> tuple[ModelHost, Installed]:
         if not component:
             raise InvalidRequestError("model_component is empty; expected the name of an installed model")
-        installed = self._catalog.scan()
+        installed = self._installed()
         entry = installed.get(component)
         if entry is None:
             raise UnknownModelError(
-                f"no model {component[:200]!r} is installed; installed in {self._settings.models}: "
+                f"no model {component[:200]!r} is installed; installed in {self.settings.models}: "
                 f"{', '.join(sorted(installed)) or 'none'}"
             )
         with self._lock:
-            host = self._hosts.setdefault(component, ModelHost(component, entry.folder, self._settings))
+            host = self._hosts.setdefault(component, ModelHost(component, entry.folder, self.settings))
+            self._known[component] = entry
         return host, entry
+
+    def _installed(self) -> dict[str, Installed]:
+        """What one look at the disk finds, and what serves: while a component is updated there may be neither version for a moment."""
+        installed = self._catalog.scan()
+        for component, host in list(self._hosts.items()):
+            if not _is_there(installed.get(component)) and host.status[0] in _SERVING:
+                installed[component] = self._known[component]
+        return installed
 
     def start(self, component: str) -> State:
         """See `ModelHost.start`."""
@@ -93,25 +120,52 @@ class Agent:
     def _follow(self) -> None:
         while True:
             try:
-                if self._settings.rescan_s:
+                if self.settings.rescan_s:
                     self.look_around()
             except Exception:
                 # A folder that cannot be read now may be read later; models go on serving.
                 log.exception("looking for models failed")
-            if self._ended.wait(self._settings.rescan_s or _NEVER_S):
+            if self._ended.wait(self.settings.rescan_s or _NEVER_S):
                 return
 
     def look_around(self) -> None:
         """What `follow` does each time."""
         installed = self._catalog.scan()
+        self._end_removed(installed)
         self._start_by_itself(installed)
         self._switch_versions(installed)
         for host in list(self._hosts.values()):
             host.stop_if_idle()
 
+    def _end_removed(self, installed: Mapping[str, Installed]) -> None:
+        """Stop and forget what is not installed any more, when it was not for long enough: an update takes the old version away first."""
+        now = time.monotonic()
+        missing = {name for name in {*self._hosts, *self._running.names} if not _is_there(installed.get(name))}
+        self._missing = {name: self._missing.get(name, now) for name in missing}
+        for component, since in list(self._missing.items()):
+            host = self._hosts.get(component)
+            patience = self.settings.removal_s if host is not None else _RETURN_S
+            if now - since >= patience and self._end(component, host):
+                del self._missing[component]
+                log.info("model removed", model=component)
+
+    def _end(self, component: str, host: ModelHost | None) -> bool:
+        if host is not None:
+            if host.status[0] is State.RUNNING:
+                with contextlib.suppress(WrongStateError):  # it has just been stopped, or died
+                    host.stop()
+            if host.status[0] in _SERVING:
+                return False  # at the next look
+            with self._lock:
+                del self._hosts[component]
+        self._running.remove(component)
+        self._before -= {component}
+        self._loaded.pop(component, None)
+        return True
+
     def _start_by_itself(self, installed: Mapping[str, Installed]) -> None:
         """Start models that the setting `autostart` or their registration names, or that ran, each once: who stops one has the last word."""
-        wanted = {name.strip() for name in self._settings.autostart.split(",")} | self._before
+        wanted = {name.strip() for name in self.settings.autostart.split(",")} | self._before
         for component, entry in installed.items():
             if component not in self._loaded and (entry.autostart or component in wanted):
                 try:
@@ -143,11 +197,11 @@ class Agent:
 
     def models(self) -> list[Description]:
         """All installed models, by name."""
-        return [self.describe(component) for component in sorted(self._catalog.scan())]
+        return [_describe(self._hosts.get(component), entry) for component, entry in sorted(self._installed().items())]
 
     def facts(self) -> list[ModelFacts]:
         """See `edge_agent.metrics.Source`."""
-        return [self._facts(entry) for _, entry in sorted(self._catalog.scan().items())]
+        return [self._facts(entry) for _, entry in sorted(self._installed().items())]
 
     def _facts(self, entry: Installed) -> ModelFacts:
         host = self._hosts.get(entry.component)
@@ -167,8 +221,13 @@ class Agent:
                 list(pool.map(ModelHost.shut_down, hosts))
 
 
-def _describe(host: ModelHost, entry: Installed) -> Description:
-    state, message = host.status
+def _is_there(entry: Installed | None) -> bool:
+    """Whether a component is installed; a registration alone, whose folder is gone, was left by a script that was killed."""
+    return entry is not None and (entry.manifest is not None or entry.folder.is_dir())
+
+
+def _describe(host: ModelHost | None, entry: Installed) -> Description:
+    state, message = host.status if host is not None else (State.STOPPED, "")
     arn = entry.manifest.model.arn if entry.manifest else ""
     if entry.problem and state is State.STOPPED:
         return Description(entry.component, arn, State.FAILED, entry.problem)

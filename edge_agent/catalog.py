@@ -109,8 +109,12 @@ def _bundle_folders(root: Path, depth: int) -> Iterator[Path]:
     if (root / MANIFEST_NAME).is_file():
         yield root
         return
-    if depth and root.is_dir():
-        for child in sorted(p for p in root.iterdir() if p.is_dir() and not p.name.startswith("."))[:_MOST]:
+    if depth:
+        try:
+            children = sorted(p for p in root.iterdir() if p.is_dir() and not p.name.startswith("."))
+        except OSError:  # no folder, or removed at this moment
+            return
+        for child in children[:_MOST]:
             yield from _bundle_folders(child, depth - 1)
 
 

@@ -33,7 +33,7 @@ class RunningModels:
         self._change(name, there=True)
 
     def remove(self, name: str) -> None:
-        """A client stopped it."""
+        """A client stopped it, or it was removed."""
         self._change(name, there=False)
 
     def _change(self, name: str, *, there: bool) -> None:
