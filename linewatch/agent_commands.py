@@ -11,6 +11,8 @@ import msgspec
 from anomaly_model.errors import LinewatchError
 from linewatch.command_line import EXISTING, FOLDER, examples, guarded, json_option, print_json
 
+_OF_ONE_PICTURE = ("INVALID_ARGUMENT", "INTERNAL", "RESOURCE_EXHAUSTED", "DEADLINE_EXCEEDED")
+"""What the agent says of a picture; after anything else the next one would fare no better."""
 socket_option = click.option("--socket", "address", default=None, help="Address of the agent, unix:///PATH.")
 
 
@@ -55,17 +57,28 @@ def detect(
     """Ask a running agent about pictures."""
     from PIL import Image
 
+    from anomaly_model.errors import PictureError
     from anomaly_model.picture import read_picture
-    from edge_agent.client import AgentClient
+    from edge_agent.client import AgentCallError, AgentClient
     from edge_agent.settings import DEFAULT_SOCKET
 
     if mask_path and len(images) != 1:
         raise click.UsageError("--mask needs exactly one picture")
-    anomalous = False
+    anomalous, failed = False, 0
     with AgentClient(address or DEFAULT_SOCKET) as client:
         client.start(model)
         for path in images:
-            result, mask = client.detect(read_picture(path), model, "bytes" if by_bytes else "shared-memory")
+            try:
+                result, mask = client.detect(read_picture(path), model, "bytes" if by_bytes else "shared-memory")
+            except (PictureError, AgentCallError) as error:
+                if isinstance(error, AgentCallError) and error.code not in _OF_ONE_PICTURE:
+                    raise
+                failed += 1
+                said = str(error) if str(path) in str(error) else f"{path}: {error}"
+                click.echo(f"linewatch: {said}", err=True)
+                if as_json:
+                    click.echo(msgspec.json.encode({"file": str(path), "error": str(error)}))
+                continue
             anomalous |= result.is_anomalous
             areas = {a.name: round(a.pixel_anomaly.total_percentage_area, 6) for a in result.anomalies}
             if as_json:
@@ -81,6 +94,8 @@ def detect(
                 raise LinewatchError(f"model {model!r} was trained without masks and makes none")
             if mask_path and mask is not None:
                 Image.fromarray(mask).save(mask_path, "PNG")
+    if failed:
+        raise LinewatchError(f"{failed} of {len(images)} pictures could not be judged; see above")
     if fail_on_anomaly and anomalous:
         sys.exit(4)
 
