@@ -101,8 +101,8 @@ class BridgeLink:
             match hear_bridge(self._channel):
                 case Configured(values):
                     self._configured(values)
-                case AreYouBusy():
-                    self._tell(Busy(self._calls()))
+                case AreYouBusy(number):
+                    self._tell(Busy(number, self._calls()))
                 case None:
                     return
 

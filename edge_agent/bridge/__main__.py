@@ -27,9 +27,9 @@ class Bridge:
     def __init__(self, options: BridgeOptions) -> None:
         self._options = options
         self._channel = socket.socket(fileno=options.channel)
-        self._calls = 0
         self._answered = threading.Condition()
-        self._answers = 0
+        self._asked = 0
+        self._answer = Busy(0, 0)
         self._serving = threading.Event()
         self._ended = threading.Event()
         self._core: Any = None
@@ -49,11 +49,12 @@ class Bridge:
     def busy(self) -> bool:
         """Ask the agent whether pictures are being judged; one that does not answer in time is not asked again."""
         with self._answered:
-            before = self._answers
-            self._tell(AreYouBusy())
-            if not self._answered.wait_for(lambda: self._answers > before, _BUSY_ANSWER_S):
+            self._asked = number = self._asked + 1
+            self._tell(AreYouBusy(number))
+            # An answer that comes late is to an earlier question.
+            if not self._answered.wait_for(lambda: self._answer.number >= number, _BUSY_ANSWER_S):
                 return False
-            return self._calls > 0
+            return self._answer.calls > 0
 
     def run(self) -> None:
         """Until the agent ends."""
@@ -63,9 +64,9 @@ class Bridge:
             publisher.start()
         while True:
             match hear_agent(self._channel):
-                case Busy(calls):
+                case Busy() as answer:
                     with self._answered:
-                        self._calls, self._answers = calls, self._answers + 1
+                        self._answer = answer
                         self._answered.notify_all()
                 case Serving():
                     self._serving.set()

@@ -46,12 +46,15 @@ class Configured(msgspec.Struct, frozen=True, tag=True):
 
 
 class AreYouBusy(msgspec.Struct, frozen=True, tag=True):
-    """Bridge: the core wants to update something; are pictures being judged?"""
+    """Bridge: the core wants to update something; are pictures being judged? The answer has the question's number."""
+
+    number: int
 
 
 class Busy(msgspec.Struct, frozen=True, tag=True):
     """Agent: calls that workers have now."""
 
+    number: int
     calls: int
 
 
