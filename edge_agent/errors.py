@@ -41,3 +41,7 @@ class CallerGoneError(LinewatchError):
 
 class NotAllowedError(LinewatchError):
     """The caller's user may not call."""
+
+
+class UnknownServiceError(LinewatchError):
+    """No service of that name is here."""

@@ -21,19 +21,18 @@ from anomaly_model.signature import KeyFileError, read_trusted_keys
 from edge_agent.agent import Agent
 from edge_agent.bridge_link import BridgeLink, in_greengrass, needs_bridge
 from edge_agent.configuration import changes, configured, with_live_changes
-from edge_agent.http2.connection import ConnectionLimits
-from edge_agent.http2.served import ServerLimits
-from edge_agent.http2.server import Server
-from edge_agent.http2.transport import tls_context
+from edge_agent.endpoint import Endpoint, EndpointLimits
+from edge_agent.intake import IntakeLimits
 from edge_agent.log_lines import configure_logging
 from edge_agent.memory import keep_freed_memory
 from edge_agent.metrics import AgentCollector, Counts, exposition, registry
 from edge_agent.protos import edge_agent_pb2
+from edge_agent.relay import Limits
 from edge_agent.results import ResultSink
 from edge_agent.service import MESSAGE_BYTES, EdgeAgentService
 from edge_agent.settings import Settings
 from edge_agent.side_services import Health, inspection_methods, reflection_methods
-from edge_agent.sockets import bind, bind_tcp, socket_path
+from edge_agent.sockets import bind, bind_tcp, socket_path, tls_credentials
 from edge_agent.spool import Spool, SpoolWriter
 
 log = structlog.get_logger()
@@ -42,6 +41,10 @@ _CONFIGURATION_S = 10
 _AGAIN_S = 10
 _SWITCH_S = 0.0005
 """Longest time for which Python lets one thread run while others want to: a call waits for no log line."""
+
+_UNIX = EndpointLimits(MESSAGE_BYTES)
+_TCP = EndpointLimits(MESSAGE_BYTES, threads=48, relay=Limits(connections=64), intake=IntakeLimits(patience_s=0.25))
+"""Networks are slower than memory: a request may take longer to arrive."""
 
 
 def _allowed(users: str) -> frozenset[int] | None:
@@ -63,16 +66,11 @@ def _check_keys(settings: Settings) -> None:
             raise SettingsError(f"trusted_keys: {error}") from error
 
 
-def _listen(server: Server, settings: Settings) -> None:
-    server.listen(bind(settings))
+def _listen(endpoint: Endpoint, settings: Settings) -> None:
+    endpoint.listen(bind(settings), _UNIX)
     if settings.tcp:
-        try:
-            context = tls_context(settings.tls_certificate, settings.tls_key, settings.tls_clients)
-        except OSError as error:
-            raise SettingsError(
-                f"tcp needs tls_certificate, tls_key and tls_clients, each a PEM file: {error}; without them anybody could call"
-            ) from error
-        server.listen(bind_tcp(settings), context)
+        credentials = tls_credentials(settings)
+        endpoint.listen(bind_tcp(settings), _TCP, credentials)
 
 
 def _serve_metrics(settings: Settings, collector: AgentCollector) -> None:
@@ -188,13 +186,13 @@ class Program:
             self._apply()
         collector = AgentCollector(counts, agent, self.results)
         methods = {**service.methods(), **health.methods(), **reflection_methods([_SERVICE]), **inspection_methods(lambda: exposition(collector))}
-        server = Server(methods, ServerLimits(ConnectionLimits(message_bytes=MESSAGE_BYTES)))
-        _listen(server, self.settings)
+        endpoint = Endpoint(methods)
+        _listen(endpoint, self.settings)
         sys.setswitchinterval(_SWITCH_S)
         gc.collect()
         gc.freeze()  # what is here stays: collections while calls run look at what they left only
         agent.follow()
-        server.start()
+        endpoint.start()
         _serve_metrics(self.settings, collector)
         log.info("agent listening", socket=self.settings.socket, tcp=self.settings.tcp, models=[d.component for d in agent.models()])
         if self.bridge is not None:
@@ -203,7 +201,7 @@ class Program:
         self._ending.wait()
         log.info("agent stopping")
         health.shut_down()
-        server.stop(self.settings.stop_grace_s)
+        endpoint.stop(self.settings.stop_grace_s)
         agent.shut_down()
         self.results.close()
         path = socket_path(self.settings.socket)
@@ -232,6 +230,7 @@ def serve(settings: Settings) -> None:
     Raises:
         SettingsError: a socket cannot be bound as the settings say, or no trusted key can be read.
     """
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # it would write to standard error what peers do wrong, as often as they do it
     configure_logging()
     keep_freed_memory()
     program = Program(settings)

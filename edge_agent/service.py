@@ -1,57 +1,29 @@
 """The gRPC door: wire messages to calls of the agent, errors to status codes. No behaviour of its own."""
 
 import contextlib
-import logging
 import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import structlog
-from google.protobuf.message import DecodeError
 
-from anomaly_model.errors import LinewatchError, PictureError
+from anomaly_model.errors import LinewatchError
 from anomaly_model.limits import LIMITS
 from anomaly_model.picture import check_size, wrap_rgb888
 from edge_agent.agent import Agent, Description
 from edge_agent.channel import Answer
-from edge_agent.errors import (
-    CallerGoneError,
-    DeadlineError,
-    ExhaustedError,
-    InvalidRequestError,
-    NotAllowedError,
-    SharedMemoryError,
-    UnknownModelError,
-    WorkerError,
-    WrongStateError,
-)  # fmt: skip
-from edge_agent.http2.calls import Call, Method
-from edge_agent.http2.status import Status, StatusError
-from edge_agent.http2.transport import Peer
+from edge_agent.endpoint import Call, Unary
+from edge_agent.errors import InvalidRequestError, NotAllowedError, SharedMemoryError
 from edge_agent.judging import Judged
 from edge_agent.metrics import Counts
 from edge_agent.model_host import ModelHost
 from edge_agent.protos import edge_agent_pb2 as pb
+from edge_agent.relay import Peer
 from edge_agent.results import ResultSink
 from edge_agent.shared_memory import Segment, open_segment
+from edge_agent.status import status_of
 
 log = structlog.get_logger()
-
-STATUS_CODES: dict[type[LinewatchError], Status] = {
-    PictureError: Status.INVALID_ARGUMENT,
-    InvalidRequestError: Status.INVALID_ARGUMENT,
-    SharedMemoryError: Status.INVALID_ARGUMENT,
-    UnknownModelError: Status.NOT_FOUND,
-    WrongStateError: Status.FAILED_PRECONDITION,
-    ExhaustedError: Status.RESOURCE_EXHAUSTED,
-    DeadlineError: Status.DEADLINE_EXCEEDED,
-    CallerGoneError: Status.CANCELLED,
-    NotAllowedError: Status.PERMISSION_DENIED,
-    WorkerError: Status.INTERNAL,
-}
-"""The only place where an error becomes a status; anything else is INTERNAL, and logged with its trace."""
-
-_LEVELS = {Status.INTERNAL: logging.ERROR, Status.RESOURCE_EXHAUSTED: logging.WARNING, Status.PERMISSION_DENIED: logging.WARNING}
 
 MESSAGE_BYTES = LIMITS.picture_side_max**2 * 3 + 1024 * 1024
 """The largest legal picture, and room for the rest of the message; gRPC's default of 4 MiB is less than 1182 x 1182."""
@@ -72,28 +44,19 @@ class EdgeAgentService:
         self._agent, self._counts, self._results, self._allowed = agent, counts, results, allowed
         self.log_calls = False
 
-    def methods(self) -> Mapping[str, Method]:
+    def methods(self) -> Mapping[str, Unary]:
         """By path."""
         service = pb.DESCRIPTOR.services_by_name["EdgeAgent"]
-        requests = {m.name: getattr(pb, m.input_type.name) for m in service.methods}
-        return {f"/{service.full_name}/{name}": self._method(kind, getattr(self, f"_{_snake(name)}")) for name, kind in requests.items()}
+        return {f"/{service.full_name}/{m.name}": Unary(getattr(pb, m.input_type.name), self._admitted(m.name)) for m in service.methods}
 
-    def _method(self, kind: Any, answer: Callable[[Any, Call], Any]) -> Method:
-        def handle(call: Call) -> bytes:
-            try:
-                self._admit(call.peer)
-                try:
-                    request = kind.FromString(call.message())
-                except DecodeError as error:
-                    raise InvalidRequestError(f"the message is no {kind.DESCRIPTOR.full_name}: {error}") from None
-                return bytes(answer(request, call).SerializeToString())
-            except LinewatchError as error:
-                status = _status(error)
-                log.log(_LEVELS.get(status, logging.INFO), "call failed", method=call.path.rpartition("/")[2], status=status.name,
-                        reason=str(error), request_id=call.request_id, peer=call.peer.name)  # fmt: skip
-                raise StatusError(status, str(error)) from None
+    def _admitted(self, name: str) -> Callable[[Any, Call], Any]:
+        answer = getattr(self, f"_{_snake(name)}")
 
-        return Method(handle)
+        def handle(request: Any, call: Call) -> Any:
+            self._admit(call.peer)
+            return answer(request, call)
+
+        return handle
 
     def _admit(self, peer: Peer) -> None:
         if self._allowed is not None and peer.uid is not None and peer.uid not in self._allowed:
@@ -105,7 +68,7 @@ class EdgeAgentService:
         try:
             response, judged = self._detect(host, request, call)
         except LinewatchError as error:
-            self._counts.failed(host.component, _status(error).name)
+            self._counts.failed(host.component, status_of(error).name)
             raise
         answer, seconds = judged.answer, time.perf_counter() - begun
         self._counts.answered(host.component, seconds, judged.seconds, answer.score, anomalous=answer.is_anomalous)
@@ -146,25 +109,17 @@ class EdgeAgentService:
                           padded=self._agent.settings.row_padding == "4") as segment:  # fmt: skip
             yield segment
 
-    def _start_model(self, request: Any, call: Call) -> Any:
-        call.about_to_wait()
+    def _start_model(self, request: Any, _: Call) -> Any:
         return pb.StartModelResponse(status=self._agent.start(request.model_component).name)
 
-    def _stop_model(self, request: Any, call: Call) -> Any:
-        call.about_to_wait()
+    def _stop_model(self, request: Any, _: Call) -> Any:
         return pb.StopModelResponse(status=self._agent.stop(request.model_component).name)
 
-    def _list_models(self, _: Any, call: Call) -> Any:
-        call.about_to_wait()
+    def _list_models(self, *_: Any) -> Any:
         return pb.ListModelsResponse(models=[pb.ModelMetadata(**_fields(d)) for d in self._agent.models()])
 
-    def _describe_model(self, request: Any, call: Call) -> Any:
-        call.about_to_wait()
+    def _describe_model(self, request: Any, _: Call) -> Any:
         return pb.DescribeModelResponse(model_description=pb.ModelDescription(**_fields(self._agent.describe(request.model_component))))
-
-
-def _status(error: LinewatchError) -> Status:
-    return next((STATUS_CODES[c] for c in type(error).__mro__ if c in STATUS_CODES), Status.INTERNAL)
 
 
 def _snake(name: str) -> str:

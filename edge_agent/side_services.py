@@ -1,86 +1,93 @@
 """What tools ask for: health (grpc.health.v1), reflection, and the metrics that `linewatch top` shows."""
 
 import threading
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from itertools import islice
+from typing import Any
 
-from google.protobuf import wrappers_pb2
-from grpc_health.v1 import health_pb2
+from google.protobuf import empty_pb2, wrappers_pb2
+from grpc_health.v1 import health, health_pb2
+from grpc_reflection.v1alpha import reflection, reflection_pb2
 
-from edge_agent.http2.calls import Call, Method
-from edge_agent.http2.status import Status, StatusError
+from edge_agent.echo import shown
+from edge_agent.endpoint import Call, Conversation, Method, Send, Unary, Watch
+from edge_agent.errors import ExhaustedError, UnknownServiceError
 
 _SERVING = health_pb2.HealthCheckResponse.SERVING
 _NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 _UNKNOWN = health_pb2.HealthCheckResponse.SERVICE_UNKNOWN
-HEALTH = "grpc.health.v1.Health"
+HEALTH = health.SERVICE_NAME
 REFLECTIONS = ("grpc.reflection.v1alpha.ServerReflection", "grpc.reflection.v1.ServerReflection")
 """Two names for one protocol; its messages are the same on the wire."""
+_WATCHERS = 64
+_CONVERSATIONS = 4
+_CONVERSATION_S = 60
+_QUESTIONS = 200
+"""In one conversation: more than there are files and symbols to ask for."""
 
 
 class Health:
     """Whether services take calls: one answer for all of them."""
 
     def __init__(self, services: Iterable[str]) -> None:
-        self._services = {"", *services}
-        self._changed = threading.Condition()
-        self._serving = True
-        self._ended = False
+        self._services = frozenset(services) | {""}
+        self._lock = threading.Lock()
+        self._watching: set[Send] = set()
+        self._status = _SERVING
 
     def methods(self) -> Mapping[str, Method]:
         """By path."""
-        return {f"/{HEALTH}/Check": Method(self._check), f"/{HEALTH}/Watch": Method(self._watch, unary=False)}
+        return {f"/{HEALTH}/Check": Unary(health_pb2.HealthCheckRequest, self._check),
+                f"/{HEALTH}/Watch": Watch(health_pb2.HealthCheckRequest, self._watch)}  # fmt: skip
 
-    def _check(self, call: Call) -> bytes:
-        service = health_pb2.HealthCheckRequest.FromString(call.message()).service
-        if service not in self._services:
-            raise StatusError(Status.NOT_FOUND, f"no service {service[:200]!r} here")
-        return self._response(service)
+    def _check(self, request: Any, _: Call) -> Any:
+        if request.service not in self._services:
+            raise UnknownServiceError(f"no service {shown(request.service)} here")
+        return health_pb2.HealthCheckResponse(status=self._status)
 
-    def _response(self, service: str) -> bytes:
-        status = _UNKNOWN if service not in self._services else _SERVING if self._serving else _NOT_SERVING
-        return bytes(health_pb2.HealthCheckResponse(status=status).SerializeToString())
+    def _watch(self, request: Any, call: Call, send: Send) -> None:
+        known = request.service in self._services
+        with self._lock:
+            if len(self._watching) >= _WATCHERS:
+                raise ExhaustedError(f"{_WATCHERS} callers are watching already; ask with Check")
+            send(health_pb2.HealthCheckResponse(status=self._status if known else _UNKNOWN))
+            if self._status != _SERVING:
+                send(None)
+                return
+            self._watching.add(send)
+        call.when_over(lambda: self._forget(send))
 
-    def _watch(self, call: Call) -> None:
-        message = next(call.messages(), None)
-        if message is None:
-            return
-        service = health_pb2.HealthCheckRequest.FromString(message).service
-        call.when_gone(self._wake)
-        told = b""
-        while not call.gone:
-            response = self._response(service)
-            if response != told:
-                call.send(response)
-                told = response
-            with self._changed:
-                if self._ended:
-                    return
-                if not call.gone:
-                    self._changed.wait(60)
-
-    def _wake(self) -> None:
-        with self._changed:
-            self._changed.notify_all()
+    def _forget(self, send: Send) -> None:
+        with self._lock:
+            self._watching.discard(send)
 
     def shut_down(self) -> None:
         """Tell those who watch, and let them go."""
-        with self._changed:
-            self._serving, self._ended = False, True
-            self._changed.notify_all()
+        with self._lock:
+            self._status = _NOT_SERVING
+            watching, self._watching = self._watching, set()
+        for send in watching:
+            send(health_pb2.HealthCheckResponse(status=self._status))
+            send(None)
 
 
 def reflection_methods(services: Iterable[str]) -> Mapping[str, Method]:
-    """By path. What answers is loaded at the first question: it takes 20 MB, and a device is asked once in its life, if ever."""
-    names = [*services, HEALTH, *REFLECTIONS]
-    return {f"/{name}/ServerReflectionInfo": Method(lambda call: _reflect(call, names), unary=False) for name in REFLECTIONS}
+    """By path."""
+    servicer = reflection.ReflectionServicer([*services, HEALTH, *REFLECTIONS])
+    open_now = threading.BoundedSemaphore(_CONVERSATIONS)
 
+    def reflect(requests: Iterator[Any], call: Call) -> Iterator[Any]:
+        if not open_now.acquire(blocking=False):
+            raise ExhaustedError(f"{_CONVERSATIONS} callers are asking already; try again")
+        try:
+            call.end_after(_CONVERSATION_S)
+            yield from servicer.ServerReflectionInfo(islice(requests, _QUESTIONS), None)
+            if next(requests, None) is not None:
+                raise ExhaustedError(f"those were {_QUESTIONS} questions; call again for more")
+        finally:
+            open_now.release()
 
-def _reflect(call: Call, names: list[str]) -> None:
-    from grpc_reflection.v1alpha import reflection, reflection_pb2
-
-    requests = (reflection_pb2.ServerReflectionRequest.FromString(bytes(message)) for message in call.messages())
-    for response in reflection.ReflectionServicer(names).ServerReflectionInfo(requests, None):
-        call.send(response.SerializeToString())
+    return {f"/{name}/ServerReflectionInfo": Conversation(reflection_pb2.ServerReflectionRequest, reflect) for name in REFLECTIONS}
 
 
 INSPECTION = "linewatch.Inspection"
@@ -88,9 +95,4 @@ INSPECTION = "linewatch.Inspection"
 
 def inspection_methods(metrics: Callable[[], bytes]) -> Mapping[str, Method]:
     """`Metrics` takes google.protobuf.Empty and returns a StringValue with Prometheus's text: what `linewatch top` shows."""
-
-    def answer(call: Call) -> bytes:
-        call.about_to_wait()
-        return bytes(wrappers_pb2.StringValue(value=metrics().decode()).SerializeToString())
-
-    return {f"/{INSPECTION}/Metrics": Method(answer)}
+    return {f"/{INSPECTION}/Metrics": Unary(empty_pb2.Empty, lambda *_: wrappers_pb2.StringValue(value=metrics().decode()))}

@@ -3,8 +3,11 @@
 import grp
 import os
 import socket
+import ssl
 import stat
 from pathlib import Path
+
+import grpc
 
 from anomaly_model.settings import SettingsError
 from edge_agent.settings import Settings
@@ -94,3 +97,22 @@ def bind_tcp(settings: Settings) -> socket.socket:
         return socket.create_server((host.strip("[]"), int(port)), family=family, backlog=_BACKLOG)
     except (OSError, ValueError) as error:
         raise SettingsError(f"tcp {settings.tcp!r} cannot be listened on: {error}; expected HOST:PORT, such as 0.0.0.0:50051") from error
+
+
+def tls_credentials(settings: Settings) -> grpc.ServerCredentials:
+    """Of a server that asks its clients for a certificate.
+
+    Raises:
+        SettingsError: a file cannot be read or is not what it should be.
+    """
+    certificate, key, clients = (Path(name) for name in (settings.tls_certificate, settings.tls_key, settings.tls_clients))
+    try:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)  # says what is wrong with a file; gRPC would not
+        context.load_cert_chain(certificate, key)
+        context.load_verify_locations(clients)
+        pair = (key.read_bytes(), certificate.read_bytes())
+        return grpc.ssl_server_credentials([pair], clients.read_bytes(), require_client_auth=True)
+    except OSError as error:
+        raise SettingsError(
+            f"tcp needs tls_certificate, tls_key and tls_clients, each a PEM file: {error}; without them anybody could call"
+        ) from error

@@ -8,16 +8,11 @@ class Patient:
 
     def __init__(self, remaining: float | None = None) -> None:
         self.gone, self.remaining = False, remaining
-        self.waits = 0
         self._callback: Callable[[], None] | None = None
 
     def when_gone(self, callback: Callable[[], None]) -> None:
         """See `edge_agent.turns.Caller`."""
         self._callback = callback
-
-    def about_to_wait(self) -> None:
-        """See `edge_agent.turns.Caller`."""
-        self.waits += 1
 
     def leave(self) -> None:
         """Be gone."""

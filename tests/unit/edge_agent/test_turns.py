@@ -74,7 +74,6 @@ def test_callers_that_go_and_deadlines_that_pass_free_their_places() -> None:
         thread = threading.Thread(target=call, args=(going,))
         thread.start()
         until(lambda: turns.waiting == 1)
-        assert going.waits == 1, "others may read from its connection"
         going.leave()
         thread.join(5)
         call(Patient(remaining=0.01))

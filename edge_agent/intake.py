@@ -1,0 +1,168 @@
+"""How requests arrive: few at a time, so that their memory is bounded, and none can be held up by those that never come whole.
+
+gRPC tells of a call when its headers are there, and takes memory for the message when somebody asks for it. Asking is what a call needs
+a lane for. Most messages are there already, and hold a lane for less than a millisecond.
+"""
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+from edge_agent.errors import CallerGoneError, ExhaustedError
+
+LARGE_BYTES = 64 * 1024
+"""What is no larger is not worth counting."""
+_READ_S = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class IntakeLimits:
+    """Bounds of requests that arrive and that are handled.
+
+    Attributes:
+        lanes: requests that arrive at a time.
+        waiting: that wait for a lane; of more, the oldest is refused.
+        patience_s: seconds after which one that waits takes the lane of the one that has been arriving longest.
+        stall_s: seconds after which a request has arrived though nobody waits for its lane, and a large answer has been read.
+        held_bytes: of requests that have arrived and are not answered yet, and of large answers that are not read yet.
+    """
+
+    lanes: int = 8
+    waiting: int = 32
+    patience_s: float = 0.02
+    stall_s: float = 30
+    held_bytes: int = 256 * 1024 * 1024
+
+
+@dataclass(eq=False)
+class _Ticket:
+    give_up: Callable[[], None]
+    granted: threading.Event = field(default_factory=threading.Event)
+    begun: float = 0.0
+    refused: bool = False
+    ended: bool = False
+
+    def end(self) -> None:
+        self.ended = True
+        self.give_up()
+
+
+class Intake:
+    """Lanes, and those who wait for one: the newest goes first, so that a pile of calls that never come whole delays nobody else."""
+
+    def __init__(self, limits: IntakeLimits) -> None:
+        self._limits = limits
+        self._lock = threading.Lock()
+        self._arriving: list[_Ticket] = []
+        self._waiting: list[_Ticket] = []
+        self._leaving: list[_Ticket] = []
+        self._held = 0
+
+    @contextmanager
+    def lane(self, give_up: Callable[[], None]) -> Iterator[None]:
+        """Hold a lane while a request arrives.
+
+        Args:
+            give_up: ends the call: its lane is needed by another, or it has taken too long. May be called from any thread.
+
+        Raises:
+            ExhaustedError: more are waiting for a lane than may.
+            CallerGoneError: the call was ended, by `give_up`.
+        """
+        ticket = _Ticket(give_up)
+        with self._lock:
+            free = len(self._arriving) < self._limits.lanes
+            if free:
+                self._admit(ticket)
+            else:
+                self._waiting.append(ticket)
+                if len(self._waiting) > self._limits.waiting:
+                    self._refuse(self._waiting[0])
+        if not free:
+            self._wait(ticket)
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._arriving.remove(ticket)
+                if self._waiting and len(self._arriving) < self._limits.lanes:
+                    self._admit(self._waiting.pop())
+        if ticket.ended:
+            raise CallerGoneError("the request did not arrive whole in the time that there was for it")
+
+    def _admit(self, ticket: _Ticket) -> None:
+        ticket.begun = time.monotonic()
+        self._arriving.append(ticket)
+        ticket.granted.set()
+
+    def _refuse(self, ticket: _Ticket) -> None:
+        self._waiting.remove(ticket)
+        ticket.refused = True
+        ticket.granted.set()
+
+    def _wait(self, ticket: _Ticket) -> None:
+        while not ticket.granted.wait(self._limits.patience_s):
+            with self._lock:
+                oldest = min(self._arriving, key=lambda t: t.begun)
+                slow = time.monotonic() - oldest.begun > self._limits.patience_s
+            if slow:
+                oldest.end()
+        if ticket.refused:
+            raise ExhaustedError("too many requests are arriving at once; send fewer at a time, or pictures by shared memory")
+
+    def end_stalled(self) -> None:
+        """Give up requests that have been arriving, and answers that have been leaving, for too long; to be called now and then."""
+        now = time.monotonic()
+        with self._lock:
+            stalled = [ticket for ticket in (*self._arriving, *self._leaving) if now - ticket.begun > self._limits.stall_s]
+        for ticket in stalled:
+            ticket.end()
+
+    @contextmanager
+    def held(self, count: int) -> Iterator[None]:
+        """Count a request's bytes while it is handled; small ones are let in whatever is held.
+
+        Raises:
+            ExhaustedError: there are too many. The answer that has been waiting longest to be read is given up then.
+        """
+        slow = None
+        with self._lock:
+            fits = count <= LARGE_BYTES or self._held + count <= self._limits.held_bytes
+            if fits:
+                self._held += count
+            elif self._leaving and time.monotonic() - self._leaving[0].begun > _READ_S:
+                slow = self._leaving[0]
+        if slow is not None:
+            slow.end()
+        if not fits:
+            raise ExhaustedError("too many large messages are under way at once; send fewer at a time, or pictures by shared memory")
+        try:
+            yield
+        finally:
+            self._release(count)
+
+    def leaving(self, count: int, give_up: Callable[[], None], when_over: Callable[[Callable[[], None]], None]) -> None:
+        """Count an answer's bytes until the call is over: gRPC keeps them for as long as its caller does not read.
+
+        Args:
+            count: how many.
+            give_up: ends the call.
+            when_over: has a callback called when it is over.
+        """
+        ticket = _Ticket(give_up, begun=time.monotonic())
+        with self._lock:
+            self._held += count
+            self._leaving.append(ticket)
+
+        def over() -> None:
+            self._release(count)
+            with self._lock:
+                self._leaving.remove(ticket)
+
+        when_over(over)
+
+    def _release(self, count: int) -> None:
+        with self._lock:
+            self._held -= count

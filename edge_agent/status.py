@@ -1,0 +1,39 @@
+"""Errors as gRPC's status codes."""
+
+import grpc
+
+from anomaly_model.errors import LinewatchError, PictureError
+from edge_agent.errors import (
+    CallerGoneError,
+    DeadlineError,
+    ExhaustedError,
+    InvalidRequestError,
+    NotAllowedError,
+    SharedMemoryError,
+    UnknownModelError,
+    UnknownServiceError,
+    WorkerError,
+    WrongStateError,
+)  # fmt: skip
+
+Status = grpc.StatusCode
+
+STATUS_CODES: dict[type[LinewatchError], grpc.StatusCode] = {
+    PictureError: Status.INVALID_ARGUMENT,
+    InvalidRequestError: Status.INVALID_ARGUMENT,
+    SharedMemoryError: Status.INVALID_ARGUMENT,
+    UnknownModelError: Status.NOT_FOUND,
+    UnknownServiceError: Status.NOT_FOUND,
+    WrongStateError: Status.FAILED_PRECONDITION,
+    ExhaustedError: Status.RESOURCE_EXHAUSTED,
+    DeadlineError: Status.DEADLINE_EXCEEDED,
+    CallerGoneError: Status.CANCELLED,
+    NotAllowedError: Status.PERMISSION_DENIED,
+    WorkerError: Status.INTERNAL,
+}
+"""The only place where an error becomes a status; anything else is INTERNAL, and logged with its trace."""
+
+
+def status_of(error: LinewatchError) -> grpc.StatusCode:
+    """The code of the nearest class that has one."""
+    return next((STATUS_CODES[c] for c in type(error).__mro__ if c in STATUS_CODES), Status.INTERNAL)
