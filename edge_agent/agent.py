@@ -12,6 +12,7 @@ import structlog
 
 from anomaly_model.settings import SettingsError
 from edge_agent.catalog import Catalog, Installed
+from edge_agent.echo import shown
 from edge_agent.errors import ExhaustedError, InvalidRequestError, UnknownModelError, WrongStateError
 from edge_agent.metrics import ModelFacts
 from edge_agent.model_host import ModelHost
@@ -89,7 +90,7 @@ class Agent:
         entry = installed.get(component)
         if entry is None:
             raise UnknownModelError(
-                f"no model {component[:200]!r} is installed; installed in {self.settings.models}: "
+                f"no model {shown(component)} is installed; installed in {self.settings.models}: "
                 f"{', '.join(sorted(installed)) or 'none'}"
             )
         with self._lock:

@@ -12,6 +12,7 @@ from google.protobuf import empty_pb2, wrappers_pb2
 
 from anomaly_model.errors import LinewatchError
 from anomaly_model.picture import Rgb
+from edge_agent.echo import cut, shown
 from edge_agent.protos import edge_agent_pb2 as pb
 from edge_agent.protos import edge_agent_pb2_grpc as rpc
 from edge_agent.service import MESSAGE_BYTES
@@ -20,13 +21,14 @@ from edge_agent.side_services import INSPECTION
 from edge_agent.states import State
 
 Transport = Literal["shared-memory", "bytes"]
+_MESSAGE = 4000
 
 
 class AgentCallError(LinewatchError):
     """The agent answered with an error, or did not answer."""
 
     def __init__(self, code: str, message: str) -> None:
-        super().__init__(f"{code}: {message}")
+        super().__init__(cut(f"{code}: {message}", _MESSAGE))
         self.code = code
 
 
@@ -136,9 +138,9 @@ class AgentClient:
             if description.status == State.RUNNING:
                 return
             if description.status == State.FAILED:
-                raise AgentCallError("FAILED_PRECONDITION", f"model {model!r} failed to start: {description.status_message}")
+                raise AgentCallError("FAILED_PRECONDITION", f"model {shown(model)} failed to start: {description.status_message}")
             time.sleep(0.05)
-        raise AgentCallError("DEADLINE_EXCEEDED", f"model {model!r} was not RUNNING after {seconds:.0f} s")
+        raise AgentCallError("DEADLINE_EXCEEDED", f"model {shown(model)} was not RUNNING after {seconds:.0f} s")
 
     def metrics(self) -> str:
         """The agent's metrics in Prometheus's text format.

@@ -20,7 +20,7 @@ from google.protobuf.message import DecodeError, Message
 
 from anomaly_model.errors import LinewatchError
 from edge_agent.echo import cut
-from edge_agent.errors import InvalidRequestError
+from edge_agent.errors import ExhaustedError, InvalidRequestError
 from edge_agent.intake import LARGE_BYTES, Intake, IntakeLimits
 from edge_agent.relay import Limits, Peer, Relay
 from edge_agent.status import Status, status_of
@@ -149,10 +149,11 @@ Send = Callable[[Message | None], None]
 
 @dataclass(frozen=True, slots=True)
 class Unary:
-    """One request, one response."""
+    """One request, of at most `largest` bytes, and one response."""
 
     request: type[Message]
     handle: Callable[[Any, Call], Message]
+    largest: int = LARGE_BYTES
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,6 +162,7 @@ class Watch:
 
     request: type[Message]
     handle: Callable[[Any, Call, Send], None]
+    largest: int = 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,6 +171,7 @@ class Conversation:
 
     request: type[Message]
     handle: Callable[[Iterator[Any], Call], Iterator[Message]]
+    largest: int = 1024
 
 
 Method = Unary | Watch | Conversation
@@ -268,7 +271,7 @@ class _Served:
         with self._answering(context) as call:
             peer = call.peer
             try:
-                with self._request(requests, context) as request:
+                with self._request(requests, call, context) as request:
                     peer.calls.add(call)
                     data = self._method.handle(request, call).SerializeToString()
             finally:
@@ -281,31 +284,33 @@ class _Served:
 
     def _watch(self, requests: Iterator[bytes], context: grpc.ServicerContext, send: Send) -> None:
         assert isinstance(self._method, Watch)
-        with self._answering(context) as call, self._request(requests, context) as request:
+        with self._answering(context) as call, self._request(requests, call, context) as request:
             self._method.handle(request, call, send)
 
     def _conversation(self, requests: Iterator[bytes], context: grpc.ServicerContext) -> Iterator[Message]:
         assert isinstance(self._method, Conversation)
 
-        def arriving() -> Iterator[Any]:
+        def arriving(call: Call) -> Iterator[Any]:
             while True:
                 try:
-                    with self._request(requests, context) as request:
+                    with self._request(requests, call, context) as request:
                         yield request
                 except _NoRequestError:
                     return
 
         with self._answering(context) as call:
-            yield from self._method.handle(arriving(), call)
+            yield from self._method.handle(arriving(call), call)
 
     @contextlib.contextmanager
-    def _request(self, requests: Iterator[bytes], context: grpc.ServicerContext) -> Iterator[Any]:
+    def _request(self, requests: Iterator[bytes], call: Call, context: grpc.ServicerContext) -> Iterator[Any]:
         """Take the next request, and count it while it is handled."""
-        with self._intake.lane(context.cancel):
+        with self._intake.lane(call.peer, context.cancel):
             data = next(requests, None)
         if data is None:
             raise _NoRequestError("the call has no request; expected one message")
         size = len(data)
+        if size > self._method.largest:
+            raise ExhaustedError(f"the request has {size} bytes; {self._name} takes at most {self._method.largest}")
         with self._intake.held(size):
             try:
                 request = self._method.request.FromString(data)

@@ -6,7 +6,8 @@ a lane for. Most messages are there already, and hold a lane for less than a mil
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -23,8 +24,8 @@ class IntakeLimits:
 
     Attributes:
         lanes: requests that arrive at a time.
-        waiting: that wait for a lane; of more, the oldest is refused.
-        patience_s: seconds after which one that waits takes the lane of the one that has been arriving longest.
+        waiting: that wait for a lane; of more, one is refused.
+        patience_s: seconds after which one that waits takes the lane of another that has been arriving for as long.
         stall_s: seconds after which a request has arrived though nobody waits for its lane, and a large answer has been read.
         held_bytes: of requests that have arrived and are not answered yet, and of large answers that are not read yet.
     """
@@ -38,6 +39,7 @@ class IntakeLimits:
 
 @dataclass(eq=False)
 class _Ticket:
+    owner: object
     give_up: Callable[[], None]
     granted: threading.Event = field(default_factory=threading.Event)
     begun: float = 0.0
@@ -50,7 +52,11 @@ class _Ticket:
 
 
 class Intake:
-    """Lanes, and those who wait for one: the newest goes first, so that a pile of calls that never come whole delays nobody else."""
+    """Lanes, and those who wait for one.
+
+    First goes whose connection has the fewest calls here, and of those the newest; who must leave is of the connection with the most
+    calls, and of those the oldest. So a pile of calls that never come whole delays nobody else.
+    """
 
     def __init__(self, limits: IntakeLimits) -> None:
         self._limits = limits
@@ -61,17 +67,18 @@ class Intake:
         self._held = 0
 
     @contextmanager
-    def lane(self, give_up: Callable[[], None]) -> Iterator[None]:
+    def lane(self, owner: object, give_up: Callable[[], None]) -> Iterator[None]:
         """Hold a lane while a request arrives.
 
         Args:
+            owner: the connection that it comes on.
             give_up: ends the call: its lane is needed by another, or it has taken too long. May be called from any thread.
 
         Raises:
             ExhaustedError: more are waiting for a lane than may.
             CallerGoneError: the call was ended, by `give_up`.
         """
-        ticket = _Ticket(give_up)
+        ticket = _Ticket(owner, give_up)
         with self._lock:
             free = len(self._arriving) < self._limits.lanes
             if free:
@@ -79,7 +86,7 @@ class Intake:
             else:
                 self._waiting.append(ticket)
                 if len(self._waiting) > self._limits.waiting:
-                    self._refuse(self._waiting[0])
+                    self._refuse(self._most(self._waiting))
         if not free:
             self._wait(ticket)
         try:
@@ -88,9 +95,22 @@ class Intake:
             with self._lock:
                 self._arriving.remove(ticket)
                 if self._waiting and len(self._arriving) < self._limits.lanes:
-                    self._admit(self._waiting.pop())
+                    self._admit(self._next())
         if ticket.ended:
             raise CallerGoneError("the request did not arrive whole in the time that there was for it")
+
+    def _calls(self) -> Counter[object]:
+        return Counter(ticket.owner for ticket in (*self._arriving, *self._waiting))
+
+    def _most(self, tickets: Sequence[_Ticket]) -> _Ticket:
+        calls = self._calls()
+        return max(tickets, key=lambda ticket: calls[ticket.owner])
+
+    def _next(self) -> _Ticket:
+        calls = self._calls()
+        ticket = min(reversed(self._waiting), key=lambda ticket: calls[ticket.owner])
+        self._waiting.remove(ticket)
+        return ticket
 
     def _admit(self, ticket: _Ticket) -> None:
         ticket.begun = time.monotonic()
@@ -104,11 +124,12 @@ class Intake:
 
     def _wait(self, ticket: _Ticket) -> None:
         while not ticket.granted.wait(self._limits.patience_s):
+            before = time.monotonic() - self._limits.patience_s
             with self._lock:
-                oldest = min(self._arriving, key=lambda t: t.begun)
-                slow = time.monotonic() - oldest.begun > self._limits.patience_s
-            if slow:
-                oldest.end()
+                slow = [each for each in self._arriving if each.begun < before]
+                leaving = self._most(slow) if slow else None
+            if leaving is not None:
+                leaving.end()
         if ticket.refused:
             raise ExhaustedError("too many requests are arriving at once; send fewer at a time, or pictures by shared memory")
 
@@ -151,7 +172,7 @@ class Intake:
             give_up: ends the call.
             when_over: has a callback called when it is over.
         """
-        ticket = _Ticket(give_up, begun=time.monotonic())
+        ticket = _Ticket(None, give_up, begun=time.monotonic())
         with self._lock:
             self._held += count
             self._leaving.append(ticket)

@@ -17,6 +17,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from edge_agent.echo import MOST, cut
 from edge_agent.judging import STAGES
 from edge_agent.states import State
 
@@ -178,7 +179,7 @@ class AgentCollector(Collector):
         memory.add_metric(["agent"], resident_bytes("self"))
         for model in self._source.facts():
             for possible in State:
-                state.add_metric([model.name, model.version, possible.name], float(possible is model.state))
+                state.add_metric([model.name, cut(model.version, MOST), possible.name], float(possible is model.state))
             queue.add_metric([model.name], model.queue)
             running.add_metric([model.name], model.calls)
             restarts.add_metric([model.name], model.restarts)

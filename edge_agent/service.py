@@ -12,8 +12,10 @@ from anomaly_model.limits import LIMITS
 from anomaly_model.picture import check_size, wrap_rgb888
 from edge_agent.agent import Agent, Description
 from edge_agent.channel import Answer
+from edge_agent.echo import cut
 from edge_agent.endpoint import Call, Unary
 from edge_agent.errors import InvalidRequestError, NotAllowedError, SharedMemoryError
+from edge_agent.intake import LARGE_BYTES
 from edge_agent.judging import Judged
 from edge_agent.metrics import Counts
 from edge_agent.model_host import ModelHost
@@ -27,6 +29,7 @@ log = structlog.get_logger()
 
 MESSAGE_BYTES = LIMITS.picture_side_max**2 * 3 + 1024 * 1024
 """The largest legal picture, and room for the rest of the message; gRPC's default of 4 MiB is less than 1182 x 1182."""
+_STATUS_MESSAGE = 2000
 
 
 class EdgeAgentService:
@@ -47,7 +50,9 @@ class EdgeAgentService:
     def methods(self) -> Mapping[str, Unary]:
         """By path."""
         service = pb.DESCRIPTOR.services_by_name["EdgeAgent"]
-        return {f"/{service.full_name}/{m.name}": Unary(getattr(pb, m.input_type.name), self._admitted(m.name)) for m in service.methods}
+        largest = {"DetectAnomalies": MESSAGE_BYTES}
+        return {f"/{service.full_name}/{m.name}": Unary(getattr(pb, m.input_type.name), self._admitted(m.name), largest.get(m.name, LARGE_BYTES))
+                for m in service.methods}  # fmt: skip
 
     def _admitted(self, name: str) -> Callable[[Any, Call], Any]:
         answer = getattr(self, f"_{_snake(name)}")
@@ -159,5 +164,5 @@ def _fields(description: Description) -> dict[str, Any]:
         "model_component": description.component,
         "lookout_vision_model_arn": description.arn,
         "status": int(description.state),
-        "status_message": description.message,
+        "status_message": cut(description.message, _STATUS_MESSAGE),
     }

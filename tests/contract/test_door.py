@@ -18,6 +18,7 @@ from google.protobuf import empty_pb2, wrappers_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
+from benchmarks.http2_frames import DATA, END_HEADERS, END_STREAM, HEADERS, frame, hello, message, request_block
 from edge_agent.endpoint import Call, Endpoint, EndpointLimits, Method, Unary
 from edge_agent.errors import UnknownModelError
 from edge_agent.intake import IntakeLimits
@@ -26,7 +27,6 @@ from edge_agent.settings import Settings
 from edge_agent.side_services import Health, reflection_methods
 from edge_agent.sockets import bind, tls_credentials
 from tests.certificates import Authority
-from tests.http2_frames import DATA, END_HEADERS, END_STREAM, HEADERS, hello, frame, message, request_block
 
 LARGEST = 8 * 1024 * 1024
 
@@ -44,7 +44,7 @@ class Service:
 
     def methods(self) -> dict[str, Method]:
         text = wrappers_pb2.BytesValue
-        return {"/t.T/Echo": Unary(text, self.echo), "/t.T/Hold": Unary(text, self.hold), "/t.T/Fail": Unary(text, self.fail),
+        return {"/t.T/Echo": Unary(text, self.echo, LARGEST), "/t.T/Hold": Unary(text, self.hold, LARGEST), "/t.T/Fail": Unary(text, self.fail),
                 "/t.T/Break": Unary(empty_pb2.Empty, self.break_), "/t.T/Grow": Unary(wrappers_pb2.Int64Value, self.grow)}  # fmt: skip
 
     def echo(self, request: Any, call: Call) -> Any:
@@ -80,8 +80,7 @@ class Door:
 
     def call(self, name: str, channel: grpc.Channel) -> Any:
         wire = wrappers_pb2.BytesValue
-        made = channel.unary_unary(f"/t.T/{name}", lambda data: wire(value=data).SerializeToString(), lambda data: wire.FromString(data).value)
-        return made
+        return channel.unary_unary(f"/t.T/{name}", lambda data: wire(value=data).SerializeToString(), lambda data: wire.FromString(data).value)
 
     def connect(self) -> socket.socket:
         raw = socket.socket(socket.AF_UNIX)

@@ -35,3 +35,11 @@ def request_block(path: str) -> bytes:
 def message(data: bytes) -> bytes:
     """With gRPC's prefix."""
     return b"\x00" + len(data).to_bytes(4, "big") + data
+
+
+def setting(number: int, value: int) -> bytes:
+    """One entry of a SETTINGS frame."""
+    return number.to_bytes(2, "big") + value.to_bytes(4, "big")
+
+
+HEADER_TABLE_SIZE, INITIAL_WINDOW_SIZE = 1, 4
