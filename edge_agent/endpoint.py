@@ -267,82 +267,91 @@ class _Served:
         return grpc.stream_stream_rpc_method_handler(watch, response_serializer=_serialized)
 
     def _unary(self, requests: Iterator[bytes], context: grpc.ServicerContext) -> bytes:
-        assert isinstance(self._method, Unary)
-        with self._answering(context) as call:
-            peer = call.peer
-            try:
-                with self._request(requests, call, context) as request:
-                    peer.calls.add(call)
-                    data = self._method.handle(request, call).SerializeToString()
-            finally:
-                call.answered()
-                peer.calls.discard(call)
-            if len(data) > LARGE_BYTES:
-                self._intake.leaving(len(data), context.cancel, call.when_over)
-            return data
-        raise AssertionError("an error of a handler ends the call")
+        call = self._begin(context)
+        held = 0
+        try:
+            request, held = self._take(requests, call, context)
+            call.peer.calls.add(call)
+            answer: bytes = self._method.handle(request, call).SerializeToString()  # type: ignore[arg-type, call-arg, union-attr]
+        except Exception as error:
+            raise self._ended(error, call, context) from None
+        finally:
+            call.answered()
+            call.peer.calls.discard(call)
+            if held:
+                self._intake.release(held)
+        call.peer.answered = True
+        if len(answer) > LARGE_BYTES:
+            self._intake.leaving(len(answer), context.cancel, call.when_over)
+        return answer
 
     def _watch(self, requests: Iterator[bytes], context: grpc.ServicerContext, send: Send) -> None:
-        assert isinstance(self._method, Watch)
-        with self._answering(context) as call, self._request(requests, call, context) as request:
-            self._method.handle(request, call, send)
+        call = self._begin(context)
+        try:
+            request, _ = self._take(requests, call, context)
+            self._method.handle(request, call, send)  # type: ignore[arg-type, call-arg]
+        except Exception as error:
+            raise self._ended(error, call, context) from None
 
     def _conversation(self, requests: Iterator[bytes], context: grpc.ServicerContext) -> Iterator[Message]:
-        assert isinstance(self._method, Conversation)
+        call = self._begin(context)
 
-        def arriving(call: Call) -> Iterator[Any]:
-            while True:
-                try:
-                    with self._request(requests, call, context) as request:
-                        yield request
-                except _NoRequestError:
-                    return
+        def arriving() -> Iterator[Any]:
+            with contextlib.suppress(_NoRequestError):
+                while True:
+                    yield self._take(requests, call, context)[0]
 
-        with self._answering(context) as call:
-            yield from self._method.handle(arriving(call), call)
+        try:
+            yield from self._method.handle(arriving(), call)  # type: ignore[arg-type, call-arg, misc]
+        except Exception as error:
+            raise self._ended(error, call, context) from None
 
-    @contextlib.contextmanager
-    def _request(self, requests: Iterator[bytes], call: Call, context: grpc.ServicerContext) -> Iterator[Any]:
-        """Take the next request, and count it while it is handled."""
-        with self._intake.lane(call.peer, context.cancel):
+    def _begin(self, context: grpc.ServicerContext) -> Call:
+        """Know who calls."""
+        peer = self._relay.peer(context.peer())
+        if peer is None:
+            context.abort(Status.UNAVAILABLE, "the connection is being closed")
+            raise AssertionError
+        return Call(self._name, context, peer, _certificate(context) if peer.uid is None else peer.name)
+
+    def _take(self, requests: Iterator[bytes], call: Call, context: grpc.ServicerContext) -> tuple[Any, int]:
+        """The next request, and its bytes if they are counted: they are to be released."""
+        ticket = self._intake.arrive(call.peer, context.cancel)
+        try:
             data = next(requests, None)
+        finally:
+            self._intake.arrived(ticket)
         if data is None:
             raise _NoRequestError("the call has no request; expected one message")
         size = len(data)
         if size > self._method.largest:
             raise ExhaustedError(f"the request has {size} bytes; {self._name} takes at most {self._method.largest}")
-        with self._intake.held(size):
-            try:
-                request = self._method.request.FromString(data)
-            except DecodeError as error:
-                raise InvalidRequestError(f"the message is no {self._method.request.DESCRIPTOR.full_name}: {error}") from None
-            del data
-            yield request
-
-    @contextlib.contextmanager
-    def _answering(self, context: grpc.ServicerContext) -> Iterator[Call]:
-        """Know who calls; make a status of what goes wrong."""
-        address = context.peer()
-        peer = self._relay.peer(address)
-        if peer is None:
-            context.abort(Status.UNAVAILABLE, "the connection is being closed")
-            raise AssertionError
-        call = Call(self._name, context, peer, _certificate(context) if peer.uid is None else peer.name)
+        held = size if size > LARGE_BYTES else 0
+        if held:
+            self._intake.hold(held)
         try:
-            yield call
-            peer.answered = True
-        except LinewatchError as error:
-            peer.answered = True
+            return self._method.request.FromString(data), held
+        except DecodeError as error:
+            self._intake.release(held)
+            raise InvalidRequestError(f"the message is no {self._method.request.DESCRIPTOR.full_name}: {error}") from None
+
+    def _ended(self, error: Exception, call: Call, context: grpc.ServicerContext) -> Exception:
+        """Make a status of what went wrong; what is returned is to be raised, as gRPC wants it."""
+        call.peer.answered = True
+        if isinstance(error, grpc.RpcError):  # the caller has gone
+            return error
+        if isinstance(error, LinewatchError):
             status, reason = status_of(error), _bounded(str(error))
             log.log(_LEVELS.get(status, logging.INFO), "call failed", method=call.method, status=status.name, reason=reason,
                     request_id=call.request_id, peer=call.name)  # fmt: skip
+        else:  # a fault of ours: INTERNAL says so, the log has the trace, the caller does not
+            status, reason = Status.INTERNAL, "internal fault of the agent; its log has the details"
+            log.error("call failed", exc_info=error, method=call.method, request_id=call.request_id)
+        try:
             context.abort(status, reason)
-        except grpc.RpcError:  # the caller has gone
-            raise
-        # A fault of ours: INTERNAL says so, the log has the trace, the caller does not.
-        except Exception:
-            log.exception("call failed", method=call.method, request_id=call.request_id)
-            context.abort(Status.INTERNAL, "internal fault of the agent; its log has the details")
+        except Exception as ending:
+            return ending
+        raise AssertionError("abort raises")
 
 
 class _NoRequestError(InvalidRequestError):

@@ -7,15 +7,15 @@ a lane for. Most messages are there already, and hold a lane for less than a mil
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 from edge_agent.errors import CallerGoneError, ExhaustedError
 
 LARGE_BYTES = 64 * 1024
-"""What is no larger is not worth counting."""
-_READ_S = 1.0
+"""Of a message that is not worth counting, at most."""
+_LONG_S = 1.0
+"""For a message to arrive or to be read while others wait for its place."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +25,8 @@ class IntakeLimits:
     Attributes:
         lanes: requests that arrive at a time.
         waiting: that wait for a lane; of more, one is refused.
-        patience_s: seconds after which one that waits takes the lane of another that has been arriving for as long.
+        patience_s: seconds after which one that waits takes the lane of another that has been arriving for as long, on a connection
+            with more calls; of others after a second.
         stall_s: seconds after which a request has arrived though nobody waits for its lane, and a large answer has been read.
         held_bytes: of requests that have arrived and are not answered yet, and of large answers that are not read yet.
     """
@@ -37,16 +38,19 @@ class IntakeLimits:
     held_bytes: int = 256 * 1024 * 1024
 
 
-@dataclass(eq=False)
-class _Ticket:
-    owner: object
-    give_up: Callable[[], None]
-    granted: threading.Event = field(default_factory=threading.Event)
-    begun: float = 0.0
-    refused: bool = False
-    ended: bool = False
+class Ticket:
+    """A call that arrives, waits for that, or leaves."""
+
+    __slots__ = ("begun", "ended", "give_up", "granted", "owner", "refused")
+
+    def __init__(self, owner: object, give_up: Callable[[], None]) -> None:
+        self.owner, self.give_up = owner, give_up
+        self.begun = time.monotonic()
+        self.ended, self.refused = False, False
+        self.granted: threading.Event | None = None
 
     def end(self) -> None:
+        """End the call: its lane is needed by another, or it has taken too long."""
         self.ended = True
         self.give_up()
 
@@ -61,72 +65,77 @@ class Intake:
     def __init__(self, limits: IntakeLimits) -> None:
         self._limits = limits
         self._lock = threading.Lock()
-        self._arriving: list[_Ticket] = []
-        self._waiting: list[_Ticket] = []
-        self._leaving: list[_Ticket] = []
+        self._arriving: list[Ticket] = []
+        self._waiting: list[Ticket] = []
+        self._leaving: list[Ticket] = []
         self._held = 0
 
-    @contextmanager
-    def lane(self, owner: object, give_up: Callable[[], None]) -> Iterator[None]:
-        """Hold a lane while a request arrives.
+    def arrive(self, owner: object, give_up: Callable[[], None]) -> Ticket:
+        """Wait for a lane and hold it, until `arrived`.
 
         Args:
-            owner: the connection that it comes on.
+            owner: the connection that the call comes on.
             give_up: ends the call: its lane is needed by another, or it has taken too long. May be called from any thread.
 
         Raises:
             ExhaustedError: more are waiting for a lane than may.
+        """
+        ticket = Ticket(owner, give_up)
+        with self._lock:
+            if len(self._arriving) < self._limits.lanes:
+                self._arriving.append(ticket)
+                return ticket
+            ticket.granted = threading.Event()
+            self._waiting.append(ticket)
+            if len(self._waiting) > self._limits.waiting:
+                refused = self._most(self._waiting)
+                refused.refused = True
+                self._waiting.remove(refused)
+                self._grant(refused)
+        self._wait(ticket, ticket.granted)
+        return ticket
+
+    def arrived(self, ticket: Ticket) -> None:
+        """Give the lane back.
+
+        Raises:
             CallerGoneError: the call was ended, by `give_up`.
         """
-        ticket = _Ticket(owner, give_up)
         with self._lock:
-            free = len(self._arriving) < self._limits.lanes
-            if free:
-                self._admit(ticket)
-            else:
-                self._waiting.append(ticket)
-                if len(self._waiting) > self._limits.waiting:
-                    self._refuse(self._most(self._waiting))
-        if not free:
-            self._wait(ticket)
-        try:
-            yield
-        finally:
-            with self._lock:
-                self._arriving.remove(ticket)
-                if self._waiting and len(self._arriving) < self._limits.lanes:
-                    self._admit(self._next())
+            self._arriving.remove(ticket)
+            if self._waiting and len(self._arriving) < self._limits.lanes:
+                following = self._next()
+                following.begun = time.monotonic()
+                self._arriving.append(following)
+                self._grant(following)
         if ticket.ended:
             raise CallerGoneError("the request did not arrive whole in the time that there was for it")
+
+    @staticmethod
+    def _grant(ticket: Ticket) -> None:
+        assert ticket.granted is not None
+        ticket.granted.set()
 
     def _calls(self) -> Counter[object]:
         return Counter(ticket.owner for ticket in (*self._arriving, *self._waiting))
 
-    def _most(self, tickets: Sequence[_Ticket]) -> _Ticket:
+    def _most(self, tickets: Sequence[Ticket]) -> Ticket:
         calls = self._calls()
         return max(tickets, key=lambda ticket: calls[ticket.owner])
 
-    def _next(self) -> _Ticket:
+    def _next(self) -> Ticket:
         calls = self._calls()
         ticket = min(reversed(self._waiting), key=lambda ticket: calls[ticket.owner])
         self._waiting.remove(ticket)
         return ticket
 
-    def _admit(self, ticket: _Ticket) -> None:
-        ticket.begun = time.monotonic()
-        self._arriving.append(ticket)
-        ticket.granted.set()
-
-    def _refuse(self, ticket: _Ticket) -> None:
-        self._waiting.remove(ticket)
-        ticket.refused = True
-        ticket.granted.set()
-
-    def _wait(self, ticket: _Ticket) -> None:
-        while not ticket.granted.wait(self._limits.patience_s):
-            before = time.monotonic() - self._limits.patience_s
+    def _wait(self, ticket: Ticket, granted: threading.Event) -> None:
+        while not granted.wait(self._limits.patience_s):
+            now = time.monotonic()
             with self._lock:
-                slow = [each for each in self._arriving if each.begun < before]
+                calls = self._calls()
+                slow = [each for each in self._arriving if now - each.begun > (
+                    self._limits.patience_s if calls[each.owner] > calls[ticket.owner] else _LONG_S)]  # fmt: skip
                 leaving = self._most(slow) if slow else None
             if leaving is not None:
                 leaving.end()
@@ -141,28 +150,28 @@ class Intake:
         for ticket in stalled:
             ticket.end()
 
-    @contextmanager
-    def held(self, count: int) -> Iterator[None]:
-        """Count a request's bytes while it is handled; small ones are let in whatever is held.
+    def hold(self, count: int) -> None:
+        """Count a request's bytes, until `release`.
 
         Raises:
             ExhaustedError: there are too many. The answer that has been waiting longest to be read is given up then.
         """
         slow = None
         with self._lock:
-            fits = count <= LARGE_BYTES or self._held + count <= self._limits.held_bytes
+            fits = self._held + count <= self._limits.held_bytes
             if fits:
                 self._held += count
-            elif self._leaving and time.monotonic() - self._leaving[0].begun > _READ_S:
+            elif self._leaving and time.monotonic() - self._leaving[0].begun > _LONG_S:
                 slow = self._leaving[0]
         if slow is not None:
             slow.end()
         if not fits:
             raise ExhaustedError("too many large messages are under way at once; send fewer at a time, or pictures by shared memory")
-        try:
-            yield
-        finally:
-            self._release(count)
+
+    def release(self, count: int) -> None:
+        """A request was handled."""
+        with self._lock:
+            self._held -= count
 
     def leaving(self, count: int, give_up: Callable[[], None], when_over: Callable[[Callable[[], None]], None]) -> None:
         """Count an answer's bytes until the call is over: gRPC keeps them for as long as its caller does not read.
@@ -172,18 +181,14 @@ class Intake:
             give_up: ends the call.
             when_over: has a callback called when it is over.
         """
-        ticket = _Ticket(None, give_up, begun=time.monotonic())
+        ticket = Ticket(None, give_up)
         with self._lock:
             self._held += count
             self._leaving.append(ticket)
 
         def over() -> None:
-            self._release(count)
             with self._lock:
+                self._held -= count
                 self._leaving.remove(ticket)
 
         when_over(over)
-
-    def _release(self, count: int) -> None:
-        with self._lock:
-            self._held -= count

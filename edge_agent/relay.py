@@ -17,10 +17,14 @@ from dataclasses import dataclass, field
 
 import structlog
 
+from edge_agent.pace import Allowance, Pace
+
 log = structlog.get_logger()
 _UCRED = struct.Struct("3i")
 _PIECE_BYTES = 128 * 1024
 _SWEEP_S = 0.5
+_FULL_S = 0.01
+"""Between connections that are accepted, when each of them makes another leave."""
 _REST_S = 1.0
 """How long a connection that was used has been quiet before it makes room for another."""
 
@@ -31,11 +35,13 @@ class Limits:
 
     Attributes:
         connections: at a time.
+        allowance: of work that a connection can make with what is not a picture; not looked at where TLS hides it.
         silent_s: seconds after which a peer has said something.
         stall_s: seconds after which a peer has read something, when there is something to read.
     """
 
     connections: int = 128
+    allowance: Allowance = field(default_factory=Allowance)
     silent_s: float = 10
     stall_s: float = 30
 
@@ -78,7 +84,7 @@ class _End:
     def __init__(self, connection: "_Connection", stream: socket.socket) -> None:
         self.connection, self.socket, self.number = connection, stream, stream.fileno()
         self.waiting, self.taken = b"", time.monotonic()
-        self.ended = False
+        self.ended, self.paused = False, False
         self.watched = 0
 
     @property
@@ -86,8 +92,8 @@ class _End:
         return self.connection.inner if self is self.connection.outer else self.connection.outer
 
     def wanted(self) -> int:
-        """What to be told of: data, while there is room for it at the other end; room, while something waits."""
-        return (0 if self.ended or self.other.waiting else select.EPOLLIN) | (select.EPOLLOUT if self.waiting else 0)
+        """What to be told of: data, while there is room for it at the other end and its time has come; room, while something waits."""
+        return (0 if self.ended or self.paused or self.other.waiting else select.EPOLLIN) | (select.EPOLLOUT if self.waiting else 0)
 
 
 class _Connection:
@@ -95,6 +101,7 @@ class _Connection:
         self.door, self.peer = door, peer
         self.outer, self.inner = _End(self, outer), _End(self, inner)
         self.since, self.moved, self.heard = now, now, False
+        self.pace = Pace(door.limits.allowance, now) if peer.uid is not None else None
 
 
 class Relay:
@@ -110,6 +117,7 @@ class Relay:
         self._epoll = select.epoll()
         self._doors: dict[int, Door] = {}
         self._ends: dict[int, _End] = {}
+        self._paused: dict[_End | Door, float] = {}
         self._peers: dict[str, Peer] = {}
         self._piece = memoryview(bytearray(_PIECE_BYTES))
         self._waker, self._woken = socket.socketpair()
@@ -137,19 +145,23 @@ class Relay:
         """Accept no more; what is connected goes on."""
         if not self._leaving:
             self._leaving = True
-            self._waker.send(b".")
+            self._wake()
 
     def stop(self) -> None:
         """End all connections."""
         if not self._ended:
             self._ended = True
-            self._waker.send(b".")
+            self._wake()
             self._thread.join(5)
+
+    def _wake(self) -> None:
+        with contextlib.suppress(OSError):  # it has ended
+            self._waker.send(b".")
 
     def _run(self) -> None:
         swept = time.monotonic()
         while not self._ended:
-            for number, events in self._epoll.poll(_SWEEP_S):
+            for number, events in self._epoll.poll(self._patience()):
                 end = self._ends.get(number)
                 if end is not None:
                     self._serve(end, events)
@@ -160,6 +172,8 @@ class Relay:
             if self._leaving:
                 self._close_doors()
             now = time.monotonic()
+            if self._paused:
+                self._resume(now)
             if now - swept >= _SWEEP_S:
                 swept = now
                 self._sweep(now)
@@ -169,10 +183,26 @@ class Relay:
         for rest in (self._epoll, self._waker, self._woken):
             rest.close()
 
+    def _patience(self) -> float:
+        if not self._paused:
+            return _SWEEP_S
+        return max(0.0, min(_SWEEP_S, min(self._paused.values()) - time.monotonic()))
+
+    def _resume(self, now: float) -> None:
+        for waiting in [waiting for waiting, until in self._paused.items() if until <= now]:
+            del self._paused[waiting]
+            if isinstance(waiting, Door):
+                self._epoll.register(waiting.listener, select.EPOLLIN)
+            else:
+                waiting.paused = False
+                self._watch(waiting)
+
     def _close_doors(self) -> None:
-        for number in list(self._doors):
-            self._epoll.unregister(number)
-            self._doors.pop(number).listener.close()
+        for door in self._doors.values():
+            if self._paused.pop(door, None) is None:
+                self._epoll.unregister(door.listener)
+            door.listener.close()
+        self._doors.clear()
 
     # --- connections
 
@@ -186,10 +216,13 @@ class Relay:
             return
         peer = Peer(_uid(outer), f"{self._name}-{self._count}")
         self._count += 1
-        if len(door.open) >= door.limits.connections and not self._make_room(door):
-            log.warning("connection refused", peer=peer.name, reason=f"{door.limits.connections} connections are in use")
-            outer.close()
-            return
+        if len(door.open) >= door.limits.connections:
+            self._paused[door] = time.monotonic() + _FULL_S
+            self._epoll.unregister(door.listener)
+            if not self._make_room(door):
+                log.warning("connection refused", peer=peer.name, reason=f"{door.limits.connections} connections are in use")
+                outer.close()
+                return
         inner = socket.socket(socket.AF_UNIX)
         try:
             inner.setblocking(False)
@@ -241,6 +274,7 @@ class Relay:
         self._peers.pop(f"unix-abstract:{connection.peer.address}", None)
         for end in (connection.outer, connection.inner):
             self._ends.pop(end.number, None)
+            self._paused.pop(end, None)
             if end.watched:
                 self._epoll.unregister(end.number)
             end.socket.close()
@@ -268,7 +302,11 @@ class Relay:
         count = end.socket.recv_into(self._piece)
         if count:
             connection.moved = time.monotonic()
-            connection.heard |= end is connection.outer
+            if end is connection.outer:
+                connection.heard = True
+                wait = connection.pace.passed(self._piece[:count], connection.moved) if connection.pace else 0.0
+                if wait:
+                    end.paused, self._paused[end] = True, connection.moved + wait
             self._send(end.other, self._piece[:count])
         elif end is connection.inner:
             self._close(connection)

@@ -2,7 +2,6 @@
 
 import threading
 import time
-from contextlib import ExitStack
 
 import pytest
 
@@ -27,8 +26,9 @@ class Stuck:
     def _arrive(self) -> None:
         ended = threading.Event()
         try:
-            with self.intake.lane(self, ended.set):
-                assert ended.wait(10)
+            ticket = self.intake.arrive(self, ended.set)
+            assert ended.wait(10)
+            self.intake.arrived(ticket)
         except (CallerGoneError, ExhaustedError) as error:
             self.errors.append(type(error))
 
@@ -45,8 +45,7 @@ class Stuck:
 def test_a_request_takes_the_lane_of_one_that_does_not_come_whole() -> None:
     intake = Intake(IntakeLimits(lanes=2, waiting=10, patience_s=0.01, stall_s=0))
     stuck = Stuck(intake).add(8)
-    with intake.lane("other", lambda: None):
-        pass
+    intake.arrived(intake.arrive("other", lambda: None))
     stuck.end()
     assert set(stuck.errors) == {CallerGoneError}
 
@@ -57,8 +56,8 @@ def test_of_too_many_that_wait_one_of_the_busiest_connection_is_refused() -> Non
     done = threading.Event()
 
     def other() -> None:
-        with intake.lane("other", lambda: None):
-            done.set()
+        intake.arrived(intake.arrive("other", lambda: None))
+        done.set()
 
     waiting = threading.Thread(target=other)
     waiting.start()
@@ -74,18 +73,13 @@ def test_of_too_many_that_wait_one_of_the_busiest_connection_is_refused() -> Non
 def test_bytes_are_counted_until_they_are_read() -> None:
     intake = Intake(IntakeLimits(held_bytes=10 * LARGE_BYTES))
     over, ended = [], []
-    with ExitStack() as stack:
-        stack.enter_context(intake.held(6 * LARGE_BYTES))
-        with pytest.raises(ExhaustedError), intake.held(5 * LARGE_BYTES):
-            pass
-        with intake.held(LARGE_BYTES):
-            pass
+    intake.hold(6 * LARGE_BYTES)
+    with pytest.raises(ExhaustedError):
+        intake.hold(5 * LARGE_BYTES)
+    intake.release(6 * LARGE_BYTES)
     intake.leaving(20 * LARGE_BYTES, lambda: ended.append(True), over.append)
-    with pytest.raises(ExhaustedError), intake.held(2 * LARGE_BYTES):
-        pass
-    with intake.held(10):
-        pass
+    with pytest.raises(ExhaustedError):
+        intake.hold(2 * LARGE_BYTES)
     assert not ended, "it has a second to be read"
     over[0]()
-    with intake.held(10 * LARGE_BYTES):
-        pass
+    intake.hold(10 * LARGE_BYTES)
