@@ -25,6 +25,7 @@ _PIECE_BYTES = 128 * 1024
 _SWEEP_S = 0.5
 _FULL_S = 0.01
 """Between connections that are accepted, when each of them makes another leave."""
+_FAREWELL_S = 1.0
 _REST_S = 1.0
 """How long a connection that was used has been quiet before it makes room for another."""
 
@@ -122,7 +123,7 @@ class Relay:
         self._piece = memoryview(bytearray(_PIECE_BYTES))
         self._waker, self._woken = socket.socketpair()
         self._epoll.register(self._woken, select.EPOLLIN)
-        self._leaving, self._ended = False, False
+        self._leaving, self._ended = False, 0.0
         self._name = secrets.token_hex(8)
         self._count = 0
         self._thread = threading.Thread(target=self._run, name="relay", daemon=True)
@@ -148,9 +149,9 @@ class Relay:
             self._wake()
 
     def stop(self) -> None:
-        """End all connections."""
+        """End all connections, when the server has ended its side of them and what it said has gone through, or after a second."""
         if not self._ended:
-            self._ended = True
+            self._ended = time.monotonic() + _FAREWELL_S
             self._wake()
             self._thread.join(5)
 
@@ -160,7 +161,7 @@ class Relay:
 
     def _run(self) -> None:
         swept = time.monotonic()
-        while not self._ended:
+        while not self._ended or (self._ends and time.monotonic() < self._ended):
             for number, events in self._epoll.poll(self._patience()):
                 end = self._ends.get(number)
                 if end is not None:
@@ -184,6 +185,8 @@ class Relay:
             rest.close()
 
     def _patience(self) -> float:
+        if self._ended:
+            return 0.01
         if not self._paused:
             return _SWEEP_S
         return max(0.0, min(_SWEEP_S, min(self._paused.values()) - time.monotonic()))

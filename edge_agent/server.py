@@ -230,7 +230,6 @@ def serve(settings: Settings) -> None:
     Raises:
         SettingsError: a socket cannot be bound as the settings say, or no trusted key can be read.
     """
-    os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # it would write to standard error what peers do wrong, as often as they do it
     configure_logging()
     keep_freed_memory()
     program = Program(settings)
