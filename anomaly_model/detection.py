@@ -70,8 +70,13 @@ def check_finite(outputs: ModelOutputs) -> None:
             )  # fmt: skip
 
 
-def interpret(outputs: ModelOutputs, manifest: Manifest) -> Detection:
+def interpret(outputs: ModelOutputs, manifest: Manifest, size: tuple[int, int] | None = None) -> Detection:
     """Turn raw outputs into an answer.
+
+    Args:
+        outputs: of the graph; a label map among them may be written to.
+        manifest: of the model.
+        size: height and width of the picture whose pixels the areas are shares of; None counts those of the label map.
 
     Raises:
         NotFiniteError: see `check_finite`.
@@ -83,7 +88,7 @@ def interpret(outputs: ModelOutputs, manifest: Manifest) -> Detection:
     areas: tuple[LabelArea, ...] = ()
     if outputs.label_logits is not None:
         label_map = strongest_label(outputs.label_logits) if outputs.label_map is None else outputs.label_map
-        shares = _label_shares(label_map, manifest.labels)
+        shares = _label_shares(label_map, manifest.labels, *(size or label_map.shape))
         areas = tuple(
             LabelArea(label.name, label.hex_color, share)
             for i, (label, share) in enumerate(zip([BACKGROUND, *manifest.labels], shares, strict=True))
@@ -93,20 +98,29 @@ def interpret(outputs: ModelOutputs, manifest: Manifest) -> Detection:
     return Detection(anomalous, max(p, 1 - p), score, manifest.decision.threshold, areas, label_map, outputs.anomaly_map)
 
 
-def _label_shares(label_map: npt.NDArray[np.uint8], labels: list[Label]) -> list[float]:
-    """Share of the background and of each label; labels below their minimum area are wiped from the map."""
-    busy = label_map[label_map.any(axis=1)]  # a few rows of most pictures
-    counts = [int(np.count_nonzero(busy == i + 1)) for i in range(len(labels))]
+def _label_shares(label_map: npt.NDArray[np.uint8], labels: list[Label], height: int, width: int) -> list[float]:
+    """Shares of the mask of a height x width picture: the background's, and each label's.
+
+    Labels below their minimum area are wiped from the map.
+    """
+    busy = label_map.any(axis=1)  # a few rows of most pictures
+    part = label_map[busy]
+    rows, columns = _repeats(label_map.shape[0], height)[busy], _repeats(label_map.shape[1], width)
+    counts = []
     for i, label in enumerate(labels):
-        if 0 < counts[i] < label.minimum_area * label_map.size:
+        found = part == i + 1
+        count = np.count_nonzero(found)
+        if 0 < count < label.minimum_area * label_map.size:
             label_map[label_map == i + 1] = 0
-            counts[i] = 0
-    return [(label_map.size - sum(counts)) / label_map.size, *(count / label_map.size for count in counts)]
+            count = 0
+        counts.append(int(rows @ (found @ columns)) if count else 0)
+    total = height * width
+    return [(total - sum(counts)) / total, *(count / total for count in counts)]
 
 
 def detect(picture: Rgb, runtime: Runtime, manifest: Manifest) -> Detection:
     """Judge one picture: preprocess, run, interpret."""
-    return interpret(runtime.run(runtime.prepare(picture)), manifest)
+    return interpret(runtime.run(runtime.prepare(picture)), manifest, picture.shape[:2])
 
 
 def palette(labels: list[Label]) -> Rgb:
@@ -127,6 +141,14 @@ def _nearest(size_in: int, size_out: int) -> npt.NDArray[np.intp]:
     positions = (np.arange(size_out) * size_in) // size_out
     positions.flags.writeable = False
     return positions
+
+
+@lru_cache(maxsize=32)
+def _repeats(size_in: int, size_out: int) -> npt.NDArray[np.float64]:
+    """For each input position how many output positions show it."""
+    counts = np.bincount(_nearest(size_in, size_out), minlength=size_in).astype(np.float64)
+    counts.flags.writeable = False
+    return counts
 
 
 @lru_cache(maxsize=32)

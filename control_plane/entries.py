@@ -84,7 +84,11 @@ def _classify(line: dict[str, Any]) -> tuple[str | None, float | None]:
     found: str | None = None
     created: float | None = None
     for key, about in list(line.items()):
-        if not key.endswith("-metadata") or not isinstance(about, dict) or about.get("type") != CLASSIFICATION:
+        if not key.endswith("-metadata") or not isinstance(about, dict):
+            continue
+        if "class-name" in about and "type" not in about:
+            raise EntryError(f"has {key} without type; expected {CLASSIFICATION}")
+        if about.get("type") != CLASSIFICATION:
             continue
         label = key.removesuffix("-metadata")
         if line.get(label) is None:

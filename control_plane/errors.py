@@ -83,6 +83,9 @@ class InternalError(ApiError):
 
     code, status = "InternalServerException", 500
 
+    def __init__(self, message: str, retry_after_s: int = 1) -> None:
+        super().__init__(message, RetryAfterSeconds=retry_after_s)
+
 
 class SerializationError(ApiError):
     """The body is not what the protocol says: not JSON, or a value of the wrong JSON type."""

@@ -99,7 +99,7 @@ class Worker:
         ready = time.perf_counter()
         outputs = self._runtime.run(prepared)
         ran = time.perf_counter()
-        detection = interpret(outputs, self._manifest)
+        detection = interpret(outputs, self._manifest, (request.height, request.width))
         rows, left, length, index = 0, 0, 0, b""
         if detection.label_map is not None:
             mask = mask_rows(detection.label_map, self._manifest.labels, request.height, request.width, exchange.mask())

@@ -96,11 +96,14 @@ def main(endpoint, folder, region, device=""):
     found["training_s"] = round(time.monotonic() - began, 1)
     described = client.describe_model(ProjectName="parts", ModelVersion=version)["ModelDescription"]
     found["performance"] = described["Performance"]
+    assert described["EvaluationEndTimestamp"] > described["CreationTimestamp"]
     for name in ("EvaluationResult", "EvaluationManifest"):
         place = described[name]
         assert place["Key"] == f"out/{name}-parts-{version}.json", place
         body = s3.get_object(Bucket=place["Bucket"], Key=place["Key"])["Body"].read()
         found[name] = json.loads(body) if name == "EvaluationResult" else len(body.splitlines())
+    mask = json.loads(body.splitlines()[0])["anomaly-mask-ref-detected"].removeprefix(f"s3://{BUCKET}/")
+    assert s3.get_object(Bucket=BUCKET, Key=mask)["Body"].read().startswith(b"\x89PNG")
 
     began = time.monotonic()
     assert client.start_model(ProjectName="parts", ModelVersion=version, MinInferenceUnits=1)["Status"] == "STARTING_HOSTING"
@@ -143,7 +146,12 @@ def main(endpoint, folder, region, device=""):
         assert status == "SUCCEEDED", message
         found["packaging_s"] = round(time.monotonic() - began, 1)
         output = client.describe_model_packaging_job(ProjectName="parts", JobName=job)["ModelPackagingDescription"]
-        found["component"] = output["ModelPackagingOutputDetails"]["Greengrass"]
+        account = described["ModelArn"].split(":")[4]
+        component = output["ModelPackagingOutputDetails"]["Greengrass"]
+        assert component == {
+            "ComponentVersionArn": f"arn:aws:greengrass:{region}:{account}:components:{name}:versions:{version}.0.0",
+            "ComponentName": name, "ComponentVersion": f"{version}.0.0",
+        }  # fmt: skip
         base = f"components/{name}/{version}.0.0/"
         listed = s3.list_objects_v2(Bucket=BUCKET, Prefix=base)["Contents"]
         files = {o["Key"].removeprefix(base): o["Size"] for o in listed}

@@ -45,6 +45,7 @@ lfv describe-dataset --project-name parts --dataset-type test --query DatasetDes
 lfv create-model --project-name parts --output-config '{"S3Location": {"Bucket": "line-7", "Prefix": "out/"}}' \
     --tags Key=line,Value=7 >/dev/null
 wait_for model TRAINED TRAINING_FAILED model
+"$aws" --endpoint-url "$endpoint" s3 cp --only-show-errors s3://line-7/out/EvaluationManifest-parts-1.json - | wc -l
 lfv start-model --project-name parts --model-version 1 --min-inference-units 1 >/dev/null
 wait_for model HOSTED "HOSTING_FAILED TRAINED" model
 for picture in "$folder"/test/*; do

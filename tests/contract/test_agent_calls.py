@@ -1,6 +1,7 @@
 """The five calls, by real gRPC clients against a real agent process."""
 
 import os
+import shutil
 import stat
 import threading
 import time
@@ -23,6 +24,7 @@ from edge_agent.protos import edge_agent_pb2 as pb
 from edge_agent.shared_memory import SEGMENTS
 from edge_agent.states import State
 from linewatch.demo import running_agent
+from packager.package import Package
 
 
 def raw(width: int, height: int, count: int | None = None, model: str = "parts") -> pb.DetectAnomaliesRequest:
@@ -178,6 +180,15 @@ def test_rows_that_are_padded_are_refused_or_taken_as_such(models: Path, parts: 
         frame.close()
 
 
+def test_a_picture_behind_others_in_a_segment(client: AgentClient, frame: SharedFrame) -> None:
+    picture, size = np.random.default_rng(2).integers(0, 256, (64, 64, 3), np.uint8), 64 * 64 * 3
+    with (SEGMENTS / frame.name).open("r+b") as segment:
+        segment.seek(size)
+        segment.write(picture.tobytes())
+    found = client.call("DetectAnomalies", shared(frame.name, size, offset=size)).detect_anomaly_result
+    assert found.anomaly_score == client.detect(picture, "parts", "bytes")[0].anomaly_score
+
+
 def test_mask_handles(client: AgentClient, frame: SharedFrame) -> None:
     size = 64 * 64 * 3
     good, other = (pb.SharedMemoryHandle(name=frame.name, size=size, offset=o) for o in (size, 0))
@@ -211,6 +222,10 @@ def test_unknown_models_and_wrong_states(client: AgentClient) -> None:
         assert error.code == "NOT_FOUND"
         assert "installed" in str(error)
         assert "parts" in str(error)
+    for call, request in {"StartModel": pb.StartModelRequest(), "StopModel": pb.StopModelRequest(),
+                          "DescribeModel": pb.DescribeModelRequest()}.items():  # fmt: skip
+        error = refused(client, call, request)
+        assert (error.code, "model_component is empty" in str(error)) == ("INVALID_ARGUMENT", True)
     error = refused(client, "StartModel", pb.StartModelRequest(model_component="parts"))
     assert (error.code, "RUNNING" in str(error)) == ("FAILED_PRECONDITION", True)
 
@@ -234,6 +249,9 @@ def test_a_flipped_byte_fails_that_model_only(client: AgentClient) -> None:
     assert listed["broken"].status == State.FAILED
     assert listed["parts"].status == State.RUNNING
     assert listed["parts"].lookout_vision_model_arn.endswith("model/parts/3")
+    described = client.describe("broken")
+    assert "model.onnx" in described.status_message
+    assert described.lookout_vision_model_arn == listed["broken"].lookout_vision_model_arn
     client.detect(np.zeros((64, 64, 3), np.uint8), "parts")
 
 
@@ -281,6 +299,23 @@ def test_too_many_calls_are_told_so(models: Path) -> None:
     assert grpc.StatusCode.RESOURCE_EXHAUSTED in codes
     assert grpc.StatusCode.OK in codes
     assert set(codes) == {grpc.StatusCode.RESOURCE_EXHAUSTED, grpc.StatusCode.OK}
+
+
+def test_several_models_run_at_a_time_with_the_second_runtime_too(packaged: Package, picture: np.ndarray, tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        shutil.copytree(packaged.bundle.folder, tmp_path / name)
+        manifest = tmp_path / name / "bundle.json"
+        manifest.write_text(manifest.read_text().replace('"name": "parts"', f'"name": "{name}"'))
+    with running_agent_with(tmp_path, LINEWATCH_AGENT_RUNTIME="onnxruntime") as address, AgentClient(address) as client:
+        client.wait_until_listening(30)
+        for name in ("one", "two"):
+            client.start(name)
+        assert {m.model_component: m.status for m in client.models()} == {"one": State.RUNNING, "two": State.RUNNING}
+        assert "onnxruntime" in client.describe("two").status_message
+        one, two = (client.detect(picture, name)[0] for name in ("one", "two"))
+        assert one == two
+        client.stop("one")
+        assert client.detect(picture, "two")[0] == two
 
 
 def test_short_memory_refuses_to_start(models: Path) -> None:

@@ -56,7 +56,9 @@ def check(found: dict[str, object]) -> None:
     right = sum(name.startswith("anomaly") == said for name, said in answers.items())
     assert right >= len(answers) - 1
     assert found["component_files"][-1] == "recipe.json"  # type: ignore[index]
-    assert found["EvaluationResult"]["EvaluationDetails"]["NumberOfTestingImages"] == found["EvaluationManifest"]  # type: ignore[index]
+    details = found["EvaluationResult"]["EvaluationDetails"]  # type: ignore[index]
+    assert details["NumberOfTestingImages"] == found["EvaluationManifest"]
+    assert details["NumberOfTrainingImages"] + details["NumberOfTestingImages"] == found["stats"]["Labeled"]  # type: ignore[index]
 
 
 def run_lifecycle(python: Path | str, server: Server, plant: Path, env: dict[str, str], *device: str) -> dict[str, object]:
@@ -107,11 +109,12 @@ def test_the_aws_cli(server: Server, plant: Path, tmp_path: Path) -> None:
                           timeout=900, check=False)  # fmt: skip
     assert done.returncode == 0, done.stderr.decode()[-3000:]
     lines = done.stdout.decode().split()
-    assert lines[:2] == ["12", "4"]  # a page of entries; labelled ones that were moved to the test dataset
+    # A page of entries; labelled ones that were moved to the test dataset, and as many that the model was tested on.
+    assert lines[:3] == ["12", "4", "4"]
     pictures = sorted((plant / "test").iterdir())
-    right = sum((p.name.startswith("anomaly")) == (said == "True") for p, said in zip(pictures, lines[2:], strict=False))
+    right = sum((p.name.startswith("anomaly")) == (said == "True") for p, said in zip(pictures, lines[3:], strict=False))
     assert right >= len(pictures) - 2
-    assert lines[2 + len(pictures) :] == ["7", "0"]
+    assert lines[3 + len(pictures) :] == ["7", "0"]
     assert len(list((tmp_path / "components").rglob("*_greengrass_model_component.zip"))) == 1
 
 

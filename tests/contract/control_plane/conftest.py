@@ -66,6 +66,7 @@ class Bench:
         s3: likewise, of S3.
         project: a name that nobody else uses.
         bundle: a trained model.
+        parts: the pictures that it was trained and tested on.
     """
 
     server: Server
@@ -73,6 +74,7 @@ class Bench:
     s3: Any
     project: str
     bundle: Bundle
+    parts: Path | None = None
 
     def make(self, *kinds: str, lines: int = 0) -> str:
         """Create the project, and its datasets with some lines."""
@@ -119,14 +121,15 @@ class Bench:
 
     def hosted(self, version: str = "1", **units: int) -> str:
         """Host a model and wait."""
-        self.api.start_model(ProjectName=self.project, ModelVersion=version, **{"MinInferenceUnits": 1, **units})
+        answer = self.api.start_model(ProjectName=self.project, ModelVersion=version, **{"MinInferenceUnits": 1, **units})
+        assert answer["Status"] == "STARTING_HOSTING"
         found = wait_for(lambda: self.status(version), lambda s: s != "STARTING_HOSTING")
         assert found == "HOSTED", self.api.describe_model(ProjectName=self.project, ModelVersion=version)
         return version
 
     def stopped(self, version: str = "1") -> None:
         """Stop a model and wait."""
-        self.api.stop_model(ProjectName=self.project, ModelVersion=version)
+        assert self.api.stop_model(ProjectName=self.project, ModelVersion=version)["Status"] == "STOPPING_HOSTING"
         assert wait_for(lambda: self.status(version), lambda s: s != "STOPPING_HOSTING") == "TRAINED"
 
     def allowed(self, *actions: str, **condition: Any) -> Any:
@@ -165,10 +168,10 @@ def everything(server: Server) -> dict[str, str]:
 
 
 @pytest.fixture
-def bench(server: Server, everything: dict[str, str], bundle: Bundle) -> Bench:
+def bench(server: Server, everything: dict[str, str], bundle: Bundle, parts: Path) -> Bench:
     """See `Bench`."""
     name = f"p-{secrets.token_hex(6)}"
-    return Bench(server, server.client(everything), server.client(everything, "s3"), name, bundle)
+    return Bench(server, server.client(everything), server.client(everything, "s3"), name, bundle, parts)
 
 
 @pytest.fixture

@@ -12,12 +12,16 @@ from urllib.parse import urlsplit
 
 import msgspec
 import pytest
+import sqlalchemy as sa
 from botocore.auth import SigV4Auth
 from botocore.awsrequest import AWSRequest
 from botocore.credentials import Credentials
 from botocore.exceptions import ClientError
 
-from control_plane.access.policy import Policy
+from control_plane.access.credentials import MasterKey
+from control_plane.access.policy import ROLES, Policy
+from control_plane.access.registry import Registry
+from control_plane.store.schema import client_tokens
 from tests.contract.control_plane.conftest import Bench, manifest, policy
 from tests.contract.control_plane.test_operations import refused, store_model
 from tests.server import ACCOUNT, REGION, Server, wait_for
@@ -123,6 +127,12 @@ def test_regions_and_accounts_do_not_see_each_other(bench: Bench) -> None:
     other.create_project(ProjectName=bench.project)
     found = other.describe_project(ProjectName=bench.project)["ProjectDescription"]["ProjectArn"]
     assert found == f"arn:aws:lookoutvision:ap-northeast-1:{ACCOUNT}:project/{bench.project}"
+    store = bench.server.store()
+    made = Registry(store, MasterKey.open(bench.server.data)).create("999988887777", "other", ROLES["full"])
+    store.close()
+    other = bench.server.client({f"aws_{k}": v for k, v in made.items()})
+    assert other.list_projects()["Projects"] == []
+    refused(lambda: other.describe_project(ProjectName=bench.project), "ResourceNotFoundException", 404)
 
 
 def test_a_presigned_call(bench: Bench) -> None:
@@ -182,6 +192,23 @@ def test_a_token_counts_for_its_operation_and_region_only(bench: Bench) -> None:
     bench.api.create_project(ProjectName=bench.project, ClientToken=token)
     bench.api.create_dataset(ProjectName=bench.project, DatasetType="train", ClientToken=token)
     bench.server.client(bench.server.credential(), region="us-west-2").create_project(ProjectName=bench.project, ClientToken=token)
+
+
+def test_a_token_is_good_for_eight_hours(bench: Bench) -> None:
+    token = secrets.token_hex(8)
+    bench.api.create_project(ProjectName=bench.project, ClientToken=token)
+    other = bench.project + "-other"
+
+    def let_pass(seconds: float) -> None:
+        store = bench.server.store()
+        with store.write() as c:
+            c.execute(sa.update(client_tokens).filter_by(token=token).values(created=client_tokens.c.created - seconds))
+        store.close()
+
+    let_pass(8 * 3600 - 600)
+    refused(lambda: bench.api.create_project(ProjectName=other, ClientToken=token), "ConflictException", 409)
+    let_pass(600)
+    bench.api.create_project(ProjectName=other, ClientToken=token)
 
 
 def test_many_at_once_with_one_token_make_one(bench: Bench) -> None:
@@ -266,14 +293,20 @@ def test_expect_continue(bench: Bench) -> None:
 
 def test_the_largest_update_and_one_that_is_larger(bench: Bench) -> None:
     bench.make("train")
-    big = manifest(1000)
-    padding = b"\n".join(b'{"source-ref": "s3://pictures/%06d", "x": "%s"}' % (i, b"y" * 7000) for i in range(1400))
-    body = (big + b"\n" + padding)[: 10 * 1024 * 1024]
-    body = body[: body.rindex(b"\n")]
+    most = 10 * 1024 * 1024
+
+    def line(number: int, length: int) -> bytes:
+        start = b'{"source-ref":"s3://pictures/%06d","x":"' % number
+        return start + b"y" * (length - len(start) - 2) + b'"}'
+
+    whole, rest = divmod(most, 8192 + 1)
+    body = b"\n".join([*(line(i, 8192) for i in range(whole)), line(whole, rest)])
+    assert len(body) == most
     bench.api.update_dataset_entries(ProjectName=bench.project, DatasetType="train", Changes=body)
-    assert bench.settled()["Status"] == "UPDATE_COMPLETE"
+    done = bench.settled()
+    assert (done["Status"], done["ImageStats"]["Total"]) == ("UPDATE_COMPLETE", whole + 1)
     client = bench.server.client(bench.server.credential(), parameter_validation=False)
-    refused(lambda: client.update_dataset_entries(ProjectName=bench.project, DatasetType="train", Changes=b"x" * (10 * 1024 * 1024 + 1)),
+    refused(lambda: client.update_dataset_entries(ProjectName=bench.project, DatasetType="train", Changes=b"x" * (most + 1)),
             "ValidationException", 400)  # fmt: skip
     refused(lambda: client.update_dataset_entries(ProjectName=bench.project, DatasetType="train", Changes=b"x" * (12 << 20)),
             "RequestEntityTooLargeException", 413)  # fmt: skip
@@ -325,8 +358,6 @@ def test_distribute(bench: Bench) -> None:
 
 
 def test_distribute_needs_settled_datasets_of_one_project(bench: Bench) -> None:
-    import sqlalchemy as sa
-
     from control_plane.store.schema import datasets
 
     rekognition = bench.server.client(bench.server.credential(), "rekognition")
@@ -336,6 +367,10 @@ def test_distribute_needs_settled_datasets_of_one_project(bench: Bench) -> None:
     def arns(project: str) -> list[str]:
         found = rekognition.describe_projects(ProjectNames=[project])["ProjectDescriptions"][0]
         return [d["DatasetArn"] for d in found["Datasets"]]
+
+    def told(arn: str) -> tuple[str, str]:
+        found = rekognition.describe_dataset(DatasetArn=arn)["DatasetDescription"]
+        return found["Status"], found["StatusMessageCode"]
 
     mine = arns(bench.project)
     other = bench.project + "-other"
@@ -349,9 +384,13 @@ def test_distribute_needs_settled_datasets_of_one_project(bench: Bench) -> None:
         rows = c.execute(sa.select(datasets.c.id, datasets.c.created)).all()
         busy = next(r.id for r in rows if int(r.created * 1000) == created)
         c.execute(sa.update(datasets).where(datasets.c.id == busy).values(status="UPDATE_IN_PROGRESS"))
-    store.close()
     pair = [{"Arn": a} for a in mine]
     refused(lambda: rekognition.distribute_dataset_entries(Datasets=pair), "ResourceNotReadyException", 400)
+    assert told(mine[1]) == ("UPDATE_IN_PROGRESS", "SUCCESS")
+    with store.write() as c:
+        c.execute(sa.update(datasets).where(datasets.c.id == busy).values(status="UPDATE_FAILED_ROLLBACK_COMPLETE"))
+    store.close()
+    assert told(mine[1]) == ("UPDATE_FAILED", "CLIENT_ERROR")
     assert bench.settled("train")["ImageStats"]["Total"] == 10
 
 

@@ -7,6 +7,8 @@ case fails the suite.
 import base64
 import json
 import secrets
+import time
+import uuid
 from collections.abc import Callable
 from typing import Any
 
@@ -68,6 +70,7 @@ def create_project(b: Bench) -> None:
     made = b.api.create_project(ProjectName=b.project)["ProjectMetadata"]
     assert made["ProjectArn"] == f"arn:aws:lookoutvision:{REGION}:{ACCOUNT}:project/{b.project}"
     assert made["ProjectName"] == b.project
+    assert abs(made["CreationTimestamp"].timestamp() - time.time()) < 3600
 
 
 @case("CreateProject", "ConflictException")
@@ -121,10 +124,31 @@ def a_page_token_that_was_made_up(b: Bench) -> None:
 
 @case("DeleteProject")
 def delete_project(b: Bench) -> None:
-    b.make("train")  # an empty dataset goes with it
+    address = picture_in_a_bucket(b)
+    b.make("train")
+    b.api.update_dataset_entries(ProjectName=b.project, DatasetType="train", Changes=json.dumps({"source-ref": address}))
+    b.settled()
+    b.api.delete_dataset(ProjectName=b.project, DatasetType="train")
+    b.api.create_dataset(ProjectName=b.project, DatasetType="train")  # an empty dataset goes with it
     assert b.api.delete_project(ProjectName=b.project)["ProjectArn"].endswith(f"project/{b.project}")
     refused(lambda: b.api.describe_project(ProjectName=b.project), "ResourceNotFoundException", 404)
     b.make()
+    assert content(b, address) == PICTURE
+
+
+PICTURE = b"no picture, but that is not looked at here"
+
+
+def picture_in_a_bucket(b: Bench) -> str:
+    bucket = f"pictures-{secrets.token_hex(4)}"
+    b.s3.create_bucket(Bucket=bucket, CreateBucketConfiguration={"LocationConstraint": REGION})
+    b.s3.put_object(Bucket=bucket, Key="one.png", Body=PICTURE)
+    return f"s3://{bucket}/one.png"
+
+
+def content(b: Bench, address: str) -> bytes:
+    _, _, bucket, key = address.split("/", 3)
+    return bytes(b.s3.get_object(Bucket=bucket, Key=key)["Body"].read())
 
 
 @case("DeleteProject", "ConflictException")
@@ -132,6 +156,7 @@ def delete_a_project_with_models_or_entries(b: Bench) -> None:
     b.make("train", lines=3)
     conflict(lambda: b.api.delete_project(ProjectName=b.project), "PROJECT")
     b.model()
+    b.api.delete_dataset(ProjectName=b.project, DatasetType="train")
     conflict(lambda: b.api.delete_project(ProjectName=b.project), "PROJECT")
 
 
@@ -149,11 +174,14 @@ def from_manifest(b: Bench, body: bytes, kind: str = "train") -> dict[str, Any]:
     b.make()
     bucket = f"manifests-{secrets.token_hex(4)}"
     b.s3.create_bucket(Bucket=bucket, CreateBucketConfiguration={"LocationConstraint": REGION})
-    b.s3.put_object(Bucket=bucket, Key="a/train.manifest", Body=body)
-    source = {"GroundTruthManifest": {"S3Object": {"Bucket": bucket, "Key": "a/train.manifest"}}}
+    b.s3.put_object(Bucket=bucket, Key="a/lines.txt", Body=body)
+    source = {"GroundTruthManifest": {"S3Object": {"Bucket": bucket, "Key": "a/lines.txt"}}}
     made = b.api.create_dataset(ProjectName=b.project, DatasetType=kind, DatasetSource=source)["DatasetMetadata"]
     assert made["Status"] == "CREATE_IN_PROGRESS"
-    return b.settled(kind)
+    found = b.settled(kind)
+    assert content(b, f"s3://{bucket}/a/lines.txt") == body  # the caller's file is only read
+    b.s3.delete_object(Bucket=bucket, Key="a/lines.txt")  # and not needed any longer
+    return found
 
 
 @case("CreateDataset")
@@ -211,7 +239,8 @@ def describe_dataset(b: Bench) -> None:
 
 @case("DescribeDataset", "ResourceNotFoundException")
 def describe_a_missing_dataset(b: Bench) -> None:
-    b.make("train")
+    b.make("train", "test")
+    b.api.delete_dataset(ProjectName=b.project, DatasetType="test")
     refused(lambda: b.api.describe_dataset(ProjectName=b.project, DatasetType="test"), "ResourceNotFoundException", 404,
             ResourceType="DATASET")  # fmt: skip
 
@@ -225,6 +254,25 @@ def delete_a_dataset_and_make_it_again_at_once(b: Bench) -> None:
         b.api.create_dataset(ProjectName=b.project, DatasetType="train")
     found = b.api.describe_dataset(ProjectName=b.project, DatasetType="train")["DatasetDescription"]
     assert found["ImageStats"]["Total"] == 0
+
+
+@case("CreateDataset")
+@case("DeleteDataset")
+def take_entries_out_by_making_the_dataset_again(b: Bench) -> None:
+    b.make("train", lines=3)
+    address = picture_in_a_bucket(b)
+    lines = b.api.list_dataset_entries(ProjectName=b.project, DatasetType="train")["DatasetEntries"]
+    body = "\n".join([lines[0], json.dumps(json.loads(lines[2]) | {"note": "Straße"}, ensure_ascii=False)]).encode()
+    bucket = address.split("/")[2]
+    b.s3.put_object(Bucket=bucket, Key="edited", Body=body)
+    b.api.delete_dataset(ProjectName=b.project, DatasetType="train")
+    source = {"GroundTruthManifest": {"S3Object": {"Bucket": bucket, "Key": "edited"}}}
+    b.api.create_dataset(ProjectName=b.project, DatasetType="train", DatasetSource=source)
+    assert b.settled()["ImageStats"]["Total"] == 2
+    again = b.api.list_dataset_entries(ProjectName=b.project, DatasetType="train")["DatasetEntries"]
+    assert [json.loads(x) for x in again] == [json.loads(x) for x in body.decode().splitlines()]
+    b.api.delete_dataset(ProjectName=b.project, DatasetType="train")
+    assert content(b, address) == PICTURE
 
 
 def busy_dataset(b: Bench) -> None:
@@ -257,23 +305,25 @@ def list_dataset_entries(b: Bench) -> None:
         )  # fmt: skip
         return [json.loads(line) for page in pages for line in page["DatasetEntries"]]
 
-    everything = [entry(i) for i in range(150)]
-    found = lines()
-    assert [x["source-ref"] for x in found] == [x["source-ref"] for x in everything]
-    assert all(x["anomaly-label"] == (x["anomaly-label-metadata"]["class-name"] == "anomaly") for x in found if "anomaly-label" in x)
-    numbers = {
-        "labelled": [i for i in range(150) if i % 7], "anomaly": [i for i in range(150) if i % 7 and i % 3 == 0],
-    }  # fmt: skip
-    assert len(lines(Labeled=True)) == len(numbers["labelled"])
-    assert len(lines(Labeled=False)) == 150 - len(numbers["labelled"])
-    assert len(lines(AnomalyClass="anomaly")) == len(numbers["anomaly"])
-    assert len(lines(AnomalyClass="normal")) == len(numbers["labelled"]) - len(numbers["anomaly"])
+    def labelled(i: int, of: str = "") -> bool:
+        return bool(i % 7) and of in ("", "normal" if i % 3 else "anomaly")
+
+    # As they were sent, but that the label's value is 1 for an anomaly and 0 for a normal picture.
+    everything = [entry(i) | ({"anomaly-label": int(labelled(i, "anomaly"))} if labelled(i) else {}) for i in range(150)]
+    assert lines() == everything
+    assert len(b.api.list_dataset_entries(ProjectName=b.project, DatasetType="train")["DatasetEntries"]) == 100
+    assert lines(Labeled=True) == [x for i, x in enumerate(everything) if labelled(i)]
+    assert lines(Labeled=False) == [x for i, x in enumerate(everything) if not labelled(i)]
+    for kind in ("anomaly", "normal"):
+        assert lines(AnomalyClass=kind) == [x for i, x in enumerate(everything) if labelled(i, kind)]
     assert [x["source-ref"][-9:] for x in lines(SourceRefContains="00012")] == ["00012.png"]
     assert lines(SourceRefContains="%") == lines(SourceRefContains="_") == lines(SourceRefContains="PART") == []
     early = lines(BeforeCreationDate="2026-01-03T00:00:00Z", Labeled=True)
-    assert [x["source-ref"] for x in early] == [x["source-ref"] for x in everything if "anomaly-label" in x and
-                                               x["anomaly-label-metadata"]["creation-date"] < "2026-01-03"]  # fmt: skip
-    assert lines(AfterCreationDate="2026-01-02T12:00:00Z", BeforeCreationDate="2026-01-03T12:00:00Z", AnomalyClass="anomaly")
+    dates = {i: f"2026-01-{1 + i % 28:02d}" for i in range(150) if labelled(i)}
+    assert early == [everything[i] for i, date in dates.items() if date < "2026-01-03"]
+    later = lines(AfterCreationDate="2026-01-02T12:00:00Z", BeforeCreationDate="2026-01-04T12:00:00Z", AnomalyClass="anomaly",
+                  SourceRefContains="part-0008")  # fmt: skip
+    assert later == [everything[i] for i in range(80, 90) if labelled(i, "anomaly") and dates[i] in ("2026-01-03", "2026-01-04")] != []
 
 
 @case("ListDatasetEntries", "ValidationException")
@@ -334,7 +384,13 @@ def create_model(b: Bench) -> None:
     wait_for(lambda: b.status("1"), lambda s: s == "TRAINING_FAILED", 120)
     found = b.api.describe_model(ProjectName=b.project, ModelVersion="1")["ModelDescription"]
     assert "s3://pictures/part-00000.png" in found["StatusMessage"] or "pictures" in found["StatusMessage"]
+    assert (found["Description"], found["KmsKeyId"]) == ("first.try", "alias/key")
     assert b.api.create_model(ProjectName=b.project, **train_config())["ModelMetadata"]["ModelVersion"] == "2"
+    wait_for(lambda: b.status("2"), lambda s: s == "TRAINING_FAILED", 120)
+    assert [m["ModelVersion"] for m in b.api.list_models(ProjectName=b.project)["Models"]] == ["2", "1"]
+    b.api.delete_model(ProjectName=b.project, ModelVersion="2")
+    wait_for(lambda: len(b.api.list_models(ProjectName=b.project)["Models"]), lambda left: left == 1)
+    assert b.api.create_model(ProjectName=b.project, **train_config())["ModelMetadata"]["ModelVersion"] == "3"  # never used again
 
 
 @case("CreateModel", "ConflictException")
@@ -369,7 +425,7 @@ def too_many_trainings(b: Bench) -> None:
             b.api.delete_model(ProjectName=b.project, ModelVersion=str(version))
 
 
-def store_model(b: Bench, version: int, status: str = "TRAINED") -> None:
+def store_model(b: Bench, version: int, status: str = "TRAINED", **columns: Any) -> None:
     """A model without its files."""
     import sqlalchemy as sa
 
@@ -379,7 +435,8 @@ def store_model(b: Bench, version: int, status: str = "TRAINED") -> None:
     with store.write() as c:
         project_id = c.execute(sa.select(projects.c.id).where(projects.c.name == b.project)).scalar()
         c.execute(sa.insert(models).values(project_id=project_id, version=version, status=status, created=1.0, output_bucket="o",
-                                           output_prefix="", performance={"F1Score": 0.5, "Recall": 1.0, "Precision": 0.25}))  # fmt: skip
+                                           output_prefix="", performance={"F1Score": 0.5, "Recall": 1.0, "Precision": 0.25},
+                                           **columns))  # fmt: skip
     store.close()
 
 
@@ -393,6 +450,14 @@ def describe_model(b: Bench) -> None:
     assert found["Performance"] == {"F1Score": 0.5, "Recall": 1.0, "Precision": 0.25}
     assert found["OutputConfig"] == {"S3Location": {"Bucket": "o", "Prefix": ""}}
     assert "MinInferenceUnits" not in found
+    store_model(b, 3, "STOPPING_HOSTING", description="d", kms_key="k", evaluation_manifest="m", evaluation_result="r", evaluated=2.0,
+                min_units=1, max_units=2)  # fmt: skip
+    full = b.api.describe_model(ProjectName=b.project, ModelVersion="3")["ModelDescription"]
+    assert set(full) == set(operations("lookoutvision")["DescribeModel"].model.output_shape.members["ModelDescription"].members)
+    assert (full["Status"], full["Description"], full["KmsKeyId"]) == ("STOPPING_HOSTING", "d", "k")
+    assert (full["EvaluationManifest"], full["EvaluationResult"]) == ({"Bucket": "o", "Key": "m"}, {"Bucket": "o", "Key": "r"})
+    assert (full["CreationTimestamp"].timestamp(), full["EvaluationEndTimestamp"].timestamp()) == (1, 2)
+    assert (full["MinInferenceUnits"], full["MaxInferenceUnits"]) == (1, 2)
 
 
 @case("ListModels")
@@ -401,16 +466,19 @@ def list_models(b: Bench) -> None:
     for version in range(1, 6):
         store_model(b, version)
     pages = list(b.api.get_paginator("list_models").paginate(ProjectName=b.project, PaginationConfig={"PageSize": 2}))
-    assert [m["ModelVersion"] for p in pages for m in p["Models"]] == ["5", "4", "3", "2", "1"]
+    assert [(m["ModelVersion"], m["StatusMessage"]) for p in pages for m in p["Models"]] == [(str(v), "") for v in (5, 4, 3, 2, 1)]
 
 
 @case("DeleteModel")
 def delete_model(b: Bench) -> None:
     b.make("train")
     b.model()
+    b.api.tag_resource(ResourceArn=b.arn(), Tags=[{"Key": "line", "Value": "7"}])
     assert b.api.delete_model(ProjectName=b.project, ModelVersion="1")["ModelArn"] == b.arn()
     wait_for(lambda: b.api.list_models(ProjectName=b.project)["Models"], lambda found: not found)
     refused(lambda: b.api.list_tags_for_resource(ResourceArn=b.arn()), "ResourceNotFoundException", 404)
+    store_model(b, 1)
+    assert b.api.list_tags_for_resource(ResourceArn=b.arn())["Tags"] == []
 
 
 @case("DeleteModel", "ConflictException")
@@ -435,36 +503,49 @@ def delete_the_latest(b: Bench) -> None:
 def host_and_ask(b: Bench) -> None:
     b.make("train")
     b.model()
-    b.hosted()
+    b.hosted("latest")
     described = b.api.describe_model(ProjectName=b.project, ModelVersion="1")["ModelDescription"]
     assert (described["MinInferenceUnits"], "MaxInferenceUnits" in described) == (1, False)
     picture = b.bundle.manifest.picture
-    found = detect(b, png(picture.width, picture.height))
-    assert found["Source"] == {"Type": "direct"}
-    assert found["Anomalies"][0]["Name"] == "background"
-    assert found["Anomalies"][0]["PixelAnomaly"]["Color"] == "#FFFFFF"
-    mask_matches(found, picture.width, picture.height)
+    colors = {"background": "#FFFFFF", **{label.name: label.hex_color.upper() for label in b.bundle.manifest.labels}}
+    assert b.parts is not None
+    seen = set()
+    for path in sorted((b.parts / "test").glob("*/*.png")):
+        found = detect(b, path.read_bytes(), version="latest")
+        assert found["Source"] == {"Type": "direct"}
+        assert 0 <= found["Confidence"] <= 1
+        assert found["Anomalies"][0]["Name"] == "background"
+        for area in found["Anomalies"]:
+            assert area["PixelAnomaly"]["Color"] == colors[area["Name"]]
+        mask_matches(found, picture.width, picture.height)
+        # The rules of the service's examples: a sure verdict, a defect's share of the picture, how many types there are.
+        sure = found["IsAnomalous"] and found["Confidence"] >= 0.5
+        shares = {a["Name"]: a["PixelAnomaly"]["TotalPercentageArea"] for a in found["Anomalies"] if a["Name"] != "background"}
+        seen.add((sure, sure and any(share > 0.0005 for share in shares.values()), sure and len(shares) > 0))
+    assert {(True, True, True), (False, False, False)} <= seen
+    assert "Anomalies" in detect(b, encoded(picture.width, picture.height, "JPEG"), "image/jpeg")
     conflict(lambda: b.api.start_model(ProjectName=b.project, ModelVersion="1", MinInferenceUnits=1), "MODEL")
     for body, kind in ((b"not a picture", "image/png"), (png(picture.width, picture.height), "image/jpeg"), (png(64, 64), "image/png"),
                        (png(picture.width, picture.height)[:200], "image/png"), (b"x", "text/plain"),
                        (b"\x89PNG\r\n\x1a\n" + b"x" * 9_000_000, "image/png")):  # fmt: skip
         refused(lambda body=body, kind=kind: detect(b, body, kind), "ValidationException", 400)
-    b.stopped()
+    b.stopped("latest")
     assert "MinInferenceUnits" not in b.api.describe_model(ProjectName=b.project, ModelVersion="1")["ModelDescription"]
 
 
-def detect(b: Bench, body: bytes, kind: str = "image/png") -> dict[str, Any]:
-    answer = b.api.detect_anomalies(ProjectName=b.project, ModelVersion="1", Body=body, ContentType=kind)
+def detect(b: Bench, body: bytes, kind: str = "image/png", version: str = "1") -> dict[str, Any]:
+    answer = b.api.detect_anomalies(ProjectName=b.project, ModelVersion=version, Body=body, ContentType=kind)
     return dict(answer["DetectAnomalyResult"])
 
 
 def mask_matches(found: dict[str, Any], width: int, height: int) -> None:
-    """The mask is RGB of the picture's size, and its colours cover what the areas say."""
+    """The mask is RGB of the picture's size, white but for the defects, and its colours cover what the areas say."""
     from io import BytesIO
 
     import numpy as np
     from PIL import Image
 
+    assert len(found["AnomalyMask"]) <= 5 * 1024 * 1024
     with Image.open(BytesIO(found["AnomalyMask"])) as image:
         assert (image.format, image.mode, image.size) == ("PNG", "RGB", (width, height))
         pixels = np.asarray(image).reshape(-1, 3)
@@ -477,13 +558,17 @@ def mask_matches(found: dict[str, Any], width: int, height: int) -> None:
 
 
 def png(width: int, height: int) -> bytes:
+    return encoded(width, height, "PNG")
+
+
+def encoded(width: int, height: int, kind: str) -> bytes:
     from io import BytesIO
 
     import numpy as np
     from PIL import Image
 
     buffer = BytesIO()
-    Image.fromarray(np.random.default_rng(0).integers(0, 256, (height, width, 3), np.uint8)).save(buffer, "PNG")
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (height, width, 3), np.uint8)).save(buffer, kind)
     return buffer.getvalue()
 
 
@@ -515,7 +600,7 @@ def test_a_model_whose_files_are_gone_fails_to_start_and_says_so(bench: Bench) -
     bench.make("train")
     store_model(bench, 1)
     bench.api.start_model(ProjectName=bench.project, ModelVersion="1", MinInferenceUnits=1)
-    wait_for(bench.status, lambda s: s == "HOSTING_FAILED")
+    assert wait_for(bench.status, lambda s: s != "STARTING_HOSTING") == "HOSTING_FAILED"
     found = bench.api.describe_model(ProjectName=bench.project, ModelVersion="1")["ModelDescription"]
     assert "bundle" in found["StatusMessage"]
     bench.api.delete_model(ProjectName=bench.project, ModelVersion="1")
@@ -556,11 +641,14 @@ def packaging_jobs(b: Bench) -> None:
     assert described["ModelPackagingConfiguration"]["Greengrass"]["ComponentVersion"] == "1.0.0"
     pages = list(b.api.get_paginator("list_model_packaging_jobs").paginate(ProjectName=b.project, PaginationConfig={"PageSize": 2}))
     assert [j["JobName"] for p in pages for j in p["ModelPackagingJobs"]] == jobs[::-1]
+    assert all("StatusMessage" in j and str(uuid.UUID(j["JobName"])) == j["JobName"] for p in pages for j in p["ModelPackagingJobs"])
 
     def status() -> str:
         return b.api.describe_model_packaging_job(ProjectName=b.project, JobName=jobs[0])["ModelPackagingDescription"]["Status"]
 
-    assert wait_for(status, lambda s: s in ("FAILED", "SUCCEEDED")) == "FAILED"
+    assert wait_for(status, lambda s: s not in ("CREATED", "RUNNING")) == "FAILED"
+    failed = b.api.describe_model_packaging_job(ProjectName=b.project, JobName=jobs[0])["ModelPackagingDescription"]
+    assert "version 1 is gone" in failed["StatusMessage"]
     # A failed job gives its component's name and version back.
     b.api.start_model_packaging_job(ProjectName=b.project, ModelVersion="1",
                                     Configuration=package_config(f"c.{b.project}", ComponentVersion="1.0.0"))  # fmt: skip
@@ -711,7 +799,9 @@ def test_access_denied(bench: Bench, operation: str) -> None:
 
 @pytest.mark.parametrize("operation", sorted(set(NAMES) - NO_RESOURCE))
 def test_resource_not_found(bench: Bench, operation: str) -> None:
-    refused(lambda: method(bench.api, operation)(**minimal(operation)), "ResourceNotFoundException", 404)
+    found = refused(lambda: method(bench.api, operation)(**minimal(operation)), "ResourceNotFoundException", 404)
+    assert found["ResourceId"]
+    assert found["ResourceType"] in ("PROJECT", "DATASET", "MODEL", "MODEL_PACKAGE_JOB")
 
 
 @pytest.mark.parametrize("operation", NAMES)
@@ -758,6 +848,8 @@ def test_no_case_is_missing() -> None:
     generated = {(name, error) for name, error in declared if error in BY_EVERY_OPERATION | BY_THE_GATEWAY}
     assert not declared - set(CASES) - NEVER - generated
     assert not set(CASES) & NEVER
+    assert set(CASES) <= declared
+    assert not {(f"{name}ModelPackagingJob{s}", "ConflictException") for name, s in (("Describe", ""), ("List", "s"))} & declared
 
 
 def test_roles_read_and_do_not_write(bench: Bench) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import ssl
 import subprocess
 import sys
@@ -262,7 +263,18 @@ def test_units_grow_under_load_and_calls_over_capacity_are_throttled(start: Call
     answered = sum(kind == "answered" for kind, _ in outcomes)
     assert f"linewatch_processed_images_total{labels} {answered}.0" in text
     assert f"linewatch_throttled_requests_total{labels} {len(outcomes) - answered}.0" in text
+    assert f"linewatch_successful_requests_total{labels} {answered}.0" in text
+    with pytest.raises(ClientError):
+        detect(bench, b"no picture")
     bench.stopped()
+    with pytest.raises(ClientError):
+        detect(bench, picture)
+    text = urllib.request.urlopen(f"{server.url}/-/metrics", timeout=5).read().decode()
+    anomalies = re.search(rf"^linewatch_detected_anomalies_total{re.escape(labels)} (\d+).0$", text, re.MULTILINE)
+    assert (int(anomalies[1]) if anomalies else 0) in (0, answered)  # it was one picture all the time
+    assert f"linewatch_invalid_images_total{labels} 1.0" in text
+    assert f"linewatch_failed_requests_total{labels} 1.0" in text
+    assert f"linewatch_inference_seconds_count{labels} {answered}.0" in text
     assert units() == {}
     server.stop()
 

@@ -56,11 +56,33 @@ def test_classification_has_neither_mask_nor_areas() -> None:
 
 def test_areas_list_the_background_first_and_only_what_is_there() -> None:
     logits = np.zeros((3, 2, 4), np.float32)
-    logits[2, 0, 0] = 1
+    logits[2, 0, 0] = logits[2, 1, 3] = 1  # two places, one entry
     manifest = msgspec.structs.replace(SMALL, labels=LABELS)
     areas = interpret(ModelOutputs(0.0, MAP, logits), manifest).areas
-    assert [(a.name, a.hex_color, a.area) for a in areas] == [("background", "#FFFFFF", 0.875), ("dent", "#1F77B4", 0.125)]
+    assert [(a.name, a.hex_color, a.area) for a in areas] == [("background", "#FFFFFF", 0.75), ("dent", "#1F77B4", 0.25)]
     assert {type(a.area) for a in areas} == {float}  # what messages can carry
+
+
+@pytest.mark.parametrize(("score", "anomalous"), [(-50.0, False), (50.0, True)])
+@pytest.mark.parametrize("found", [False, True])
+def test_the_verdict_and_the_mask_do_not_depend_on_each_other(score: float, anomalous: bool, found: bool) -> None:
+    logits = np.zeros((3, 2, 4), np.float32)
+    logits[1, 0, 0] = found
+    detection = interpret(ModelOutputs(score, MAP, logits), msgspec.structs.replace(SMALL, labels=LABELS))
+    assert detection.is_anomalous is anomalous
+    assert [a.name for a in detection.areas] == ["background", *["scratch"] * found]
+
+
+@given(st.integers(1, 20), st.integers(1, 20), st.integers(1, 60), st.integers(1, 60), st.integers(0, 2**32 - 1))
+def test_areas_are_those_of_the_mask(h: int, w: int, height: int, width: int, seed: int) -> None:
+    logits = np.random.default_rng(seed).integers(0, 3, (3, h, w)).astype(np.float32)
+    found = interpret(ModelOutputs(0.0, MAP, logits), msgspec.structs.replace(SMALL, labels=LABELS), (height, width))
+    assert found.label_map is not None
+    mask = draw_mask(found.label_map, LABELS, height, width)
+    for area in found.areas:
+        shown = (mask == list(bytes.fromhex(area.hex_color[1:]))).all(axis=2)
+        assert area.area == shown.sum() / (height * width)
+    assert sum(a.area for a in found.areas) == pytest.approx(1)
 
 
 @given(st.integers(1, 20), st.integers(1, 20), st.integers(1, 60), st.integers(1, 60), st.integers(0, 2**32 - 1))

@@ -27,6 +27,13 @@ def test_known_good_options_of_the_service() -> None:
     assert find_target("x86_64-cpu", {"mcpu": "core-avx2"}).variants[0].name == "avx2"
 
 
+def test_what_is_taken_where_nothing_is_asked_for() -> None:
+    """The service's core-avx2, with a faster build beside it for processors that have AVX-512; any ARMv8."""
+    assert [v.mcpu for v in find_target("x86_64-cpu").variants] == ["skylake-avx512", "core-avx2"]
+    [arm] = find_target("aarch64-cpu").variants
+    assert arm.flags == ("asimd",)
+
+
 def test_features_add_flags_and_reach_the_compiler() -> None:
     [variant] = find_target("aarch64-cpu", {"mattr": ["+neon", "+vfpv4", "+dotprod"]}).variants
     assert variant.mattr == ("+neon", "+dotprod")  # +vfpv4 is a name of 32-bit ARM for what every ARMv8 core has

@@ -37,10 +37,24 @@ def test_other_classes_and_no_label_are_unlabelled() -> None:
     assert parse({"source-ref": "s3://b/k"}).anomaly_class is None
 
 
-def test_a_published_mask_without_background_or_confidence_is_read() -> None:
-    entry = parse(FULL)
-    assert entry.has_mask
+@pytest.mark.parametrize("name", ["anomaly-mask-ref", "defects-ref"])
+def test_a_published_mask_without_background_or_confidence_is_read(name: str) -> None:
+    entry = parse({**PLAIN, name: "s3://b/m.png", f"{name}-metadata": MASK})
+    assert entry.masks == ("s3://b/m.png",)
     assert entry.bucket == "b"
+
+
+def test_what_may_be_left_out_and_what_is_tolerated() -> None:
+    assert not {"confidence", "job-name", "creation-date"} & {*LABEL, *MASK}
+    spaced = {"1": {"class-name": " cracked ", "hex-color": " #23a436 ", "confidence": 0.5}}
+    assert parse({**FULL, "anomaly-mask-ref-metadata": {**MASK, "internal-color-map": spaced}}).masks
+
+
+def test_the_longest_line() -> None:
+    room = 8192 - len(parse({**PLAIN, "note": ""}).line)
+    assert len(parse({**PLAIN, "note": "x" * room}).line) == 8192
+    with pytest.raises(EntryError, match="8193 characters"):
+        parse({**PLAIN, "note": "x" * (room + 1)})
 
 
 def test_foreign_keys_are_kept() -> None:
@@ -53,6 +67,7 @@ def test_foreign_keys_are_kept() -> None:
     ({"source-ref": "s3://b"}, "s3://BUCKET/KEY"),
     ({**PLAIN, "anomaly-label": None}, "no anomaly-label"),
     ({**PLAIN, "anomaly-label-metadata": {**LABEL, "class-name": ""}}, "class-name"),
+    ({**PLAIN, "anomaly-label-metadata": {k: v for k, v in LABEL.items() if k != "type"}}, "without type"),
     ({**PLAIN, "anomaly-label-metadata": {**LABEL, "human-annotated": "perhaps"}}, "yes or no"),
     ({**PLAIN, "two": 0, "two-metadata": {**LABEL, "class-name": "normal"}}, "contradict"),
     ({**FULL, "anomaly-mask-ref": None}, "mask's address"), ({**FULL, "anomaly-mask-ref": "m.png"}, "mask"),

@@ -112,6 +112,15 @@ def test_settings_that_are_refused(flags: dict[str, object], message: str) -> No
         load_settings(None, {}, flags)
 
 
+def test_the_services_quotas_are_the_defaults() -> None:
+    found = Settings()
+    assert (found.quota_trainings, found.training_hours, found.quota_labels, found.quota_mask_labels) == (2, 24, 100, 20)
+    assert (found.quota_train_pictures, found.quota_test_pictures) == (16000, 4000)
+    assert (found.quota_train_masked, found.quota_test_masked) == (8000, 800)
+    assert (found.least_normal, found.least_anomaly, found.least_label) == (20, 10, 20)
+    assert (found.least_normal_each, found.least_test_anomaly, found.least_label_each) == (10, 10, 10)
+
+
 def test_a_job_that_takes_too_long_is_ended(tmp_path: Path) -> None:
     (tmp_path / "spec.json").write_text("{}")
     placement = Placement("train", str(tmp_path), 1e-5, str(tmp_path / "objects"), "", "r", 1, [], [])

@@ -197,6 +197,11 @@ def test_answers_are_serialised_by_the_model() -> None:
     }}  # fmt: skip
 
 
+def test_times_are_numbers_in_bodies() -> None:
+    _, _, body = render(operations("lookoutvision")["CreateProject"], {"ProjectMetadata": {"CreationTimestamp": 1767323045.678}})
+    assert json.loads(body) == {"ProjectMetadata": {"CreationTimestamp": 1767323045.678}}
+
+
 def test_a_member_that_the_model_lacks_is_a_fault_of_ours() -> None:
     with pytest.raises(KeyError):
         render(operations("lookoutvision")["CreateProject"], {"Project": {}})

@@ -192,7 +192,11 @@ def test_a_folder_that_cannot_be_written_is_named_with_the_remedy(component: Com
 def test_the_artifact_is_the_bundle(packaged: Package, tmp_path: Path) -> None:
     [artifact] = packaged.component.artifacts
     unpacked = unzip_bundle(artifact.path, tmp_path / "out")
-    assert unpacked.manifest == packaged.bundle.manifest
+    manifest = unpacked.manifest
+    assert manifest == packaged.bundle.manifest
+    assert manifest.model.arn.endswith(":model/parts/3")
+    assert (manifest.picture.width, manifest.picture.height) == (320, 240)
+    assert {label.name for label in manifest.labels if label.hex_color.startswith("#")} == {"scratch", "dent", "missing hole"}
     assert unpacked.targets() == ["x86_64-cpu"]
     assert unpacked.read(REGISTER_NAME) == REGISTER
 

@@ -23,7 +23,8 @@ def model() -> bytes:
 
 @pytest.mark.parametrize(("machine", "gpu"), [
     ("aarch64", Gpu("sm_72", (11, 4), "8.5.2")), ("aarch64", Gpu("sm_72", (10, 2), "8.2.1")), ("aarch64", Gpu("sm_87", (12, 6), "10.3.0")),
-    ("x86_64", Gpu("sm_75", (12, 4), "8.6.1")), ("x86_64", Gpu("sm_86", (11, 8), "8.6.1")),
+    ("x86_64", Gpu("sm_75", (10, 2), "7.1.3")), ("x86_64", Gpu("sm_80", (11, 2), "8.2.0")),
+    ("x86_64", Gpu("sm_86", (11, 8), "8.6.1")),
 ], ids=lambda v: v if isinstance(v, str) else f"{v.arch}-{v.cuda[0]}.{v.cuda[1]}")  # fmt: skip
 def test_machine_code_for_the_asked_gpu(model: bytes, machine: str, gpu: Gpu) -> None:
     if machine == "aarch64":

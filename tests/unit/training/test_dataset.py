@@ -104,9 +104,22 @@ def test_color_maps_go_by_name_not_by_index(tmp_path: Path) -> None:
     save(tmp_path / "a.png")
     save(tmp_path / "b.png")
     only = {"0": {"class-name": "scratch", "hex-color": "#d62728"}}
-    both = {"0": {"class-name": "BACKGROUND", "hex-color": "#ffffff"}, "1": {"class-name": "dent", "hex-color": "#23A436"}}
+    both = {"0": {"class-name": "BACKGROUND", "hex-color": "#ffffff"}, "1": {"class-name": " dent", "hex-color": "#23A436 "}}
     manifest = write_manifest(tmp_path / "m", [segmented("a.png", "a.png", only), segmented("b.png", "b.png", both)])
     assert set(read_dataset(manifest).labels) == {RED, GREEN}
+
+
+def test_masks_of_some_pictures_only(tmp_path: Path) -> None:
+    for name in ("a.png", "b.png", "n.png"):
+        save(tmp_path / name)
+    save(tmp_path / "dummy.png", (16, 16), 255)  # published sets have them for normal pictures
+    map_ = {"1": {"class-name": "scratch", "hex-color": "#d62728"}}
+    white = {"0": {"class-name": "BACKGROUND", "hex-color": "#ffffff"}}
+    normal = segmented("n.png", "dummy.png", white) | {k: v for k, v in line("n.png").items() if k.startswith("anomaly-label")}
+    manifest = write_manifest(tmp_path / "m", [segmented("a.png", "a.png", map_), line("b.png", "anomaly"), normal])
+    dataset = read_dataset(manifest)
+    assert dataset.labels == (RED,)
+    assert [(s.is_anomaly, s.mask is not None) for s in dataset.samples] == [(True, True), (True, False), (False, False)]
 
 
 @pytest.mark.parametrize(

@@ -27,7 +27,7 @@ from training.evaluation import evaluate
 from training.options import TrainingOptions
 from training.recalibrate import recalibrate
 from training.report import write_report
-from training.results import evaluation_line, evaluation_result, write_results
+from training.results import JOB_NAME, evaluation_line, evaluation_result, write_results
 from training.train import Trained, train
 
 QUICK = TrainingOptions(side=64, unet_steps=0)
@@ -187,6 +187,7 @@ def test_results_have_the_services_keys(judged: Trained, tmp_path: Path) -> None
     result, listing = write_results(tmp_path, runtime, manifest, judged.evaluation, judged.pictures)
     assert (result.name, listing.name) == ("EvaluationResult-judged-1.json", "EvaluationManifest-judged-1.json")
     document = json.loads(result.read_text())
+    assert document["Version"] == 1
     assert list(document) == ["Version", "EvaluationDetails", "AggregatedEvaluationResults"]
     assert set(document["EvaluationDetails"]) == {
         "ModelArn",
@@ -202,10 +203,17 @@ def test_results_have_the_services_keys(judged: Trained, tmp_path: Path) -> None
     lines = [json.loads(line) for line in listing.read_text().splitlines()]
     assert len(lines) == manifest.evaluation["pictures"]
     first = lines[0]
-    assert set(first["anomaly-label-detected-metadata"]) == {
-        "class-name", "confidence", "type", "human-annotated", "creation-date", "job-name", "model-arn", "project-name", "model-version",
+    assert set(first) == {
+        "source-ref", "source-ref-metadata", "anomaly-label", "anomaly-label-metadata", "anomaly-label-detected",
+        "anomaly-label-detected-metadata", "anomaly-mask-ref-detected", "anomaly-mask-ref-detected-metadata",
     }  # fmt: skip
-    assert first["anomaly-label-detected"] in (0, 1)
+    assert set(first["source-ref-metadata"]) == {"creation-date"}
+    label = {"class-name", "type", "human-annotated", "creation-date", "job-name"}
+    assert set(first["anomaly-label-metadata"]) == label
+    told = first["anomaly-label-detected-metadata"]
+    assert set(told) == label | {"confidence", "model-arn", "project-name", "model-version"}
+    assert (told["type"], told["human-annotated"], told["job-name"]) == ("groundtruth/image-classification", "no", JOB_NAME)
+    assert first["anomaly-label-detected"] == int(told["class-name"] == "anomaly")
     with Image.open(tmp_path / first["anomaly-mask-ref-detected"]) as mask:
         assert mask.size == (320, 240)
 
@@ -242,6 +250,9 @@ def test_the_report_stands_alone(judged: Trained, tmp_path: Path) -> None:
     assert "script" not in tags.open
     assert all(a.startswith("data:image/") for a in tags.addresses)
     assert "Can the confidence be believed?" in html
+    m = judged.bundle.manifest.evaluation
+    assert f"{m['false_positives']} false alarms" in html
+    assert html.count('class="tag good"') == m["pictures"] - m["false_positives"] - m["false_negatives"]
     bare = dataclasses.replace(judged, evaluation=None)
     write_report(tmp_path / "bare.html", runtime, bare, "here")
     assert "how good this model is was not measured" in (tmp_path / "bare.html").read_text()
@@ -297,6 +308,7 @@ def test_a_label_that_one_picture_shows(parts: Path, tmp_path: Path) -> None:
     colors = {**dents[0].colors, "#010203": "rare"}
     samples = [dataclasses.replace(s, colors=colors) for s in dents]
     samples[0] = dataclasses.replace(samples[0], mask=tmp_path / "rare.png")
+    samples[1] = dataclasses.replace(samples[1], mask=None)  # a picture whose defect nobody drew
     labels = (*full.labels, Label(name="rare", hex_color="#010203"))
     dataset = Dataset((*normals, *samples), labels, 0, "one of a kind")
     options = TrainingOptions(side=64, unet_steps=3, test_share=0)
