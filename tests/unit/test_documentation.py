@@ -84,7 +84,7 @@ FEATURES = {"API": 18, "PRJ": 9, "DS": 32, "MF": 20, "RKG": 9, "TRN": 23, "MET":
 """How many features the old service had, by group."""
 
 
-def tests_by_file() -> dict[str, set[str]]:
+def known_tests() -> dict[str, set[str]]:
     """File below tests/ to the tests in it: what pytest collects, and the cases that a table's test runs."""
     found: dict[str, set[str]] = {}
     for path in (ROOT / "tests").rglob("test_*.py"):
@@ -105,7 +105,7 @@ def test_every_feature_has_its_state_and_the_tests_that_show_it() -> None:
     assert [(g, int(n)) for g, n, *_ in rows] == [(g, n) for g, count in FEATURES.items() for n in range(1, count + 1)]
     counts = Counter(state for _, _, state, _, _ in rows)
     assert f"\n{counts['done']} done, {counts['part']} in part, {counts['open']} open.\n" in page
-    known = tests_by_file()
+    known = known_tests()
     for group, number, state, shown, limit in rows:
         where = f"F-{group}-{number}: {shown}"
         assert bool(shown) == (state != "open"), where
