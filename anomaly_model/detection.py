@@ -109,7 +109,7 @@ def _label_shares(label_map: npt.NDArray[np.uint8], labels: list[Label], height:
     counts = []
     for i, label in enumerate(labels):
         found = part == i + 1
-        count = np.count_nonzero(found)
+        count = int(np.count_nonzero(found))
         if 0 < count < label.minimum_area * label_map.size:
             label_map[label_map == i + 1] = 0
             count = 0
