@@ -9,8 +9,6 @@ put together and split anew. All scores come from ONNX graphs.
 
 import argparse
 import dataclasses
-import os
-import platform
 import statistics
 import sys
 import tempfile
@@ -22,6 +20,7 @@ import numpy as np
 
 from anomaly_model.picture import read_picture, to_model_input
 from anomaly_model.runtime_onnx import OnnxRuntime
+from benchmarks.processes import this_machine
 from linewatch.drawn_parts import PartSet, write_set
 from linewatch.progress import StageProgress
 from linewatch.splits import find_splits
@@ -206,8 +205,7 @@ def main() -> None:
                 print(msgspec.json.encode(folds[-1]).decode(), file=sys.stderr, flush=True)
     print(table(folds))
     if arguments.json:
-        machine = {"machine": platform.machine(), "cores": os.cpu_count()}
-        arguments.json.write_bytes(msgspec.json.format(msgspec.json.encode({**machine, "folds": folds})) + b"\n")
+        arguments.json.write_bytes(msgspec.json.format(msgspec.json.encode({"machine": this_machine(), "folds": folds})) + b"\n")
 
 
 if __name__ == "__main__":

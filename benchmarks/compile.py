@@ -169,6 +169,7 @@ def main() -> int:
     from anomaly_model.targets import find_target
     from benchmarks.exported import EXPORTED
     from benchmarks.nets import PUBLISHED
+    from benchmarks.processes import this_machine
     from packager.compile import compile_model
     from packager.plan import UnsupportedGraphError
     from packager.plan.reading import of_one_picture
@@ -208,7 +209,7 @@ def main() -> int:
         "geomean_over_openvino": geomean([row["over_openvino"] for row in rows if row["over_openvino"]]),
         "geomean_over_openvino_f32": geomean([row["over_openvino_f32"] for row in rows if row["over_openvino_f32"]]),
         "worst_over_onnxruntime": max(over, default=None), "isa": isa.name, "tuned": not arguments.no_tune,
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores", "rows": rows, "not_covered": refused,
+        "machine": this_machine(), "rows": rows, "not_covered": refused,
     }  # fmt: skip
     arguments.json.write_text(json.dumps(result, indent=1) + "\n")
     print(f"geometric mean over ONNX Runtime {result['geomean_over_onnxruntime']} (bar {BAR}), worst {result['worst_over_onnxruntime']} "

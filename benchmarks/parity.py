@@ -9,7 +9,6 @@ difference <= 1e-3 of its range; this machine <= 60 s, ARM64 <= 120 s with its p
 import argparse
 import json
 import os
-import platform
 import resource
 import subprocess
 import sys
@@ -25,6 +24,7 @@ from anomaly_model.bundle import Bundle, open_bundle
 from anomaly_model.picture import to_model_input
 from anomaly_model.runtime_tvm import host_target
 from anomaly_model.targets import CPUS
+from benchmarks.processes import this_machine
 from linewatch.drawn_parts import PartSet, write_set
 
 PICTURES = 200
@@ -93,7 +93,7 @@ def main() -> int:
                 print(f"{mcpu:16} {ran_on:14} {parity.changed_answers} of {parity.pictures} verdicts changed, score {parity.score_difference:.1e}, "
                       f"map {parity.map_difference:.1e}, labels {parity.labels_difference:.1e}, mask pixels {parity.mask_difference:.1e} "
                       f"({time.monotonic() - started:.0f} s)", flush=True)  # fmt: skip
-    result = {"machine": platform.machine(), "packaging": timed, "profiles": rows,
+    result = {"machine": this_machine(), "packaging": timed, "profiles": rows,
               "children_peak_gb": round(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024**2, 2)}  # fmt: skip
     arguments.json.write_text(json.dumps(result, indent=1) + "\n")
     held = all(r["changed"] == 0 and r["score"] <= TOLERANCE and r["resize"] == 0 for r in rows)

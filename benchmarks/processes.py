@@ -1,6 +1,8 @@
 """Processes that benchmarks and tests start, look at and compare with."""
 
 import contextlib
+import os
+import platform
 import random
 import socket
 import subprocess
@@ -37,6 +39,15 @@ def resident_mib(pid: int) -> float:
 def resident_tree_mib(pid: int) -> float:
     """Memory of a process and of all below it; what they share counts for each."""
     return resident_mib(pid) + sum(resident_tree_mib(child) for child in children(pid))
+
+
+def this_machine() -> str:
+    """Processor, its widest instructions and how many there are: what every figure depends on."""
+    facts = dict(line.split(":", 1) for line in Path("/proc/cpuinfo").read_text().splitlines() if ":" in line)
+    about = {name.strip(): value.strip() for name, value in facts.items()}
+    flags = set(about.get("flags", about.get("Features", "")).split())
+    widest = [name for flag, name in (("amx_tile", "AMX"), ("avx512f", "AVX-512"), ("avx2", "AVX2"), ("asimd", "NEON")) if flag in flags]
+    return f"{about.get('model name', platform.machine())} ({', '.join(widest)}), {os.cpu_count()} cores"
 
 
 def free_port() -> int:

@@ -29,7 +29,7 @@ from botocore.auth import SigV4Auth
 from botocore.awsrequest import AWSRequest
 from botocore.credentials import Credentials
 
-from benchmarks.processes import run_together
+from benchmarks.processes import run_together, this_machine
 from control_plane.access.credentials import MasterKey
 from control_plane.access.policy import ROLES
 from control_plane.access.registry import Registry
@@ -269,6 +269,7 @@ def main() -> None:
             times, rate = times_ms(bench, describe, 2000)
             _, rate_4 = times_ms(bench, describe, 2000, 4)
             found: dict[str, Any] = {
+                "machine": this_machine(),
                 "describe_project": {**summary(times), "calls_per_s": round(rate), "calls_per_s_4_connections": round(rate_4)},
                 **measure_entries(bench), "detect_anomalies": measure_pictures(bench, folder),
             }  # fmt: skip

@@ -25,7 +25,7 @@ import numpy as np
 
 from anomaly_model.bundle import open_bundle, write_bundle
 from benchmarks.agent import enlarge, make_model
-from benchmarks.processes import children, resident_mib
+from benchmarks.processes import children, resident_mib, this_machine
 from edge_agent.client import AgentCallError, AgentClient
 from linewatch.demo import running_agent
 from linewatch.drawn_parts import PartSet
@@ -165,7 +165,7 @@ def soak(package: Path, seconds: float, swap_every: float, capacity_seconds: flo
             load.ended.set()
             for thread in threads:
                 thread.join()
-        return {"capacity_per_s": round(capacity, 1), **judge(notes, load, seconds, swaps)}
+        return {"machine": this_machine(), "capacity_per_s": round(capacity, 1), **judge(notes, load, seconds, swaps)}
 
 
 def main() -> int:

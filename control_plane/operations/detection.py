@@ -18,10 +18,9 @@ from edge_agent.client import AgentCallError
 
 _SIGNATURES = {"image/png": b"\x89PNG\r\n\x1a\n", "image/jpeg": b"\xff\xd8\xff"}
 _LABELS = ("ProjectName", "ModelVersion")
-PROCESSED = Counter("linewatch_processed_images", "ProcessedImageCount: pictures that were judged", _LABELS)
+PROCESSED = Counter("linewatch_processed_images", "ProcessedImageCount and SuccessfulRequestCount: pictures that were judged", _LABELS)
 ANOMALIES = Counter("linewatch_detected_anomalies", "DetectedAnomalyCount: pictures that were judged anomalous", _LABELS)
 INVALID = Counter("linewatch_invalid_images", "InvalidImageCount: pictures that were refused", _LABELS)
-SUCCEEDED = Counter("linewatch_successful_requests", "SuccessfulRequestCount: calls that were answered", _LABELS)
 THROTTLED = Counter("linewatch_throttled_requests", "ThrottledCount: calls over capacity", _LABELS)
 FAILED = Counter("linewatch_failed_requests", "ErrorCount: calls that failed for another reason", _LABELS)
 TIME = Histogram(
@@ -41,7 +40,7 @@ def detect_anomalies(call: Call, params: Params) -> Result:
         row = find_model(connection, call.scope, params["ProjectName"], params["ModelVersion"])
     labels = (params["ProjectName"], str(row.version))
     try:
-        result = _detect(call, params, row, labels)
+        return _detect(call, params, row, labels)
     except ThrottlingError:
         THROTTLED.labels(*labels).inc()
         raise
@@ -51,8 +50,6 @@ def detect_anomalies(call: Call, params: Params) -> Result:
     except ApiError:
         FAILED.labels(*labels).inc()
         raise
-    SUCCEEDED.labels(*labels).inc()
-    return result
 
 
 def _detect(call: Call, params: Params, row: Any, labels: tuple[str, str]) -> Result:

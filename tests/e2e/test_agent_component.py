@@ -162,6 +162,7 @@ def test_installed_without_a_network_and_without_rights(core: Core, packaged: Pa
         output = agent.communicate(timeout=30)[0].decode()
         print(output)  # pytest shows it when anything above failed
     assert agent.returncode == 0, output
+    assert "agent listening" in output  # the log, which a core files
 
 
 def test_an_interrupted_installation_leaves_what_was_there(core: Core) -> None:
