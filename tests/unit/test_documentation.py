@@ -14,6 +14,7 @@ import pytest
 
 from anomaly_model.limits import Limits
 from anomaly_model.manifest import Manifest
+from anomaly_model.targets import CPUS, GPUS
 from control_plane.settings import Settings as ServerSettings
 from edge_agent.settings import Settings
 from linewatch.cli import main
@@ -124,6 +125,13 @@ def test_every_limit_is_documented() -> None:
     for name, value in rows.items():
         number, _, unit = value.partition(" ")
         assert int(number) * units[unit] == getattr(Limits(), name)
+
+
+def test_every_processor_that_can_be_asked_for_is_documented() -> None:
+    rows = dict(re.findall(r"^\| (`mcpu` \| CPU, \w+|`gpu-code` \| NVIDIA) \| (.*) \|$", text("docs/reference/targets.md"), re.MULTILINE))
+    for machine, cpus in CPUS.items():
+        assert set(re.findall(r"`([^`]+)`", rows[f"`mcpu` | CPU, {machine}"])) == set(cpus)
+    assert set(re.findall(r"`([^`]+)`", rows["`gpu-code` | NVIDIA"])) == set(GPUS)
 
 
 def test_every_field_of_a_bundle_is_documented() -> None:
