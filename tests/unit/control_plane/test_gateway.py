@@ -85,7 +85,7 @@ def test_a_fault_of_ours_tells_no_more_than_its_id(gateway: Gateway, operation: 
         status, headers, body = asyncio.run(ask(gateway, *request_of(operation)))
     code = "InternalServerError" if operation.service == "rekognition" else "InternalServerException"
     assert (status, headers["x-amzn-errortype"], json.loads(body)["__type"]) == (500, code, code)
-    assert headers["retry-after"] == "1"
+    assert 1 <= int(headers["retry-after"]) <= 4
     assert "secret" not in body.decode()
     assert headers["x-amzn-requestid"] in json.loads(body)["Message"]
     assert "secret detail" in caplog.text

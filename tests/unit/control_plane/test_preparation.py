@@ -22,7 +22,7 @@ ABOUT = {"class-name": "normal", "type": "groundtruth/image-classification", "hu
 
 def add(store: Store, dataset_id: int, *names: str) -> None:
     """Labelled pictures, and one without a label."""
-    lines = [{"source-ref": f"s3://b/{name}", "l": 0, "l-metadata": ABOUT} for name in names] + [{"source-ref": f"s3://b/plain-{names[0]}"}]
+    lines = [{"source-ref": f"s3://bkt/{name}", "l": 0, "l-metadata": ABOUT} for name in names] + [{"source-ref": f"s3://bkt/plain-{names[0]}"}]
     with store.write() as connection:
         for line in lines:
             entry = parse_entry(msgspec.json.encode(line))
@@ -31,7 +31,7 @@ def add(store: Store, dataset_id: int, *names: str) -> None:
 
 
 def test_a_training_learns_from_the_datasets_that_there_are(tmp_path: Path) -> None:
-    options = Settings(data=str(tmp_path))
+    options = Settings(data=str(tmp_path), anonymous=True, account="1" * 12, region="r")
     store = Store(options.database_url)
     store.migrate()
     services = Services(options, store, DirectoryObjects(tmp_path / "objects"), MasterKey.open(tmp_path), PageTokens(b"k"),
@@ -41,9 +41,9 @@ def test_a_training_learns_from_the_datasets_that_there_are(tmp_path: Path) -> N
         c.execute(sa.insert(projects).values(id=1, account="1" * 12, region="r", name="p", created=0))
         c.execute(sa.insert(datasets).values(id=1, kind="train", **dataset))
         for number in (1, 2, 3):
-            c.execute(sa.insert(models).values(id=number, project_id=1, version=number, status="TRAINING", created=0, output_bucket="b",
+            c.execute(sa.insert(models).values(id=number, project_id=1, version=number, status="TRAINING", created=0, output_bucket="bkt",
                                                output_prefix=""))  # fmt: skip
-            c.execute(sa.insert(jobs).values(id=number, kind="train", subject_id=number, state="QUEUED", spec={}, created=0))
+            c.execute(sa.insert(jobs).values(id=number, kind="train", subject_id=number, state="QUEUED", spec={"caller": "anonymous"}, created=0))
     add(store, 1, "a", "b")
 
     def prepared(number: int) -> tuple[list[str], bool, float]:
@@ -52,7 +52,7 @@ def test_a_training_learns_from_the_datasets_that_there_are(tmp_path: Path) -> N
             job = c.execute(sa.select(jobs).where(jobs.c.id == number)).one()
         placement = prepare(services, job)
         spec = msgspec.json.decode((Path(placement.folder) / SPEC).read_bytes())
-        return [name.removeprefix("s3://b/") for name in placement.fetch], spec["test_manifest"] is not None, placement.hours
+        return [name.removeprefix("s3://bkt/") for name in placement.fetch], spec["test_manifest"] is not None, placement.hours
 
     assert prepared(1) == (["a", "b"], False, 24)
     with store.write() as c:
