@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from anomaly_model.bundle import replace_file
-from anomaly_model.errors import LinewatchError
+from anomaly_model.errors import LinewatchError, Remedy
 
 SPEC, PROGRESS, OUTCOME = "spec.json", "progress.json", "outcome.json"
 _EVERY_S = 0.5
@@ -42,11 +42,13 @@ class Outcome(msgspec.Struct, frozen=True, omit_defaults=True):
     Attributes:
         error: why it failed, for people; empty when it succeeded.
         fault: the failure is ours, not the data's: the log has the trace.
+        remedies: what can be done about the error, beyond what it says.
         result: what a job that succeeded found.
     """
 
     error: str = ""
     fault: bool = False
+    remedies: list[Remedy] = []
     result: dict[str, Any] = {}
 
 
@@ -81,6 +83,12 @@ def _read(path: Path, kind: type[T]) -> T | None:
         return None
 
 
+def describe_fault(error: Exception) -> str:
+    """What may be told elsewhere of an error that is this machine's: its kind, and what the system calls it."""
+    reason = f" ({error.strerror})" if isinstance(error, OSError) and error.strerror else ""
+    return f"internal error: {type(error).__name__}{reason}; the job's log on the server has more"
+
+
 def end_with_parent() -> None:
     """End this process and its children when standard input closes: the parent holds the other end while it lives."""
 
@@ -92,13 +100,18 @@ def end_with_parent() -> None:
     threading.Thread(target=watch, name="lifeline", daemon=True).start()
 
 
-def main(job: Callable[[Any, ProgressFile], dict[str, Any]], spec_type: type[Any], arguments: list[str]) -> int:
+def main(
+    job: Callable[[Any, ProgressFile], dict[str, Any]], spec_type: type[Any], arguments: list[str],
+    told: tuple[type[LinewatchError], ...] = (),
+) -> int:  # fmt: skip
     """Run a job: read its spec, do it, write its outcome; returns the exit code.
 
     Args:
-        job: takes the spec and where to report progress, returns its result; a LinewatchError is its failure.
+        job: takes the spec and where to report progress, returns its result.
         spec_type: of the spec.
         arguments: of the command line: the folder, and `--tied` when standard input is the parent's lifeline.
+        told: errors that whoever asked for the job can put right; they know nothing of this machine, so that their messages
+            may go to somebody elsewhere. Of all others only the log has more than the kind.
     """
     folder = Path(arguments[0])
     if "--tied" in arguments:
@@ -108,15 +121,12 @@ def main(job: Callable[[Any, ProgressFile], dict[str, Any]], spec_type: type[Any
     try:
         spec = msgspec.json.decode((folder / SPEC).read_bytes(), type=spec_type)
         outcome = Outcome(result=job(spec, ProgressFile(folder / PROGRESS)))
-    except LinewatchError as error:
+    except told as error:
         logging.error("%s", error)
-        outcome = Outcome(error=str(error))
-    except OSError as error:
-        logging.exception("the job failed")
-        outcome = Outcome(error=f"{error.strerror or error} {error.filename or ''}".strip(), fault=True)
+        outcome = Outcome(error=str(error), remedies=list(error.remedies))
     # Whatever happens is the job's outcome: without one it would be tried again, to the same end.
     except Exception as error:
         logging.exception("the job failed")
-        outcome = Outcome(error=f"{type(error).__name__}: {error}"[:2000], fault=True)
+        outcome = Outcome(error=describe_fault(error), fault=True)
     replace_file(folder / OUTCOME, msgspec.json.encode(outcome))
     return 1 if outcome.error else 0

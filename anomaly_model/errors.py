@@ -1,12 +1,42 @@
 """The errors that users of this package can meet.
 
 Each message says what was found, what was expected and, where it is not obvious, what to do next. Doors (gRPC, command
-line) map these classes to status codes in one table of their own.
+line, the HTTP API) map these classes to status codes in one table of their own. What can be done is a flag at one door and
+a call at another: such advice is a `Remedy`, and each door has its own words for it.
 """
+
+from enum import StrEnum
+
+
+class Remedy(StrEnum):
+    """What can be done about an error, where doors say it differently."""
+
+    LEAVE_OUT = "leave out"
+    """Go on without the pictures that cannot be read."""
+    RESIZE = "resize"
+    """Bring pictures of several sizes to one."""
+    NAME_ROOT = "name root"
+    """Say where the pictures of a manifest lie."""
+    HOLD_OUT_NONE = "hold out none"
+    """Evaluate on no pictures, or on a set of its own."""
+    FREE_SPACE = "free space"
+    """Free space on the disk, or take another one."""
+    OTHER_OUTPUT = "other output"
+    """Take another folder for what is made."""
+    OTHER_VERSION = "other version"
+    """Give the component another version."""
 
 
 class LinewatchError(Exception):
-    """Something that the person or program that called can put right."""
+    """Something that the person or program that called can put right.
+
+    Attributes:
+        remedies: what can be done, beyond what the message says.
+    """
+
+    def __init__(self, message: str = "", *remedies: Remedy) -> None:
+        super().__init__(message)
+        self.remedies = remedies
 
 
 class PictureError(LinewatchError):

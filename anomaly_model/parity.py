@@ -20,7 +20,11 @@ Outputs = Sequence[npt.NDArray[np.float32]]
 
 
 class ParityError(LinewatchError):
-    """Compiled code does not give the answers that ONNX Runtime gives."""
+    """Compiled code does not give the answers that ONNX Runtime gives, or gives none."""
+
+
+class DisparityError(ParityError):
+    """It gives others."""
 
 
 class Parity(msgspec.Struct, frozen=True, kw_only=True):
@@ -61,7 +65,7 @@ class Parity(msgspec.Struct, frozen=True, kw_only=True):
         if self.resize_differences:
             wrong.append(f"{self.resize_differences} values of resized pictures differ")
         if wrong:
-            raise ParityError(
+            raise DisparityError(
                 f"{self.variant} ({self.ran_on}) does not give the right answers: {'; '.join(wrong)}; allowed is {TOLERANCE} of each "
                 "output's range and no changed verdict"
             )

@@ -55,8 +55,13 @@ def decode_picture(data: bytes, name: str = "picture", limits: Limits = LIMITS) 
         raise PictureError(f"{name} cannot be read as a PNG or JPEG picture: {error}") from error
 
 
-def read_picture(path: Path, limits: Limits = LIMITS) -> Rgb:
+def read_picture(path: Path, name: str = "", limits: Limits = LIMITS) -> Rgb:
     """Read and decode a picture file; at most the allowed number of bytes is taken into memory.
+
+    Args:
+        path: of the file.
+        name: how errors call it; empty for its path.
+        limits: on its size.
 
     Raises:
         PictureError: see `decode_picture`; also when the file cannot be opened.
@@ -65,8 +70,8 @@ def read_picture(path: Path, limits: Limits = LIMITS) -> Rgb:
         with path.open("rb") as stream:
             data = stream.read(limits.picture_file_bytes + 1)
     except OSError as error:
-        raise PictureError(f"{path} cannot be opened: {error.strerror}") from error
-    return decode_picture(data, str(path), limits)
+        raise PictureError(f"{name or path} cannot be opened: {error.strerror}") from error
+    return decode_picture(data, name or str(path), limits)
 
 
 def wrap_rgb888(data: bytes | bytearray | memoryview, width: int, height: int, limits: Limits = LIMITS) -> Rgb:

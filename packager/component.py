@@ -204,7 +204,7 @@ def _template(name: str) -> bytes:
     for folder in (here / "recipes", here.parent / "recipes"):
         if (folder / name).is_file():
             return (folder / name).read_bytes()
-    raise ComponentError(f"recipes/{name} was not found beside {here}; install linewatch again")
+    raise LinewatchError(f"recipes/{name} was not found beside {here}; install linewatch again")
 
 
 def _filled(node: Any, values: Mapping[str, str]) -> Any:

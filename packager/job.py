@@ -8,10 +8,15 @@ import msgspec
 
 from anomaly_model.bundle import open_bundle
 from anomaly_model.child_job import ProgressFile, main
+from anomaly_model.parity import DisparityError
 from anomaly_model.signature import read_private_key
-from anomaly_model.targets import find_target
+from anomaly_model.targets import TargetError, find_target
+from packager.component import ComponentError
 from packager.package import PackageOptions, package
-from packager.publish import publish_to_aws, publish_to_store
+from packager.publish import ComponentExistsError, RefusedError, publish_to_aws, publish_to_store
+
+TOLD = (TargetError, ComponentError, DisparityError, ComponentExistsError, RefusedError)
+"""What is wrong with the wish, the model's code, or the account that the component goes to."""
 
 
 class Spec(msgspec.Struct, frozen=True):
@@ -63,4 +68,4 @@ def run(spec: Spec, progress: ProgressFile) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    sys.exit(main(run, Spec, sys.argv[1:]))
+    sys.exit(main(run, Spec, sys.argv[1:], told=TOLD))

@@ -12,13 +12,17 @@ from typing import Any
 import msgspec
 
 from anomaly_model.bundle import replace_file
-from anomaly_model.errors import LinewatchError
+from anomaly_model.errors import LinewatchError, Remedy
 from packager.component import ComponentError, check_identity
 from packager.recipe import check_recipe, format_recipe
 
 
 class PublishError(LinewatchError):
     """A component cannot be published."""
+
+
+class RefusedError(PublishError):
+    """AWS refuses, or does not answer."""
 
 
 class ComponentExistsError(PublishError):
@@ -78,8 +82,8 @@ def publish_to_store(folder: Path, store: Path, *, replace: bool = False) -> Pub
     )  # fmt: skip
     if recipe.is_file() and not same and not replace:
         raise ComponentExistsError(
-            f"{store} has a component {facts.name} version {facts.version} already, with another content; package it with another "
-            "--component-version. For several kinds of devices, package all of them at once, in one component"
+            f"{store} has a component {facts.name} version {facts.version} already, with another content (several kinds of devices "
+            "share one component when they are packaged together)", Remedy.OTHER_VERSION
         )
     for path, data in content.artifacts.items():
         replace_file(store / path, data)
@@ -101,7 +105,8 @@ def publish_to_aws(
 
     Raises:
         ComponentExistsError: Greengrass has this name and version.
-        PublishError: see `publish_to_store`; also what AWS refused.
+        PublishError: see `publish_to_store`.
+        RefusedError: AWS refuses, or does not answer.
         RecipeError: with these addresses the recipe is too long.
     """
     from botocore.exceptions import BotoCoreError, ClientError
@@ -117,11 +122,11 @@ def publish_to_aws(
     except ClientError as error:
         if error.response["Error"]["Code"] == "ConflictException":
             raise ComponentExistsError(
-                f"AWS IoT Greengrass has a component {facts.name} version {facts.version} already; package it with another --component-version"
+                f"AWS IoT Greengrass has a component {facts.name} version {facts.version} already", Remedy.OTHER_VERSION
             ) from error
-        raise PublishError(f"AWS refused: {error}") from error
+        raise RefusedError(f"AWS refused: {error}") from error
     except BotoCoreError as error:
-        raise PublishError(f"AWS cannot be reached: {error}") from error
+        raise RefusedError(f"AWS cannot be reached: {error}") from error
     return Published(facts.name, facts.version, answer["arn"])
 
 

@@ -19,13 +19,25 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from anomaly_model.errors import DatasetError
+from anomaly_model.errors import DatasetError, Remedy
 from anomaly_model.limits import LIMITS
-from anomaly_model.manifest import Label
+from anomaly_model.manifest import Label, PictureSize
+from anomaly_model.picture import Rgb, read_picture
 
+_PNG = b"\x89PNG\r\n\x1a\n"
 PICTURE_SUFFIXES = {".png", ".jpg", ".jpeg"}
 DEFAULT_LABEL = Label(name="anomaly", hex_color="#23A436")
+SHOWN = 3
+"""Pictures of one kind of problem that a message names."""
 _HEX = re.compile(r"#[0-9A-Fa-f]{6}")
+
+
+class UnreadableMaskError(DatasetError):
+    """A mask is missing, damaged, or no PNG."""
+
+
+class _MissingError(DatasetError):
+    """A line names a file that is not there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +53,8 @@ class Sample:
             the only label.
         group: pictures of the same part share it and are never divided between training and test.
         line: the manifest's line, as it was read; None for folders.
+        number: of that line, as its user counts; None for folders, and for a copy of which nobody knows the lines.
+        size: of the picture; None until it was surveyed.
     """
 
     name: str
@@ -50,6 +64,13 @@ class Sample:
     colors: dict[str, str] = field(default_factory=dict)
     group: str | None = None
     line: dict[str, Any] | None = None
+    number: int | None = None
+    size: PictureSize | None = None
+
+    @property
+    def called(self) -> str:
+        """How messages call it."""
+        return self.name if self.number is None else f"{self.name} (line {self.number})"
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,13 +81,15 @@ class Dataset:
         samples: labelled pictures only.
         labels: anomaly types with their colours; empty when there are no masks (a classification set).
         unlabelled: how many pictures had no label and were left out.
-        source: what was read.
+        source: what was read, as messages and reports call it.
+        skipped: pictures that could not be read and were left out, as messages call them.
     """
 
     samples: tuple[Sample, ...]
     labels: tuple[Label, ...]
     unlabelled: int
     source: str
+    skipped: tuple[str, ...] = ()
 
     @property
     def normals(self) -> int:
@@ -79,13 +102,21 @@ class Dataset:
         return sum(s.is_anomaly is True for s in self.samples)
 
 
-def read_dataset(path: Path, root: Path | None = None) -> Dataset:
+def shorten(names: Sequence[str], most: int = SHOWN, between: str = ", ") -> str:
+    """The first few of many, and how many more there are."""
+    more = f"{between}and {len(names) - most} more" if len(names) > most else ""
+    return between.join(names[:most]) + more
+
+
+def read_dataset(path: Path, root: Path | None = None, *, called: str = "", leave_out: bool = False) -> Dataset:
     """Read a folder or a manifest.
 
     Args:
         path: a folder with `normal/` and `anomaly/`, or a manifest file.
         root: where the pictures of a manifest lie; s3://BUCKET/KEY is looked for as KEY and BUCKET/KEY below it.
             By default the manifest's own folder and the one above it.
+        called: how messages call a manifest that is a copy: its path and lines tell its user nothing. Empty: by its path.
+        leave_out: leave lines out whose picture or mask is not there.
 
     Raises:
         DatasetError: what was found is not a dataset; the message names file, line and reason.
@@ -93,7 +124,7 @@ def read_dataset(path: Path, root: Path | None = None) -> Dataset:
     if path.is_dir():
         return _read_folder(path)
     if path.is_file():
-        return _read_manifest(path, [root] if root else [path.parent, path.parent.parent])
+        return _read_manifest(path, [root] if root else [path.parent, path.parent.parent], called, leave_out)
     raise DatasetError(f"{path} does not exist. Expected a folder with normal/ and anomaly/, or a manifest file")
 
 
@@ -105,11 +136,14 @@ def read_groups(path: Path, dataset: Dataset) -> Dataset:
     Raises:
         DatasetError: the file has other columns, or names none of the pictures.
     """
-    with path.open(newline="", encoding="utf-8-sig") as stream:
-        rows = csv.DictReader(stream)
-        if not {"picture", "group"} <= set(rows.fieldnames or ()):
-            raise DatasetError(f"{path} has the columns {rows.fieldnames}; expected picture and group")
-        groups = {str(row["picture"]): str(row["group"]) for row in rows}
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as stream:
+            rows = csv.DictReader(stream)
+            if not {"picture", "group"} <= set(rows.fieldnames or ()):
+                raise DatasetError(f"{path} has the columns {str(rows.fieldnames)[:200]}; expected picture and group")
+            groups = {str(row["picture"]): str(row["group"]) for row in rows}
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise DatasetError(f"{path} is not a CSV file in UTF-8: {error}") from None
     samples = []
     left = set(groups)
     for sample in dataset.samples:
@@ -173,17 +207,26 @@ def _hex(value: object, where: str) -> str:
     return value.strip().upper()
 
 
-def _read_manifest(path: Path, roots: Sequence[Path]) -> Dataset:
+def _read_manifest(path: Path, roots: Sequence[Path], called: str, leave_out: bool) -> Dataset:
     samples: list[Sample] = []
     labels: dict[str, str] = {}
-    unlabelled = 0
+    missing: list[str] = []
+    unlabelled = count = 0
+    source = called or str(path)
     for number, raw in _lines(path):
+        count += 1
         where = f"{path.name} line {number}"
         try:
             line = msgspec.json.decode(raw, type=dict[str, Any])
         except (msgspec.DecodeError, RecursionError) as error:
             raise DatasetError(f"{where} is not a JSON object: {error}") from error
-        sample, colors = _parse_line(line, where, roots)
+        if called:
+            where = f"{called}, {str(line.get('source-ref'))[:200]}"
+        try:
+            sample, colors = _parse_line(line, where, roots, None if called else number)
+        except _MissingError as error:
+            missing.append(str(error))
+            continue
         for color, name in colors.items():
             known = labels.setdefault(name, color)
             if known != color:
@@ -195,12 +238,17 @@ def _read_manifest(path: Path, roots: Sequence[Path]) -> Dataset:
     owners: dict[str, str] = {}
     for name, color in labels.items():
         if owners.setdefault(color, name) != name:
-            raise DatasetError(f"{path.name}: labels {owners[color]!r} and {name!r} have the same colour {color}")
+            raise DatasetError(f"{called or path.name}: labels {owners[color]!r} and {name!r} have the same colour {color}")
+    if missing and not leave_out:
+        looked = "" if called else " below " + " and ".join(str(root) for root in roots)
+        raise DatasetError(
+            f"the pictures or masks of {len(missing)} of {count} lines of {source} were not found{looked}: {shorten(missing)}",
+            Remedy.NAME_ROOT, Remedy.LEAVE_OUT,
+        )  # fmt: skip
     if not samples:
-        raise DatasetError(f"{path} has no labelled pictures ({unlabelled} unlabelled)")
-    return Dataset(
-        tuple(samples), tuple(Label(name=n, hex_color=c) for n, c in sorted(labels.items())), unlabelled, str(path)
-    )
+        raise DatasetError(f"{source} has no labelled pictures ({unlabelled} unlabelled, {len(missing)} not found)")
+    listed = tuple(Label(name=n, hex_color=c) for n, c in sorted(labels.items()))
+    return Dataset(tuple(samples), listed, unlabelled, source, tuple(missing))
 
 
 def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
@@ -218,7 +266,9 @@ def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
                 yield number, raw
 
 
-def _parse_line(line: dict[str, Any], where: str, roots: Sequence[Path]) -> tuple[Sample, dict[str, str]]:
+def _parse_line(
+    line: dict[str, Any], where: str, roots: Sequence[Path], number: int | None = None
+) -> tuple[Sample, dict[str, str]]:
     """One line to a sample and its colour map (colour to label, without the background)."""
     source = line.get("source-ref")
     if not isinstance(source, str) or not source:
@@ -238,11 +288,11 @@ def _parse_line(line: dict[str, Any], where: str, roots: Sequence[Path]) -> tupl
             if not isinstance(address, str):
                 raise DatasetError(f"{where} has {key} but no {attribute} with the mask's address")
             colors = _parse_color_map(value.get("internal-color-map"), f"{where}, {key}")
-            mask = _locate(address, where, roots)
+            mask = _locate(address, number, roots)
     if is_anomaly is not True:
         # Normal lines of published sets carry small dummy masks: not read, not checked.
         mask, colors = None, {}
-    return Sample(source, _locate(source, where, roots), is_anomaly, mask, colors, line=line), colors
+    return Sample(source, _locate(source, number, roots), is_anomaly, mask, colors, line=line, number=number), colors
 
 
 def _parse_color_map(value: object, where: str) -> dict[str, str]:
@@ -260,17 +310,29 @@ def _parse_color_map(value: object, where: str) -> dict[str, str]:
     return colors
 
 
-def _locate(address: str, where: str, roots: Sequence[Path]) -> Path:
+def _locate(address: str, number: int | None, roots: Sequence[Path]) -> Path:
     bucket, _, key = address.removeprefix("s3://").partition("/")
     names = [key, f"{bucket}/{key}"] if address.startswith("s3://") else [address]
     for root in roots:
         base = root.resolve()
         for name in names:
-            path = (base / name).resolve()
-            if path.is_file() and path.is_relative_to(base):
-                return path
-    looked = " and ".join(str(root) for root in roots)
-    raise DatasetError(f"{where}: {address} was not found below {looked}; copy the pictures there or name another --root")
+            try:
+                path = (base / name).resolve()
+                if path.is_file() and path.is_relative_to(base):
+                    return path
+            except (OSError, ValueError):  # too long for a file's name, a NUL byte in it, not Unicode
+                continue
+    shown = address[:200].encode(errors="replace").decode()
+    raise _MissingError(shown if number is None else f"{shown} (line {number})")
+
+
+def read_sample(sample: Sample) -> Rgb:
+    """Read a sample's picture.
+
+    Raises:
+        PictureError: it cannot be read.
+    """
+    return read_picture(sample.path, sample.called)
 
 
 def read_mask(sample: Sample, labels: Sequence[Label], height: int, width: int) -> npt.NDArray[np.uint8]:
@@ -280,29 +342,32 @@ def read_mask(sample: Sample, labels: Sequence[Label], height: int, width: int) 
     palette colour around the defect. White is background too.
 
     Raises:
-        DatasetError: not a PNG, not of the picture's size, or a colour that the colour map does not name.
+        UnreadableMaskError: not a PNG, damaged, or too large.
+        DatasetError: not of the picture's size, or a colour that the colour map does not name.
     """
     result = np.zeros((height, width), np.uint8)
     if sample.mask is None:
         return result
-    with sample.mask.open("rb") as stream:
-        data = stream.read(LIMITS.mask_file_bytes + 1)
+    where = f"the mask of {sample.called}"
+    try:
+        with sample.mask.open("rb") as stream:
+            data = stream.read(LIMITS.mask_file_bytes + 1)
+    except OSError as error:
+        raise UnreadableMaskError(f"{where} cannot be opened: {error.strerror}") from error
     if len(data) > LIMITS.mask_file_bytes:
-        raise DatasetError(f"mask {sample.mask} has over {LIMITS.mask_file_bytes} bytes")
+        raise UnreadableMaskError(f"{where} has over {LIMITS.mask_file_bytes} bytes")
     try:
         with Image.open(BytesIO(data), formats=("PNG",)) as image:
             if image.size != (width, height):
                 raise DatasetError(
-                    f"mask {sample.mask} is {image.width}x{image.height} pixels, its picture {width}x{height}; "
-                    "they must be equal"
+                    f"{where} is {image.width}x{image.height} pixels, its picture {width}x{height}; they must be equal"
                 )
             rgba = np.asarray(image.convert("RGBA"))
     except DatasetError:
         raise
     except Exception as error:  # Pillow raises a dozen kinds of errors for damaged files
-        raise DatasetError(
-            f"mask {sample.mask} is not a readable PNG (renaming another format is not enough): {error}"
-        ) from error
+        reason = str(error) if data.startswith(_PNG) else f"its {len(data)} bytes begin with {data[:8]!r}"
+        raise UnreadableMaskError(f"{where} is not a readable PNG (renaming another format is not enough): {reason}") from error
     rgb, visible = rgba[..., :3], rgba[..., 3] >= 128
     if not sample.colors:
         result[visible & (rgb.max(axis=2) >= 128)] = 1
@@ -313,7 +378,7 @@ def read_mask(sample: Sample, labels: Sequence[Label], height: int, width: int) 
     for color, name in sample.colors.items():
         if name not in index:
             raise DatasetError(
-                f"{sample.name} has a mask of label {name!r}; the model's labels are {sorted(index) or 'none'}"
+                f"{sample.called} has a mask of label {name!r}; the model's labels are {sorted(index) or 'none'}"
             )
         match = visible & (packed == int(color[1:], 16))
         result[match] = index[name]
@@ -322,7 +387,7 @@ def read_mask(sample: Sample, labels: Sequence[Label], height: int, width: int) 
     if strange.any():
         found = f"#{int(packed[strange][0]):06X}"
         raise DatasetError(
-            f"mask {sample.mask} has {int(strange.sum())} pixels of a colour ({found}) that its colour map does not name; "
+            f"{where} has {int(strange.sum())} pixels of a colour ({found}) that its colour map does not name; "
             f"expected white, transparent or one of {sorted(sample.colors)}. Save masks without smoothing"
         )
     return result

@@ -8,10 +8,9 @@ import numpy.typing as npt
 from anomaly_model.detection import Detection, detect, probability
 from anomaly_model.errors import DatasetError
 from anomaly_model.manifest import Json, Manifest
-from anomaly_model.picture import read_picture
 from anomaly_model.runtime import Runtime
 from training.cross_validation import enlarge
-from training.dataset import Dataset, Sample, read_mask
+from training.dataset import Dataset, Sample, read_mask, read_sample
 from training.metrics import (
     Calibration,
     ImageMetrics,
@@ -107,7 +106,7 @@ def evaluate(runtime: Runtime, manifest: Manifest, test: Dataset, progress: Prog
     names = {label.name for label in test.labels}
     for i, sample in enumerate(test.samples):
         progress("evaluating", i, len(test.samples))
-        picture = read_picture(sample.path)
+        picture = read_sample(sample)
         detection = detect(picture, runtime, manifest)
         judged.append(_judge(sample, detection, manifest))
         if names and detection.label_map is not None and (sample.mask is not None or not sample.is_anomaly):

@@ -9,13 +9,13 @@ import msgspec
 import numpy as np
 
 from anomaly_model.child_job import ProgressFile, main
-from anomaly_model.errors import DatasetError
-from anomaly_model.picture import read_picture
+from anomaly_model.errors import DatasetError, PictureError
 from anomaly_model.runtime_onnx import OnnxRuntime
 from training.dataset import Dataset, Sample, read_dataset, read_mask
 from training.options import EFFORTS, TrainingOptions
 from training.report import write_report
 from training.results import write_results
+from training.survey import size_of
 from training.train import train
 
 
@@ -74,8 +74,8 @@ def run(spec: Spec, progress: ProgressFile) -> dict[str, Any]:
     """
     root, results = Path(spec.root), Path(spec.results)
     progress("reading datasets", 0, 1)
-    learn = read_dataset(Path(spec.manifest), root)
-    test = read_dataset(Path(spec.test_manifest), root) if spec.test_manifest else None
+    learn = read_dataset(Path(spec.manifest), root, called=f"the training dataset of {spec.name}")
+    test = read_dataset(Path(spec.test_manifest), root, called=f"the test dataset of {spec.name}") if spec.test_manifest else None
     check_rules(learn, test, spec.rules)
     options = TrainingOptions(
         name=spec.name, model_version=spec.version, arn=spec.arn, unet_steps=EFFORTS[spec.effort]
@@ -154,10 +154,13 @@ def _labels_of_pictures(dataset: Dataset, learn: Dataset) -> tuple[Counter[str],
 
 
 def _labels_in_mask(sample: Sample, learn: Dataset) -> set[str]:
-    height, width = read_picture(sample.path).shape[:2]
-    mask = read_mask(sample, learn.labels, height, width)
+    try:
+        size = size_of(sample)
+        mask = read_mask(sample, learn.labels, size.height, size.width)
+    except (DatasetError, PictureError):
+        return set()  # reported with all other problems by the survey
     return {learn.labels[i - 1].name for i in np.unique(mask) if i}
 
 
 if __name__ == "__main__":
-    sys.exit(main(run, Spec, sys.argv[1:]))
+    sys.exit(main(run, Spec, sys.argv[1:], told=(DatasetError, PictureError)))

@@ -23,6 +23,8 @@ class TrainingOptions:
         false_alarms: with normal pictures only, the share of normal parts that may be called anomalous.
         unet_steps: training steps of the U-Net; 0 leaves it out.
         backbone: a pretrained net; None: the filter bank needs none.
+        leave_out: go on without pictures that cannot be read.
+        resize: take pictures of several sizes; each is brought to the model's input, as the runtime does it.
         arn: Amazon resource name of the model; empty makes one of the name and version.
     """
 
@@ -35,4 +37,6 @@ class TrainingOptions:
     false_alarms: float = 0.01
     unet_steps: int = STEPS
     backbone: Backbone | None = None
+    leave_out: bool = False
+    resize: bool = False
     arn: str = ""

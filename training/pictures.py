@@ -7,7 +7,6 @@ not grow with the file as it would with a mapping.
 import dataclasses
 import os
 import shutil
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,11 +15,12 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from anomaly_model.errors import DatasetError, PictureError
+from anomaly_model.errors import DatasetError, PictureError, Remedy
 from anomaly_model.manifest import InputSpec, Label, PictureSize
-from anomaly_model.picture import Rgb, read_picture, to_model_input
+from anomaly_model.picture import Rgb, to_model_input
 from training.bank import MULTIPLE
-from training.dataset import Dataset, Sample, read_mask
+from training.dataset import Dataset, read_mask, read_sample
+from training.survey import count_sizes, size_of
 from training.workspace import Progress, Workspace
 
 LabelMap = npt.NDArray[np.uint8]
@@ -47,7 +47,7 @@ class PictureStore:
         label_of: N, the most common label of each picture's mask (0 when it has none), for balanced folds.
         thumbnails: N x 16 x 16 x 3 float32, 0 to 255, for finding near-duplicates.
         labels: anomaly types.
-        picture: size of the pictures before they were resized.
+        picture: size of most of the pictures before they were resized.
         spec: the model's input.
     """
 
@@ -129,10 +129,6 @@ def defect_width(mask: LabelMap) -> float | None:
     return 2 * area / (edges * np.pi / 4) if area else None
 
 
-def _open_problem(error: OSError, folder: Path) -> DatasetError:
-    return DatasetError(f"pictures cannot be kept in {folder}: {error.strerror}. Free space there, or name another output")
-
-
 def choose_side(dataset: Dataset) -> tuple[int, float | None]:
     """The shorter side of the model's input for this data, and the width of its thin defects in pixels of the pictures.
 
@@ -145,10 +141,10 @@ def choose_side(dataset: Dataset) -> tuple[int, float | None]:
     shorter = 0
     for sample in masked[::step]:
         try:
-            size = picture_size(sample)
+            size = size_of(sample)
             mask = read_mask(sample, dataset.labels, size.height, size.width)
         except (DatasetError, PictureError):
-            continue  # reported with all other problems when the pictures are read
+            continue  # reported with all other problems by the survey
         shorter = min(size.height, size.width)
         width = defect_width(mask)
         if width is not None:
@@ -160,27 +156,17 @@ def choose_side(dataset: Dataset) -> tuple[int, float | None]:
     return int(np.clip(wanted, DEFAULT_SIDE, LARGEST_SIDE)), thin
 
 
-def picture_size(sample: Sample) -> PictureSize:
-    """Size of a sample's picture.
-
-    Raises:
-        PictureError: it cannot be read.
-    """
-    height, width = read_picture(sample.path).shape[:2]
-    return PictureSize(height=height, width=width)
-
-
 class _Meta(msgspec.Struct, frozen=True):
     picture: PictureSize
     spec: InputSpec
 
 
 def load_pictures(dataset: Dataset, side: int, workspace: Workspace, progress: Progress) -> PictureStore:
-    """Decode every picture and mask once; all problems are reported together.
+    """Decode every picture and mask of a dataset that was surveyed; each is brought to the model's input from its own size.
 
     Raises:
-        DatasetError: unreadable pictures, pictures of several sizes, wrong masks, pictures that are all equal, or no
-            space; the first few are named.
+        DatasetError: the pictures are all equal, or there is no space.
+        PictureError: one cannot be read any more.
     """
     done = workspace.load("pictures")
     meta_path = workspace.folder / "pictures.json"
@@ -190,7 +176,9 @@ def load_pictures(dataset: Dataset, side: int, workspace: Workspace, progress: P
             meta_path.write_bytes(msgspec.json.encode(meta))
             workspace.save("pictures", done)
         except OSError as error:
-            raise _open_problem(error, workspace.folder) from error
+            raise DatasetError(
+                f"the decoded pictures cannot be kept while training runs: {error.strerror}", Remedy.FREE_SPACE, Remedy.OTHER_OUTPUT
+            ) from error
     meta = msgspec.json.decode(meta_path.read_bytes(), type=_Meta)
     return PictureStore(
         workspace.folder,
@@ -209,32 +197,19 @@ def load_pictures(dataset: Dataset, side: int, workspace: Workspace, progress: P
 def _decode(
     dataset: Dataset, side: int, folder: Path, progress: Progress
 ) -> tuple[dict[str, npt.NDArray[np.generic]], _Meta]:
-    sizes: dict[tuple[int, int], str] = {}
-    problems: list[str] = []
+    if not dataset.samples:
+        raise DatasetError(f"{dataset.source} has no labelled pictures")
     thumbnails: list[npt.NDArray[np.float32]] = []
     label_of: list[int] = []
-    spec: InputSpec | None = None
+    [(common, _)] = count_sizes(dataset).most_common(1)
+    spec = choose_input(common, side)
     count = len(dataset.samples)
+    _check_space(folder, count * spec.height * spec.width * (3 + bool(dataset.labels)))
     with (folder / "pictures").open("wb") as pictures, (folder / "masks").open("wb") as masks:
         for i, sample in enumerate(dataset.samples):
             progress("reading pictures", i, count)
-            try:
-                picture = read_picture(sample.path)
-            except PictureError as error:
-                problems.append(str(error))
-                continue
-            height, width = picture.shape[:2]
-            sizes.setdefault((width, height), sample.name)
-            if len(sizes) > 1:
-                continue
-            if spec is None:
-                spec = choose_input(PictureSize(height=height, width=width), side)
-                _check_space(folder, count * spec.height * spec.width * (3 + bool(dataset.labels)))
-            try:
-                mask = read_mask(sample, dataset.labels, height, width)
-            except DatasetError as error:
-                problems.append(str(error))
-                continue
+            picture = read_sample(sample)
+            mask = read_mask(sample, dataset.labels, *picture.shape[:2])
             shrunk = to_model_input(picture, spec)[0]
             thumbnails.append(thumbnail(shrunk))
             label_of.append(int(np.bincount(mask[mask > 0]).argmax()) if mask.any() else 0)
@@ -242,34 +217,19 @@ def _decode(
             if dataset.labels:
                 masks.write(_shrink_mask(mask, len(dataset.labels), spec).tobytes())
     progress("reading pictures", count, count)
-    if len(sizes) > 1:
-        listed = ", ".join(f"{w}x{h} ({name})" for (w, h), name in list(sizes.items())[:4])
-        problems.append(f"pictures have {len(sizes)} different sizes: {listed}; all must be of one size")
-    _refuse(dataset, problems)
-    if spec is None:
-        raise DatasetError(f"{dataset.source} has no labelled pictures")
     if count > 1 and all((t == thumbnails[0]).all() for t in thumbnails[1:]):
         raise DatasetError(f"all {count} pictures of {dataset.source} look the same; nothing can be learnt from them")
-    width, height = next(iter(sizes))
     arrays = {"thumbnails": np.stack(thumbnails), "label_of": np.array(label_of)}
-    return arrays, _Meta(PictureSize(height=height, width=width), spec)
-
-
-def _refuse(dataset: Dataset, problems: Iterable[str]) -> None:
-    problems = list(problems)
-    if problems:
-        shown = "\n  ".join(problems[:5])
-        more = f"\n  and {len(problems) - 5} more" if len(problems) > 5 else ""
-        raise DatasetError(f"{dataset.source} cannot be used:\n  {shown}{more}")
+    return arrays, _Meta(common, spec)
 
 
 def _check_space(folder: Path, needed: int) -> None:
     free = shutil.disk_usage(folder).free
     if free < needed:
         raise DatasetError(
-            f"{folder} has {free / 1e9:.1f} GB free; the decoded pictures need {needed / 1e9:.1f} GB while training runs. "
-            "Free space there, or name another output"
-        )
+            f"there are {free / 1e9:.1f} GB free where training works; the decoded pictures need {needed / 1e9:.1f} GB",
+            Remedy.FREE_SPACE, Remedy.OTHER_OUTPUT,
+        )  # fmt: skip
 
 
 def _shrink_mask(mask: LabelMap, labels: int, spec: InputSpec) -> LabelMap:

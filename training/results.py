@@ -11,8 +11,8 @@ from PIL import Image
 from anomaly_model.bundle import replace_file
 from anomaly_model.detection import detect, draw_mask
 from anomaly_model.manifest import Json, Manifest
-from anomaly_model.picture import read_picture
 from anomaly_model.runtime import Runtime
+from training.dataset import read_sample
 from training.evaluation import Evaluation, Judged
 from training.workspace import Progress, no_progress
 
@@ -115,7 +115,7 @@ def write_results(
         if manifest.is_segmentation:
             name = f"{i:05d}-{Path(judged.sample.name).stem}.png"
             mask = f"{masks_at}{name}"
-            picture = read_picture(judged.sample.path)
+            picture = read_sample(judged.sample)
             detection = detect(picture, runtime, manifest)
             assert detection.label_map is not None
             buffer = BytesIO()

@@ -18,11 +18,11 @@ import numpy.typing as npt
 from anomaly_model.bundle import Bundle, write_bundle
 from anomaly_model.errors import DatasetError, LinewatchError
 from anomaly_model.manifest import MODEL_NAME, Json, Manifest, ModelIdentity, ScoreRange
-from anomaly_model.picture import read_picture, to_model_input
+from anomaly_model.picture import to_model_input
 from anomaly_model.runtime_onnx import OnnxRuntime
 from training.choice import Choice
 from training.cross_validation import strata
-from training.dataset import Dataset
+from training.dataset import Dataset, read_sample
 from training.decision import normal_deciles
 from training.evaluation import Evaluation, evaluate
 from training.export import golden_files, write_model
@@ -32,7 +32,8 @@ from training.folds import divide, leaks, merge_groups, near_duplicates
 from training.latency import measure_ms
 from training.metrics import image_metrics
 from training.options import TrainingOptions
-from training.pictures import DEFAULT_SIDE, PictureStore, choose_side, load_pictures, picture_size, thumbnail
+from training.pictures import DEFAULT_SIDE, PictureStore, choose_side, load_pictures, thumbnail
+from training.survey import MOST_SKIPPED, count_sizes, name_size, survey
 from training.workspace import Progress, Workspace, fingerprint, no_progress
 
 Ints = npt.NDArray[np.int64]
@@ -79,6 +80,11 @@ def train(
         DatasetError: the data cannot be used; nothing is written.
     """
     started = time.monotonic()
+    _check_counts(dataset)
+    dataset = survey(dataset, leave_out=options.leave_out, resize=options.resize, progress=progress)
+    if test is not None and dataset.samples:
+        [(common, _)] = count_sizes(dataset).most_common(1)
+        test = survey(test, leave_out=options.leave_out, resize=options.resize, expected=common, progress=progress)
     _check_counts(dataset)
     if test is not None:
         _check_test(dataset, test)
@@ -152,7 +158,7 @@ def _prepare(
     wanted, width = choose_side(dataset)
     side = options.side or wanted
     if options.side is None and wanted > DEFAULT_SIDE:
-        side = affordable_side(picture_size(dataset.samples[0]), wanted, len(dataset.labels), options)
+        side = affordable_side(count_sizes(dataset).most_common(1)[0][0], wanted, len(dataset.labels), options)
     store = load_pictures(dataset, side, workspace, progress)
     groups = _groups(dataset, store)
     if test is None and options.test_share > 0:
@@ -197,6 +203,9 @@ def _manifest(dataset: Dataset, test: Dataset | None, task: Task, result: Result
         "normal": dataset.normals,
         "anomaly": dataset.anomalies,
         "unlabelled": dataset.unlabelled,
+        "skipped": list(dataset.skipped[:MOST_SKIPPED]),
+        "sizes": {name_size(size): number for size, number in count_sizes(dataset).most_common()},
+        "other_sizes": "resize" if options.resize else "refuse",
         "with_mask": int(store.has_mask.sum()),
         "seed": options.seed,
         "side": min(store.spec.height, store.spec.width),
@@ -247,7 +256,7 @@ def _duplicates(task: Task) -> list[list[str]]:
 def _leaks(task: Task, test: Dataset) -> list[list[str]]:
     """Test pictures that are nearly the same as training pictures."""
     spec, names = task.store.spec, task.store.names
-    seen = np.stack([thumbnail(to_model_input(read_picture(s.path), spec)[0]) for s in test.samples])
+    seen = np.stack([thumbnail(to_model_input(read_sample(s), spec)[0]) for s in test.samples])
     return [[test.samples[i].name, names[j]] for i, j in leaks(task.store.thumbnails, seen)[:MOST_LISTED]]
 
 

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from anomaly_model.bundle import replace_file
-from anomaly_model.errors import DatasetError
+from anomaly_model.errors import LinewatchError, Remedy
 
 Arrays = Mapping[str, npt.NDArray[np.generic]]
 Progress = Callable[[str, int, int], None]
@@ -45,11 +45,11 @@ class Workspace:
         """Use what an earlier run of the same fingerprint left, or begin anew.
 
         Raises:
-            DatasetError: the folder exists and is not ours to throw away.
+            LinewatchError: the folder exists and is not ours to throw away.
         """
         found = folder / _MARK
         if folder.exists() and not found.is_file() and any(folder.iterdir()):
-            raise DatasetError(f"{folder} is in the way: it was not made by training. Move it, or name another output")
+            raise LinewatchError(f"{folder} is in the way: it was not made by training. Move it", Remedy.OTHER_OUTPUT)
         if folder.exists() and (not found.is_file() or found.read_text() != mark):
             shutil.rmtree(folder)
         folder.mkdir(parents=True, exist_ok=True)

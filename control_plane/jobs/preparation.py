@@ -13,6 +13,7 @@ from anomaly_model.errors import LinewatchError
 from control_plane.entries import parse_entry
 from control_plane.identifiers import Scope
 from control_plane.jobs.place import Placement, write_spec
+from control_plane.jobs.remedies import advise
 from control_plane.jobs.table import Row
 from control_plane.operations.lookup import dataset_of
 from control_plane.operations.packaging import compiler_options, target_name
@@ -180,7 +181,7 @@ def finish(connection: Connection, services: Services, job: Row, outcome: Outcom
 
 def _finish_training(connection: Connection, job: Row, outcome: Outcome) -> None:
     if outcome.error:
-        advance(connection, "model", job.subject_id, "training failed", message=outcome.error)
+        advance(connection, "model", job.subject_id, "training failed", message=advise(outcome.error, outcome.remedies))
         return
     prefix = connection.execute(sa.select(models.c.output_prefix).where(models.c.id == job.subject_id)).scalar() or ""
     result = outcome.result
@@ -192,7 +193,7 @@ def _finish_training(connection: Connection, job: Row, outcome: Outcome) -> None
 
 def _finish_packaging(connection: Connection, job: Row, outcome: Outcome) -> None:
     if outcome.error:
-        advance(connection, "packaging", job.subject_id, "failed", message=outcome.error)
+        advance(connection, "packaging", job.subject_id, "failed", message=advise(outcome.error, outcome.remedies))
         # The name and version may be used again.
         connection.execute(sa.delete(components).where(components.c.packaging_id == job.subject_id))
         return

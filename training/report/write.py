@@ -7,9 +7,8 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from anomaly_model.bundle import replace_file
 from anomaly_model.detection import detect, draw_mask
-from anomaly_model.picture import read_picture
 from anomaly_model.runtime import Runtime
-from training.dataset import read_mask
+from training.dataset import read_mask, read_sample
 from training.evaluation import Evaluation, Judged
 from training.metrics import curves
 from training.report import plots
@@ -64,7 +63,7 @@ def _cards(runtime: Runtime, trained: Trained, evaluation: Evaluation, progress:
     cards = []
     for i, judged in enumerate(ordered):
         progress("writing the report", i, len(ordered))
-        picture = read_picture(judged.sample.path)
+        picture = read_sample(judged.sample)
         detection = detect(picture, runtime, manifest)
         mask = truth = None
         if detection.label_map is not None:

@@ -7,11 +7,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from anomaly_model.errors import DatasetError
-from anomaly_model.manifest import Label
+from anomaly_model.errors import DatasetError, Remedy
+from anomaly_model.manifest import Label, PictureSize
+from anomaly_model.picture import read_picture, to_model_input
 from training.dataset import Sample, _parse_line, read_dataset, read_mask
 from training.pictures import load_pictures
-from training.workspace import Workspace
+from training.survey import survey
+from training.workspace import Workspace, no_progress
 
 RED, GREEN = Label(name="scratch", hex_color="#D62728"), Label(name="dent", hex_color="#23A436")
 
@@ -20,10 +22,6 @@ def save(path: Path, size: tuple[int, int] = (64, 64), value: int = 90) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.new("RGB", size, (value, value, value)).save(path)
     return path
-
-
-def silent(_what: str, _done: int, _total: int) -> None:
-    pass
 
 
 def line(name: str, kind: str = "normal", **extra: object) -> dict[str, object]:
@@ -88,7 +86,7 @@ def test_manifest_with_bucket_below_root(tmp_path: Path) -> None:
     save(tmp_path / "mirror" / "bucket" / "deep" / "a.png")
     manifest = write_manifest(tmp_path / "m.manifest", [line("s3://bucket/deep/a.png")])
     assert read_dataset(manifest, tmp_path / "mirror").samples[0].path.name == "a.png"
-    with pytest.raises(DatasetError, match="was not found below"):
+    with pytest.raises(DatasetError, match="were not found below"):
         read_dataset(manifest)
 
 
@@ -96,7 +94,7 @@ def test_manifest_cannot_leave_its_root(tmp_path: Path) -> None:
     save(tmp_path / "secret.png")
     (tmp_path / "a" / "b" / "c").mkdir(parents=True)
     manifest = write_manifest(tmp_path / "a" / "b" / "c" / "m.manifest", [line("../../../secret.png")])
-    with pytest.raises(DatasetError, match="was not found"):
+    with pytest.raises(DatasetError, match="were not found"):
         read_dataset(manifest)
 
 
@@ -220,15 +218,72 @@ def test_mask_problems(tmp_path: Path) -> None:
         read_mask(mask_sample(tmp_path / "renamed.png", {}), [RED], 4, 4)
 
 
-def test_unreadable_and_mixed_sizes_are_reported_together(tmp_path: Path) -> None:
-    save(tmp_path / "normal" / "a.png")
-    save(tmp_path / "normal" / "b.png", (80, 64))
-    (tmp_path / "normal" / "c.png").write_bytes(b"not a picture")
-    save(tmp_path / "anomaly" / "d.png")
+@pytest.fixture
+def mixed(tmp_path: Path) -> Path:
+    """Six good pictures, one of them with a mask that is none; five that cannot be read, two of another size, a wrong mask."""
+    folder = tmp_path / "data"
+    for i in range(5):
+        save(folder / "normal" / f"a{i}.png", value=20 * i)
+    for i in range(2):
+        save(folder / "normal" / f"b{i}.png", (80, 64))
+    for i in range(3):
+        (folder / "normal" / f"c{i}.png").write_bytes(b"not a picture")
+    save(folder / "normal" / "small.png", (8, 8))
+    save(folder / "normal" / "cut.png").write_bytes((folder / "normal" / "a0.png").read_bytes()[:60])
+    save(folder / "anomaly" / "d.png")
+    save(folder / "anomaly" / "e.png")
+    save(folder / "masks" / "d.png", (8, 8))
+    (folder / "masks" / "e.png").write_bytes(b"no mask")
+    return folder
+
+
+def test_unreadable_and_mixed_sizes_are_reported_together(mixed: Path) -> None:
     with pytest.raises(DatasetError) as caught:
-        load_pictures(read_dataset(tmp_path), 64, Workspace(tmp_path), silent)
-    assert "c.png is not a PNG or JPEG picture" in str(caught.value)
-    assert "2 different sizes: 64x64 (normal/a.png), 80x64 (normal/b.png)" in str(caught.value)
+        survey(read_dataset(mixed))
+    said = str(caught.value)
+    assert "6 of 14 pictures or their masks cannot be read: normal/c0.png is not a PNG or JPEG picture" in said
+    assert said.count("c2.png is not a PNG") == 1
+    assert "and 3 more" in said
+    assert "1 of 2 masks are wrong: the mask of anomaly/d.png is 8x8 pixels, its picture 64x64" in said
+    assert "2 of 14 pictures are not of the size of 7 others, 64x64; all must be of one size. 80x64: normal/b0.png, normal/b1.png" in said
+    assert caught.value.remedies == (Remedy.LEAVE_OUT, Remedy.RESIZE)
+    assert str(mixed) not in said.removeprefix(str(mixed))
+
+
+def test_what_cannot_be_read_is_left_out_and_sizes_are_kept_where_asked_for(mixed: Path, tmp_path: Path) -> None:
+    with pytest.raises(DatasetError, match=r"cannot be used:\n  1 of 2 masks are wrong: .*equal$") as caught:
+        survey(read_dataset(mixed), leave_out=True, resize=True)
+    assert caught.value.remedies == ()
+    save(mixed / "masks" / "d.png", value=0)
+    found = survey(read_dataset(mixed), leave_out=True, resize=True)
+    assert found.skipped == (
+        "normal/c0.png", "normal/c1.png", "normal/c2.png", "normal/cut.png", "normal/small.png", "anomaly/e.png")  # fmt: skip
+    assert [s.name for s in found.samples if s.size == PictureSize(height=64, width=80)] == ["normal/b0.png", "normal/b1.png"]
+    (tmp_path / "work").mkdir()
+    store = load_pictures(found, 64, Workspace(tmp_path / "work"), no_progress)
+    assert store.picture == PictureSize(height=64, width=64)
+    for i, sample in enumerate(found.samples):
+        np.testing.assert_array_equal(store.input(i), to_model_input(read_picture(sample.path), store.spec))
+    with pytest.raises(DatasetError, match="6 of 8 pictures are not of the size of the training pictures, 80x64"):
+        survey(found, expected=PictureSize(height=64, width=80))
+
+
+def test_lines_without_their_pictures_are_named_together(tmp_path: Path) -> None:
+    save(tmp_path / "here.png")
+    names = ["here.png", *(f"s3://b/gone{i}.png" for i in range(4)), "nul\0.png", "s3://b/../../up.png", "long" * 100 + ".png"]
+    manifest = write_manifest(tmp_path / "m.manifest", [line(name) for name in names])
+    with pytest.raises(DatasetError) as caught:
+        read_dataset(manifest)
+    said = str(caught.value)
+    assert f"7 of 8 lines of {manifest} were not found below {tmp_path}" in said
+    assert "s3://b/gone0.png (line 2), s3://b/gone1.png (line 3), s3://b/gone2.png (line 4), and 4 more" in said
+    assert caught.value.remedies == (Remedy.NAME_ROOT, Remedy.LEAVE_OUT)
+    left = read_dataset(manifest, leave_out=True)
+    assert [s.called for s in left.samples] == ["here.png (line 1)"]
+    assert len(left.skipped) == 7
+    with pytest.raises(DatasetError, match=r"the training set were not found: s3://b/gone0.png, s3") as caught:
+        read_dataset(manifest, tmp_path, called="the training set")
+    assert str(tmp_path) not in str(caught.value)
 
 
 def test_published_getting_started_set(cookies: Path) -> None:

@@ -119,7 +119,7 @@ def test_all_pictures_equal(tmp_path: Path) -> None:
 
 def test_no_space(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("training.pictures.shutil.disk_usage", lambda _: type("Usage", (), {"free": 10})())
-    with pytest.raises(DatasetError, match=r"0.0 GB free; the decoded pictures need"):
+    with pytest.raises(DatasetError, match=r"0.0 GB free where training works; the decoded pictures need"):
         load(folder)
 
 

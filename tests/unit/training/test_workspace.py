@@ -3,7 +3,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from anomaly_model.errors import DatasetError
+from anomaly_model.errors import LinewatchError
 from training.workspace import Workspace, fingerprint
 
 
@@ -30,7 +30,7 @@ def test_another_run_begins_anew(tmp_path: Path) -> None:
 def test_what_is_not_ours_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "w").mkdir()
     (tmp_path / "w" / "thesis.txt").write_text("dear")
-    with pytest.raises(DatasetError, match="in the way"):
+    with pytest.raises(LinewatchError, match="in the way"):
         Workspace.open(tmp_path / "w", "mark")
     assert (tmp_path / "w" / "thesis.txt").read_text() == "dear"
 
