@@ -154,6 +154,18 @@ def facts_of(data: bytes) -> FileFacts:
     return FileFacts(bytes=len(data), sha256=hashlib.sha256(data).hexdigest())
 
 
+def check_replaceable(folder: Path) -> None:
+    """See that a bundle may be written to a folder: there is none, or it is empty or a bundle.
+
+    Raises:
+        MalformedBundleError: something else is there.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise MalformedBundleError(f"{folder} is a file; a bundle is a folder. Choose another name")
+    if folder.exists() and not (folder / MANIFEST_NAME).is_file() and any(folder.iterdir()):
+        raise MalformedBundleError(f"{folder} exists and is not a bundle; choose another folder or empty it")
+
+
 def write_bundle(
     folder: Path, manifest: Manifest, files: Mapping[str, bytes], key: "Ed25519PrivateKey | None" = None
 ) -> Bundle:
@@ -169,8 +181,7 @@ def write_bundle(
     manifest = msgspec.structs.replace(manifest, files={name: facts_of(data) for name, data in sorted(files.items())})
     encoded = dump_manifest(manifest)
     parse_manifest(encoded)
-    if folder.exists() and not (folder / MANIFEST_NAME).is_file() and any(folder.iterdir()):
-        raise MalformedBundleError(f"{folder} exists and is not a bundle; choose another folder or empty it")
+    check_replaceable(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     try:

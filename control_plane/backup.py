@@ -109,7 +109,7 @@ def _unpack(source: Path, folder: Path) -> None:
                     raise BackupError(f"{source} is larger than a backup can be")
                 archive.extract(member, folder, filter="data")
     except (OSError, tarfile.TarError) as error:
-        raise BackupError(f"{source} is not a backup: {error}") from error
+        raise BackupError(f"{source} is not a backup: {str(error).splitlines()[0]}") from error
     if not (folder / _TABLES / "revision").is_file() or not (folder / KEY_FILE).is_file():
         raise BackupError(f"{source} is not a backup of Linewatch")
 

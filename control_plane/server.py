@@ -5,6 +5,7 @@ import logging
 import os
 import signal
 import socket
+import ssl
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -113,6 +114,18 @@ def _configure_logs() -> None:
         logging.getLogger(noisy).setLevel(logging.WARNING)
 
 
+def _check_tls(settings: Settings) -> None:
+    if not settings.tls_certificate:
+        return
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(settings.tls_certificate, settings.tls_key)
+    except OSError as error:  # SSLError is one
+        raise SettingsError(
+            f"tls_certificate {settings.tls_certificate} and tls_key {settings.tls_key} cannot be used: {error.strerror or error}; "
+            "expected two PEM files that belong together"
+        ) from None
+
+
 def serve(settings: Settings) -> None:
     """Serve until SIGTERM or SIGINT.
 
@@ -130,10 +143,11 @@ def serve(settings: Settings) -> None:
             ssl_certfile=settings.tls_certificate or None, ssl_keyfile=settings.tls_key or None,
         )  # fmt: skip
         runner = JobRunner(services)
+        _check_tls(settings)
         try:
             listening = config.bind_socket()
         except SystemExit:  # uvicorn's way to say so
-            raise SettingsError(f"{settings.host}:{settings.port} cannot be bound; is another server running there?") from None
+            raise SettingsError(f"{settings.host}:{settings.port} cannot be bound: it is in use, or no address of this machine") from None
         # Connections inherit it. asyncio would set it, but not on a socket that names no protocol, as uvicorn's does not; an
         # answer in two pieces then waits 40 ms for the client's delayed acknowledgement.
         listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)

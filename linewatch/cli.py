@@ -1,7 +1,7 @@
 """The `linewatch` command: thin parsing over the library.
 
 Exit codes: 0 done; 1 refused or failed, the message says why; 2 wrong usage; 3 the agent does not answer;
-4 with `detect --fail-on-anomaly`: an anomaly was found; 130 stopped by SIGINT or SIGTERM.
+4 with `detect --fail-on-anomaly`: an anomaly was found; 130 stopped by SIGINT or SIGTERM; 141 nobody reads the output.
 """
 
 import signal
@@ -12,10 +12,11 @@ import click
 
 from linewatch import __version__
 from linewatch.agent_commands import COMMANDS as AGENT_COMMANDS
-from linewatch.command_line import EXISTING, FOLDER, examples, guarded, json_option, print_json
+from linewatch.command_line import DIRECTORY, EXISTING, FILE, FOLDER, examples, guarded, json_option, print_json
 from linewatch.package_commands import COMMANDS as PACKAGE_COMMANDS
 from linewatch.progress import StageProgress
 from linewatch.server_commands import COMMANDS as SERVER_COMMANDS
+from linewatch.system_errors import check_folder
 
 side_option = click.option(
     "--side", type=click.IntRange(64, 1024),
@@ -25,6 +26,7 @@ effort_option = click.option(
     "--effort", default="standard", show_default=True, type=click.Choice(["quick", "standard", "thorough"]),
     help="quick leaves the U-Net out; thorough trains it three times as long.",
 )  # fmt: skip
+skip_option = click.option("--skip-unreadable", is_flag=True, help="Leave out pictures that are missing or cannot be read.")
 seed_option = click.option("--seed", default=0, show_default=True, type=click.IntRange(0), help="Same seed, same result.")
 
 
@@ -95,7 +97,9 @@ def demo_data(folder: Path, train_count: int, test_count: int, seed: int, as_jso
     "--test-share", default=0.2, show_default=True, type=click.FloatRange(0, 0.5), help="Without --test: share held out."
 )
 @click.option("--root", type=EXISTING, help="Where a manifest's pictures lie; s3://BUCKET/KEY is looked for below it.")
-@click.option("--groups", type=EXISTING, help="CSV of picture,group: pictures of one part are never divided.")
+@skip_option
+@click.option("--resize", is_flag=True, help="Take pictures of several sizes: each is brought to the model's input, as the agent does it.")
+@click.option("--groups", type=FILE, help="CSV of picture,group: pictures of one part are never divided.")
 @click.option("--name", default="model", show_default=True, help="The model's name.")
 @click.option("--model-version", default="1", show_default=True, help="The model's version, a number.")
 @click.option(
@@ -122,6 +126,7 @@ def demo_data(folder: Path, train_count: int, test_count: int, seed: int, as_jso
 @guarded
 def train(
     data: Path, output: Path, results: Path | None, test_data: Path | None, test_share: float, root: Path | None,
+    skip_unreadable: bool, resize: bool,
     groups: Path | None, name: str, model_version: str, budget_ms: float, false_alarms: float, backbone: str | None,
     backbone_weights: Path | None, backbone_licence: str | None, side: int | None, effort: str, seed: int, as_json: bool,
 ) -> None:  # fmt: skip
@@ -140,15 +145,18 @@ def train(
 
     if backbone_weights and not backbone:
         raise click.UsageError("--backbone-weights needs --backbone, such as --backbone timm:resnet18")
+    check_folder(output)
     results = results or output.with_name(f"{output.name}-results")
+    check_folder(results)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     with StageProgress(quiet=as_json) as progress:
-        test = read_dataset(test_data, root) if test_data else None
-        learn = read_dataset(data, root)
+        test = read_dataset(test_data, root, leave_out=skip_unreadable) if test_data else None
+        learn = read_dataset(data, root, leave_out=skip_unreadable)
         if groups:
             learn = read_groups(groups, learn)
         net = load_backbone(backbone, backbone_weights, backbone_licence) if backbone else None
-        options = TrainingOptions(name, model_version, side, seed, budget_ms, test_share, false_alarms, EFFORTS[effort], net)
+        options = TrainingOptions(name, model_version, side, seed, budget_ms, test_share, false_alarms, EFFORTS[effort], net,
+                                  leave_out=skip_unreadable, resize=resize)  # fmt: skip
         trained = run_training(learn, output, options, test, progress)
         manifest = trained.bundle.manifest
         runtime = OnnxRuntime(trained.bundle.read("model.onnx"))
@@ -172,6 +180,7 @@ def train(
 @click.argument("data", type=EXISTING)
 @click.option("-o", "--output", type=FOLDER, required=True, help="Folder of the new bundle.")
 @click.option("--root", type=EXISTING, help="Where a manifest's pictures lie.")
+@skip_option
 @click.option(
     "--false-alarms",
     default=0.01,
@@ -181,16 +190,21 @@ def train(
 )
 @json_option
 @guarded
-def recalibrate(bundle: Path, data: Path, output: Path, root: Path | None, false_alarms: float, as_json: bool) -> None:
+def recalibrate(
+    bundle: Path, data: Path, output: Path, root: Path | None, skip_unreadable: bool, false_alarms: float, as_json: bool
+) -> None:  # fmt: skip
     """Choose a new threshold from pictures of the line, without training.
 
     With both classes by the best F1, with normal pictures only by the false-alarm rate. Package the new bundle afterwards.
     """
     from training.dataset import read_dataset
     from training.recalibrate import recalibrate as run_recalibration
+    from training.survey import survey
 
+    check_folder(output)
     with StageProgress(quiet=as_json) as progress:
-        done = run_recalibration(bundle, read_dataset(data, root), output, false_alarms, progress)
+        pictures = survey(read_dataset(data, root, leave_out=skip_unreadable), leave_out=skip_unreadable, resize=True, progress=progress)
+        done = run_recalibration(bundle, pictures, output, false_alarms, progress)
     decision = done.bundle.manifest.decision
     if as_json:
         print_json({
@@ -213,7 +227,7 @@ def recalibrate(bundle: Path, data: Path, output: Path, root: Path | None, false
 @click.argument("bundle", type=EXISTING, required=False)
 @click.option("--trusted-keys", type=EXISTING, help="Public key, or folder of public keys, that must have signed the bundle.")
 @click.option("--record", type=FOLDER, help="Folder to record the fastest runtime in, for the agent's setting measured.")
-@click.option("--models", type=EXISTING, help="An agent's models folder, of which each bundle is checked.")
+@click.option("--models", type=DIRECTORY, help="An agent's models folder, of which each bundle is checked.")
 @click.option("--socket", "address", help="Socket of an agent: may this user call, and does it answer?")
 @json_option
 @guarded

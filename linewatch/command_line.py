@@ -1,6 +1,7 @@
 """What every command shares: options, examples, and errors that become a message and an exit code."""
 
-import errno
+import os
+import select
 import sys
 from collections.abc import Callable
 from functools import wraps
@@ -10,10 +11,13 @@ from typing import Any
 import click
 import msgspec
 
-from anomaly_model.errors import LinewatchError
+from anomaly_model.errors import LinewatchError, Remedy
+from linewatch.system_errors import explain
 
 FOLDER = click.Path(path_type=Path)
 EXISTING = click.Path(exists=True, path_type=Path)
+DIRECTORY = click.Path(exists=True, file_okay=False, path_type=Path)
+FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 
 
 EXTRAS = {
@@ -31,15 +35,29 @@ def examples(*lines: str) -> str:
     return "\b\nExamples:\n" + "\n".join(f"  {line}" for line in lines)
 
 
+FLAGS = {
+    Remedy.LEAVE_OUT: "`linewatch train --skip-unreadable` leaves out what cannot be read",
+    Remedy.RESIZE: "`linewatch train --resize` takes pictures of several sizes, as the agent does",
+    Remedy.NAME_ROOT: "Copy the pictures there, or say with --root where they lie",
+    Remedy.HOLD_OUT_NONE: "Add pictures, name a test set with --test, or hold out none with --test-share 0",
+    Remedy.FREE_SPACE: "Free some space",
+    Remedy.OTHER_OUTPUT: "Name another --output",
+    Remedy.OTHER_VERSION: "Package it with another --component-version",
+}
+"""What can be done, as flags."""
+BROKEN_PIPE = 141
+"""Whoever read our output has gone: what a shell says of a program that SIGPIPE ended."""
+
+
 def guarded(command: Callable[..., None]) -> Callable[..., None]:
-    """Turn our errors into a message and an exit code; anything else is a fault of ours and shows its trace."""
+    """Turn our errors and the system's into a message and an exit code; anything else is a fault of ours and shows its trace."""
 
     @wraps(command)
     def run(*args: Any, **kwargs: Any) -> None:
         try:
             command(*args, **kwargs)
         except LinewatchError as error:
-            click.echo(f"linewatch: {error}", err=True)
+            click.echo(f"linewatch: {'. '.join([str(error), *(FLAGS[remedy] for remedy in error.remedies)])}", err=True)
             sys.exit(3 if getattr(error, "code", "") == "UNAVAILABLE" else 1)
         except KeyboardInterrupt:
             click.echo(
@@ -47,13 +65,12 @@ def guarded(command: Callable[..., None]) -> Callable[..., None]:
             )
             sys.exit(130)
         except OSError as error:
-            if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            if isinstance(error, BrokenPipeError) and _nobody_reads():
+                sys.exit(BROKEN_PIPE)
+            said = explain(error)
+            if said is None:
                 raise
-            place = f" while writing {error.filename}" if error.filename else ""
-            click.echo(
-                f"linewatch: no space left{place} ({error.strerror}). Free some and try again; nothing half-written is left",
-                err=True,
-            )
+            click.echo(f"linewatch: {said}", err=True)
             sys.exit(1)
         except ModuleNotFoundError as error:
             extra = EXTRAS.get((error.name or "").split(".")[0])
@@ -65,6 +82,22 @@ def guarded(command: Callable[..., None]) -> Callable[..., None]:
             sys.exit(1)
 
     return run
+
+
+def _nobody_reads() -> bool:
+    """Whether standard output leads to a program that has ended, such as `head`; what is left of it is then dropped."""
+    try:
+        output = sys.stdout.fileno()
+    except OSError:  # none, as in tests
+        return False
+    watch = select.poll()
+    watch.register(output, 0)
+    gone = any(state & select.POLLERR for _, state in watch.poll(0))
+    if gone:
+        null = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null, output)
+        os.close(null)
+    return gone
 
 
 def print_json(value: object) -> None:

@@ -6,8 +6,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from anomaly_model.errors import LinewatchError
 from linewatch.command_line import EXISTING, FOLDER, examples, guarded, json_option, print_json
 from linewatch.progress import StageProgress
+from linewatch.system_errors import check_folder
 
 if TYPE_CHECKING:
     from packager.component import Component
@@ -52,6 +54,7 @@ def package(
         name=name, version=component_version, description=description, tags=_tags(tags), location=location,
         tuning=str(tuning_log) if tuning_log else "measure" if tune else "model", key=read_private_key(key) if key else None,
     )  # fmt: skip
+    check_folder(output)
     with StageProgress(quiet=as_json) as progress:
         done = package_each(open_bundle(bundle), platforms, output, options, progress)
     if as_json:
@@ -99,13 +102,7 @@ def publish(
 
     if (store is None) == (bucket is None):
         raise click.UsageError("give either --store or --bucket")
-    if store is not None:
-        done = publish_to_store(component, store)
-    else:
-        import boto3
-
-        clients = boto3.Session(region_name=region)
-        done = publish_to_aws(component, bucket or "", prefix, clients.client("s3", endpoint_url=endpoint), clients.client("greengrassv2"))
+    done = publish_to_store(component, store) if store else publish_to_aws(component, bucket or "", prefix, *_clients(region, endpoint))
     if as_json:
         print_json({"component": done.name, "version": done.version, "where": done.where})
         return
@@ -114,6 +111,18 @@ def publish(
         click.echo(
             f"next: greengrass-cli deployment create --recipeDir {store}/recipes --artifactDir {store}/artifacts --merge {done.name}={done.version}"
         )
+
+
+def _clients(region: str | None, endpoint: str | None) -> tuple[Any, Any]:
+    """For S3 and Greengrass."""
+    import boto3
+    from botocore.exceptions import BotoCoreError
+
+    session = boto3.Session(region_name=region)
+    try:
+        return session.client("s3", endpoint_url=endpoint), session.client("greengrassv2")
+    except (BotoCoreError, ValueError) as error:  # no region; an endpoint that is no address
+        raise LinewatchError(f"AWS cannot be called: {error}. Name --region, and an --endpoint such as http://127.0.0.1:8700") from None
 
 
 @click.command("agent-component", epilog=examples(
@@ -138,6 +147,7 @@ def agent_component(
     from linewatch.tables import print_component
     from packager.agent_component import write_agent_component
 
+    check_folder(output)
     with StageProgress(quiet=as_json) as progress:
         done = write_agent_component(
             machines, output, name=name, component_version=component_version, wheel=wheel, pythons=pythons, location=location,
@@ -188,7 +198,6 @@ def keys() -> None:
 def keys_create(file: Path, as_json: bool) -> None:
     """Make a private key (FILE, for the build machine only) and its public key (FILE.pub, for every device)."""
     from anomaly_model.bundle import replace_file
-    from anomaly_model.errors import LinewatchError
     from anomaly_model.signature import create_key, key_id, private_pem, public_pem
 
     public = file.with_name(file.name + ".pub")

@@ -5,11 +5,11 @@ from typing import Any
 
 import click
 
-from linewatch.command_line import EXISTING, FOLDER, examples, guarded, json_option, print_json
+from linewatch.command_line import FILE, FOLDER, examples, guarded, json_option, print_json
 
 data_option = click.option("--data", default=None, help="Folder of everything that the server keeps. [default: linewatch-data]")
 database_option = click.option("--database", default=None, help="sqlite:///PATH or postgresql://... [default: in the data folder]")
-settings_option = click.option("--settings", "settings_file", type=EXISTING, help="TOML file with settings.")
+settings_option = click.option("--settings", "settings_file", type=FILE, help="TOML file with settings.")
 
 
 @click.command(epilog=examples(
@@ -57,7 +57,7 @@ def _registry(settings_file: Path | None, **flags: Any) -> tuple[Any, Any]:
 @click.option("--name", default="default", show_default=True, help="For people.")
 @click.option("--role", default="full", show_default=True, type=click.Choice(["full", "read-only", "line"]),
               help="line: describe, list, and DetectAnomalies.")  # fmt: skip
-@click.option("--policy", "policy_file", type=EXISTING, help="JSON document of statements, instead of a role.")
+@click.option("--policy", "policy_file", type=FILE, help="JSON document of statements, instead of a role.")
 @click.option("--account", default=None, help="Account, twelve digits. [default: 000000000000]")
 @click.option("--hours", type=click.FloatRange(0, min_open=True), help="Make a temporary credential with a session token.")
 @data_option
@@ -153,7 +153,7 @@ def backup(file: Path, settings_file: Path | None, **flags: Any) -> None:
 
 
 @click.command(epilog=examples("linewatch restore monday.tar --data /var/lib/linewatch-new"))
-@click.argument("file", type=EXISTING)
+@click.argument("file", type=FILE)
 @data_option
 @database_option
 @settings_option

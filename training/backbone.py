@@ -200,7 +200,7 @@ def _read(path: Path, data: bytes) -> tuple[dict[str, F32], str | None]:
         loaded = loaded.get("state_dict", loaded)
         return _floats({k: v.numpy() for k, v in loaded.items()}), None
     except Exception as error:  # pickle, zip and torch errors alike
-        raise BackboneError(f"{path} is not a file of tensors that torch reads: {error}") from error
+        raise BackboneError(f"{path} is not a file of tensors that torch reads: {str(error).partition('.')[0]}") from error
 
 
 def _floats(tensors: Mapping[str, npt.NDArray[np.generic]]) -> dict[str, F32]:

@@ -2,6 +2,10 @@
 
 from dataclasses import dataclass
 
+import msgspec
+
+from anomaly_model.errors import LinewatchError
+from anomaly_model.manifest import ModelIdentity
 from training.backbone import Backbone
 from training.unet_training import STEPS
 
@@ -12,6 +16,9 @@ EFFORTS = {"quick": 0, "standard": STEPS, "thorough": 3 * STEPS}
 @dataclass(frozen=True, slots=True)
 class TrainingOptions:
     """What a user may choose.
+
+    Raises:
+        LinewatchError: a name or version that no model may have.
 
     Attributes:
         name: the model's name.
@@ -40,3 +47,12 @@ class TrainingOptions:
     leave_out: bool = False
     resize: bool = False
     arn: str = ""
+
+    def __post_init__(self) -> None:
+        try:
+            msgspec.convert({"arn": self.arn, "name": self.name, "version": self.model_version}, ModelIdentity)
+        except msgspec.ValidationError:
+            raise LinewatchError(
+                f"a model cannot be called {self.name[:200]!r} version {self.model_version[:20]!r}: expected a name of letters, digits, "
+                "'_', '.' and '-' that begins with a letter or digit, at most 128, and a version of up to ten digits"
+            ) from None

@@ -6,7 +6,7 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
-from anomaly_model.bundle import Bundle, open_bundle, write_bundle
+from anomaly_model.bundle import Bundle, check_replaceable, open_bundle, write_bundle
 from anomaly_model.errors import DatasetError
 from anomaly_model.manifest import Decision, Json
 from anomaly_model.runtime_onnx import OnnxRuntime
@@ -44,6 +44,7 @@ def recalibrate(
     Raises:
         DatasetError: too few pictures.
     """
+    check_replaceable(output)
     bundle = open_bundle(source)
     manifest = bundle.manifest
     if data.normals < MINIMUM_NORMAL:

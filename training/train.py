@@ -15,7 +15,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from anomaly_model.bundle import Bundle, write_bundle
+from anomaly_model.bundle import Bundle, check_replaceable, write_bundle
 from anomaly_model.errors import DatasetError, LinewatchError
 from anomaly_model.manifest import MODEL_NAME, Json, Manifest, ModelIdentity, ScoreRange
 from anomaly_model.picture import to_model_input
@@ -80,6 +80,7 @@ def train(
         DatasetError: the data cannot be used; nothing is written.
     """
     started = time.monotonic()
+    check_replaceable(output)  # else a night's work is found to have no place
     _check_counts(dataset)
     dataset = survey(dataset, leave_out=options.leave_out, resize=options.resize, progress=progress)
     if test is not None and dataset.samples:
