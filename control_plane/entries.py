@@ -5,6 +5,7 @@ the value is 1 for an anomaly and 0 for a normal picture. Keys that are not ours
 """
 
 import re
+import unicodedata
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -16,6 +17,11 @@ from control_plane.objects import InvalidNameError, split_address
 
 LINE_CHARS = 8192
 """The service model's bound on an entry."""
+KEY_BYTES = 1024
+"""S3's bound on a key."""
+PART_BYTES = 255
+"""What a file system allows between two slashes: training has its pictures as files."""
+_BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 CLASSIFICATION = "groundtruth/image-classification"
 SEGMENTATION = "groundtruth/semantic-segmentation"
 _JAVASCRIPT_DATE = re.compile(r"\w{3} (\w{3} \d{2} \d{4} \d{2}:\d{2}:\d{2}) GMT([+-]\d{4})")
@@ -67,16 +73,34 @@ def parse_entry(raw: bytes) -> Entry:
     source = line.get("source-ref")
     if not isinstance(source, str):
         raise EntryError("has no source-ref with the picture's address, s3://BUCKET/KEY")
-    try:
-        split_address(source)
-    except InvalidNameError as error:
-        raise EntryError(f"has the source-ref {error}") from None
+    _check_address(source, "source-ref")
     anomaly_class, created = _classify(line)
     masks = _read_masks(line)
     text = msgspec.json.encode(line).decode()
     if len(text) > LINE_CHARS:
         raise EntryError(f"has {len(text)} characters; at most {LINE_CHARS} are allowed")
     return Entry(source, text, anomaly_class, masks, created)
+
+
+def _check_address(address: str, attribute: str) -> None:
+    """Refuse what no store and no file system could hold, so that it is not found out by a training."""
+    shown = f"has the {attribute} {address[:200]!r}"
+    try:
+        bucket, key = split_address(address)
+    except InvalidNameError as error:
+        raise EntryError(f"has the {attribute} {error}") from None
+    if not _BUCKET.fullmatch(bucket):
+        raise EntryError(f"{shown}, whose bucket has characters that no bucket's name has, or over 63")
+    control = next((c for c in key if unicodedata.category(c) in ("Cc", "Cs")), None)
+    if control is not None:
+        raise EntryError(f"{shown}, with the character U+{ord(control):04X} in its key; control characters are not allowed")
+    if len(key.encode()) > KEY_BYTES:
+        raise EntryError(f"{shown}..., whose key has {len(key.encode())} bytes; at most {KEY_BYTES} are allowed")
+    for part in key.split("/"):
+        if part in (".", "..") or len(part.encode()) > PART_BYTES:
+            raise EntryError(f"{shown}, which cannot be a file: parts of a key are not '.' or '..', and have at most {PART_BYTES} bytes")
+    if key.endswith("/"):
+        raise EntryError(f"{shown}, which ends in a slash and so is a folder; expected a picture")
 
 
 def _classify(line: dict[str, Any]) -> tuple[str | None, float | None]:
@@ -113,10 +137,7 @@ def _read_masks(line: dict[str, Any]) -> tuple[str, ...]:
         address, colors = line.get(key.removesuffix("-metadata")), about.get("internal-color-map")
         if not isinstance(address, str):
             raise EntryError(f"has {key} but no {key.removesuffix('-metadata')} with the mask's address")
-        try:
-            split_address(address)
-        except InvalidNameError as error:
-            raise EntryError(f"has the mask {error}") from None
+        _check_address(address, key.removesuffix("-metadata"))
         _check_annotated(about, key)
         if not isinstance(colors, dict) or not colors:
             raise EntryError(f"has {key} without an internal-color-map")

@@ -5,6 +5,7 @@ attempts never run at the same time, whoever was killed and whoever believes who
 process that holds it. An attempt that finds the work done returns what its predecessor found.
 """
 
+import errno
 import fcntl
 import logging
 import os
@@ -22,8 +23,8 @@ from typing import Any
 import msgspec
 
 from anomaly_model.bundle import replace_file
-from anomaly_model.child_job import OUTCOME, SPEC, Outcome, read_outcome
-from control_plane.objects import Objects, ObjectsError, UnavailableError, split_address
+from anomaly_model.child_job import OUTCOME, SPEC, Outcome, describe_fault, read_outcome
+from control_plane.objects import InvalidNameError, Objects, ObjectsError, UnavailableError, split_address
 from control_plane.objects.directory import DirectoryObjects
 from control_plane.objects.s3 import S3Objects
 
@@ -31,6 +32,8 @@ log = logging.getLogger(__name__)
 
 CANCEL, HEARTBEAT, LOCK, LOG, FINAL = "cancel", "heartbeat", "lock", "log", "final.json"
 MODULES = {"train": "training.job", "package": "packager.job"}
+_NOT_A_FILE = (errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.EINVAL, errno.ELOOP)
+"""What a file system says of a key that cannot be a file, or is the folder of another."""
 _BEAT_S = 0.5
 _GRACE_S = 5
 STOPPING = threading.Event()
@@ -118,10 +121,13 @@ def _attempt(placement: Placement, folder: Path, lock: int) -> Outcome:
         return Outcome(error="cancelled")
     except _TimeoutError:
         return Outcome(error=f"it took over {placement.hours:g} hours, the most that the settings allow")
-    except UnavailableError:
+    except (UnavailableError, ChildKilledError, WorkerEndsError, OSError):
         raise  # may pass: another attempt
     except ObjectsError as error:
         return Outcome(error=str(error))
+    except Exception as error:  # what was so once will be so again
+        log.exception("job in %s", folder)
+        return Outcome(error=describe_fault(error), fault=True)
     return outcome
 
 
@@ -155,23 +161,29 @@ def _stage_in(objects: Objects, placement: Placement, folder: Path) -> None:
     missing = []
     for address in placement.fetch:
         bucket, key = split_address(address)
-        target = (folder / "pictures" / bucket / key).resolve()
-        if not target.is_relative_to((folder / "pictures").resolve()):
-            raise ObjectsError(f"{address} cannot be a file below a folder")
         _sign_of_life(folder)
-        if target.exists():
-            continue
         try:
-            part = target.with_name(f"{target.name}.part")
+            target = (folder / "pictures" / bucket / key).resolve()
+            if not target.is_relative_to((folder / "pictures").resolve()):
+                raise InvalidNameError(f"{address} cannot be a file below a folder")
+            if target.is_file():
+                continue
+            part = folder / "part"
             objects.fetch(bucket, key, part)
+            target.parent.mkdir(parents=True, exist_ok=True)
             part.replace(target)
         except UnavailableError:
             raise
-        except ObjectsError:
+        except (ObjectsError, ValueError):  # not there; or a NUL byte, or not Unicode
+            missing.append(address)
+        except OSError as error:
+            if error.errno not in _NOT_A_FILE:
+                raise
             missing.append(address)
     if missing:
-        shown = ", ".join(missing[:5])
-        raise ObjectsError(f"{len(missing)} of {len(placement.fetch)} pictures and masks cannot be read from S3: {shown}")
+        shown = ", ".join(repr(address[:200]) for address in missing[:5])
+        more = f", and {len(missing) - 5} more" if len(missing) > 5 else ""
+        raise ObjectsError(f"{len(missing)} of {len(placement.fetch)} pictures and masks cannot be read from S3: {shown}{more}")
 
 
 def _run_child(placement: Placement, folder: Path, lock: int) -> None:

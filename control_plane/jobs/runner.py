@@ -11,10 +11,11 @@ from typing import Any
 import msgspec
 import sqlalchemy as sa
 
-from anomaly_model.child_job import Outcome, read_progress
+from anomaly_model.child_job import Outcome, describe_fault, read_progress
+from anomaly_model.errors import LinewatchError
 from control_plane.jobs.chores import CHORE, WORTH_RETRYING, ChoreError
 from control_plane.jobs.cluster import Cluster, Placed
-from control_plane.jobs.place import HEARTBEAT, clean_up
+from control_plane.jobs.place import HEARTBEAT, ChildKilledError, WorkerEndsError, clean_up
 from control_plane.jobs.preparation import NotYetError, PreparationError, bundle_folder, finish, prepare
 from control_plane.jobs.table import CHORES, PLACED, Row, beat, claim, queued, running
 from control_plane.objects import ObjectsError
@@ -216,7 +217,8 @@ class JobRunner:
         except BaseException as error:
             log.warning("job %s attempt %s: %s", job.id, job.attempt, error)
             with self._store.write() as connection:
-                self._lost(connection, job, f"{type(error).__name__}: {error}"[:500])
+                told = isinstance(error, (LinewatchError, ChildKilledError, WorkerEndsError))
+                self._lost(connection, job, str(error) if told else describe_fault(error))
             return
         event = "failed" if outcome.error else "succeeded"
         with self._store.write() as connection:

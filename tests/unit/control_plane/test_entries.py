@@ -65,6 +65,13 @@ def test_foreign_keys_are_kept() -> None:
 @pytest.mark.parametrize(("line", "message"), [
     ({}, "source-ref"), ({"source-ref": 5}, "source-ref"), ({"source-ref": "/local.png"}, "s3://BUCKET/KEY"),
     ({"source-ref": "s3://b"}, "s3://BUCKET/KEY"),
+    ({"source-ref": "s3://b/a\0b.png"}, r"source-ref 's3://b/a\\x00b.png', with the character U\+0000"),
+    ({"source-ref": "s3://b/a\nb.png"}, "U\\+000A"), ({"source-ref": "s3://b/a\x7fb.png"}, "U\\+007F"),
+    ({"source-ref": "s3://b/a\x85b.png"}, "U\\+0085"), ({"source-ref": "s3://b/\ud800.png"}, "not a JSON object"),
+    ({"source-ref": "s3://b/" + "d/" * 520 + "k.png"}, "1045 bytes; at most 1024"), ({"source-ref": "s3://b/" + "ä" * 130}, "at most 255 bytes"),
+    ({"source-ref": "s3://b/../k.png"}, "cannot be a file"), ({"source-ref": "s3://b/a/./k.png"}, "cannot be a file"),
+    ({"source-ref": "s3://b/folder/"}, "ends in a slash"), ({"source-ref": "s3://b c/k.png"}, "no bucket's name has"),
+    ({"source-ref": "s3://../k.png"}, "no bucket's name has"), ({**FULL, "anomaly-mask-ref": "s3://b/m\0.png"}, "the anomaly-mask-ref .*U\\+0000"),
     ({**PLAIN, "anomaly-label": None}, "no anomaly-label"),
     ({**PLAIN, "anomaly-label-metadata": {**LABEL, "class-name": ""}}, "class-name"),
     ({**PLAIN, "anomaly-label-metadata": {k: v for k, v in LABEL.items() if k != "type"}}, "without type"),

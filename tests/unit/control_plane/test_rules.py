@@ -9,11 +9,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from anomaly_model.child_job import Outcome
+from anomaly_model.errors import Remedy
 from anomaly_model.settings import SettingsError
 from control_plane.errors import ValidationError
 from control_plane.hosting.scaler import GROW_AFTER_S, SHRINK_AFTER_S, Scaler
 from control_plane.jobs.chores import choose_fifth
 from control_plane.jobs.place import Placement, run_job
+from control_plane.jobs.remedies import CALLS, advise
 from control_plane.operations.packaging import check_target, target_name
 from control_plane.settings import Settings, load_settings
 
@@ -119,6 +121,38 @@ def test_the_services_quotas_are_the_defaults() -> None:
     assert (found.quota_train_masked, found.quota_test_masked) == (8000, 800)
     assert (found.least_normal, found.least_anomaly, found.least_label) == (20, 10, 20)
     assert (found.least_normal_each, found.least_test_anomaly, found.least_label_each) == (10, 10, 10)
+
+
+def placed(folder: Path, fetch: list[str]) -> Outcome:
+    (folder / "spec.json").write_text("{}")
+    placement = Placement("train", str(folder), 1, str(folder / "objects"), "", "r", 1, fetch, [])
+    return msgspec.json.decode(run_job(msgspec.json.encode(placement)), type=Outcome)
+
+
+def test_keys_that_cannot_be_files_fail_at_once_and_are_named(tmp_path: Path) -> None:
+    (tmp_path / "objects" / "pics").mkdir(parents=True)
+    (tmp_path / "objects" / "pics" / "a").touch()
+    odd = ["s3://pics/nul\0.png", "s3://pics/" + "x" * 300, "s3://pics/../../etc/passwd", "s3://pics/gone.png"]
+    said = placed(tmp_path, ["s3://pics/a", *odd]).error
+    assert said.startswith("4 of 5 pictures and masks cannot be read from S3: ")
+    assert "'s3://pics/nul\\x00.png'" in said
+    assert "gone.png" in said
+    assert str(tmp_path) not in said
+
+
+def test_what_was_so_once_is_not_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object) -> None:
+        raise KeyError(f"{tmp_path}/secret")
+
+    monkeypatch.setattr("control_plane.jobs.place._stage_in", broken)
+    assert placed(tmp_path, []) == Outcome(error="internal error: KeyError; the job's log on the server has more", fault=True)
+
+
+def test_every_remedy_has_its_call() -> None:
+    assert set(CALLS) == set(Remedy)
+    assert advise("it is so", [Remedy.OTHER_VERSION, Remedy.OTHER_OUTPUT]) == "it is so. Name another ComponentVersion"
+    for text in CALLS.values():
+        assert "--" not in text
 
 
 def test_a_job_that_takes_too_long_is_ended(tmp_path: Path) -> None:
