@@ -55,6 +55,13 @@ class Entry:
         return bool(self.masks)
 
     @property
+    def read_in_training(self) -> tuple[str, ...]:
+        """Addresses of what a training reads: masks of anomalous pictures only, as published sets have dummy ones for normal pictures."""
+        if self.anomaly_class is None:
+            return ()
+        return (self.source_ref, *(self.masks if self.anomaly_class == "anomaly" else ()))
+
+    @property
     def bucket(self) -> str:
         """Bucket of the picture."""
         return split_address(self.source_ref)[0]

@@ -133,6 +133,7 @@ def serve(settings: Settings) -> None:
         LinewatchError: the address, the data folder or the database cannot be used.
     """
     _configure_logs()
+    _check_tls(settings)
     with only_server(settings.folder):
         services = open_services(settings)
         audit = AuditLog(settings.audit_file)
@@ -143,7 +144,6 @@ def serve(settings: Settings) -> None:
             ssl_certfile=settings.tls_certificate or None, ssl_keyfile=settings.tls_key or None,
         )  # fmt: skip
         runner = JobRunner(services)
-        _check_tls(settings)
         try:
             listening = config.bind_socket()
         except SystemExit:  # uvicorn's way to say so

@@ -18,6 +18,7 @@ from sqlalchemy.engine import Connection
 from anomaly_model.errors import LinewatchError
 from anomaly_model.limits import LIMITS
 from control_plane.entries import LINE_CHARS, Entry, EntryError, parse_entry
+from control_plane.jobs.missing import tell_missing
 from control_plane.jobs.table import Row, job_of
 from control_plane.objects import UnavailableError, read_lines
 from control_plane.operations.lookup import count
@@ -49,6 +50,7 @@ def import_manifest(services: Services, job: Row) -> None:
     if services.objects.size(spec["bucket"], spec["key"], spec["version"]) > LIMITS.manifest_bytes:
         raise ChoreError(f"{where} is over the limit of {LIMITS.manifest_bytes} bytes")
     most = services.settings.most_pictures(row.kind)
+    named: dict[str, str] = {}
     lines: dict[str, int] = {}
     bucket = ""
     with services.objects.open(spec["bucket"], spec["key"], spec["version"]) as stream:
@@ -68,13 +70,15 @@ def import_manifest(services: Services, job: Row) -> None:
                     )
                 if len(lines) > most:
                     raise ChoreError(f"{where} has over {most} pictures, the most that the settings allow a {row.kind} dataset")
+                named |= dict.fromkeys(entry.read_in_training, f"line {number}")
                 rows.append(_values(dataset_id, entry))
             with services.store.write() as connection:
                 connection.execute(sa.insert(entries), rows)
     if not lines:
         raise ChoreError(f"{where} has no lines; expected a JSON object a line")
+    message = tell_missing(services.objects, named)
     with services.store.write() as connection:
-        advance(connection, "dataset", dataset_id, "imported")
+        advance(connection, "dataset", dataset_id, "imported", message=message)
 
 
 def import_failed(connection: Connection, job: Row, reason: str) -> None:
@@ -91,11 +95,12 @@ def update_entries(services: Services, job: Row) -> None:
         row = connection.execute(sa.select(datasets).where(datasets.c.id == dataset_id)).first()
     if row is not None and row.status == "UPDATE_IN_PROGRESS":
         changed = _read_changes(path)
+        message = tell_missing(services.objects, {name: "" for entry in changed.values() for name in entry.read_in_training})
         with services.store.write() as connection:
             _check_bucket(connection, dataset_id, changed.values())
             _upsert(connection, services.store.is_sqlite, [_values(dataset_id, e) for e in changed.values()])
             _check_count(services, connection, row)
-            advance(connection, "dataset", dataset_id, "updated")
+            advance(connection, "dataset", dataset_id, "updated", message=message)
     path.unlink(missing_ok=True)
 
 

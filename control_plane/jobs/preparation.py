@@ -129,8 +129,7 @@ def _write_manifest(connection: Connection, dataset_id: int, path: Path) -> list
     addresses = []
     with path.open("rb") as lines:
         for entry in map(parse_entry, lines):
-            # Masks of anomalous pictures only: published sets have dummy ones for normal pictures.
-            addresses += [entry.source_ref, *(entry.masks if entry.anomaly_class == "anomaly" else ())]
+            addresses += entry.read_in_training
     return addresses
 
 
