@@ -86,7 +86,7 @@ def _read(path: Path, kind: type[T]) -> T | None:
 def describe_fault(error: BaseException) -> str:
     """What may be told elsewhere of an error that is this machine's: its kind, and what the system calls it."""
     reason = f" ({error.strerror})" if isinstance(error, OSError) and error.strerror else ""
-    return f"internal error: {type(error).__name__}{reason}; the job's log on the server has more"
+    return f"internal error: {type(error).__name__}{reason}; the log on the server has more"
 
 
 def end_with_parent() -> None:

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from anomaly_model.bundle import Bundle, check_replaceable, write_bundle
-from anomaly_model.errors import DatasetError, LinewatchError
+from anomaly_model.errors import DatasetError, LinewatchError, Remedy
 from anomaly_model.manifest import MODEL_NAME, Json, Manifest, ModelIdentity, ScoreRange
 from anomaly_model.picture import to_model_input
 from anomaly_model.runtime_onnx import OnnxRuntime
@@ -191,9 +191,8 @@ def _hold_out(dataset: Dataset, store: PictureStore, groups: Ints, options: Trai
     if normals < MINIMUM_PER_CLASS or (dataset.anomalies and anomalies < MINIMUM_PER_CLASS):
         raise DatasetError(
             f"holding out {len(out)} of {len(store)} pictures of {dataset.source} leaves {normals} normal and {anomalies} "
-            f"anomalous ones; {MINIMUM_PER_CLASS} of each are needed. Add pictures, name a test set, or hold out none "
-            "(--test-share 0)"
-        )
+            f"anomalous ones; {MINIMUM_PER_CLASS} of each are needed", Remedy.HOLD_OUT_NONE,
+        )  # fmt: skip
     return kept, out
 
 

@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import sqlalchemy as sa
 
+from anomaly_model.child_job import describe_fault
 from anomaly_model.errors import LinewatchError
 from control_plane.errors import ConflictError, ThrottlingError
 from control_plane.hosting.hosted_model import HostedModel, clear_leftovers
@@ -134,7 +135,7 @@ class HostingManager:
         except Exception as error:
             log.exception("hosting of model %s failed", row.id)
             with self._store.write() as connection:
-                advance(connection, "model", row.id, "hosting failed", message=f"{type(error).__name__}: {error}")
+                advance(connection, "model", row.id, "hosting failed", message=describe_fault(error))
         finally:
             self._busy.discard(row.id)
             self._wake.set()
@@ -150,8 +151,10 @@ class HostingManager:
             )
             model.start()
         except LinewatchError as error:
+            log.error("model %s cannot be hosted: %s", row.id, error)  # with names of this machine, which are not for callers
+            reason = f"the model's process or its bundle cannot be used ({type(error).__name__}); the server's log has more"
             with self._store.write() as connection:
-                advance(connection, "model", row.id, "hosting failed", message=str(error))
+                advance(connection, "model", row.id, "hosting failed", message=reason)
             return
         self._hosted[row.id] = model
         with self._store.write() as connection:

@@ -203,6 +203,7 @@ def create_a_dataset_from_a_manifest(b: Bench) -> None:
     (manifest(2) + b"\n" + manifest(1), "line 3 names s3://pictures/part-00000.png, as line 1 does"),
     (manifest(2) + b"\n" + manifest(1, "other", 9), "bucket other"),
     (b'{"source-ref": "s3://b/k", "x": "' + b"y" * 9000 + b'"}', "8192"),
+    (manifest(2) + b'\n{"source-ref": "s3://pictures/nul\\u0000.png"}', "nul\\x00.png', with the character U+0000"),
 ])  # fmt: skip
 def test_a_manifest_that_is_wrong_says_where(bench: Bench, body: bytes, reason: str) -> None:
     done = from_manifest(bench, body)
@@ -211,6 +212,22 @@ def test_a_manifest_that_is_wrong_says_where(bench: Bench, body: bytes, reason: 
     assert done["ImageStats"]["Total"] == 0
     bench.api.delete_dataset(ProjectName=bench.project, DatasetType="train")
     bench.api.create_dataset(ProjectName=bench.project, DatasetType="train")
+
+
+def test_pictures_that_are_not_there_are_told_when_the_dataset_is_made(bench: Bench) -> None:
+    bucket = f"pictures-{secrets.token_hex(4)}"
+    bench.s3.create_bucket(Bucket=bucket, CreateBucketConfiguration={"LocationConstraint": REGION})
+    for i in (1, 2):
+        bench.s3.put_object(Bucket=bucket, Key=f"part-{i:05d}.png", Body=b"x")
+    done = from_manifest(bench, manifest(4, bucket))
+    assert (done["Status"], done["ImageStats"]["Total"]) == ("CREATE_COMPLETE", 4)
+    assert done["StatusMessage"] == (
+        f"1 of 3 labelled pictures and masks are not there: s3://{bucket}/part-00003.png (line 4). Store them before CreateModel"
+    )
+    bench.s3.put_object(Bucket=bucket, Key="part-00003.png", Body=b"x")
+    bench.api.update_dataset_entries(ProjectName=bench.project, DatasetType="train", Changes=manifest(4, bucket))
+    done = bench.settled()
+    assert (done["Status"], done["StatusMessage"]) == ("UPDATE_COMPLETE", "")
 
 
 def test_a_manifest_that_is_not_there_says_so(bench: Bench) -> None:
@@ -354,6 +371,7 @@ def update_dataset_entries(b: Bench) -> None:
 
 @pytest.mark.parametrize(("body", "reason"), [
     (manifest(3, start=50) + b"\nnot json", "line 4 of Changes"), (manifest(1, "other"), "another bucket"), (b"\n\n", "no lines"),
+    (manifest(1, start=50) + b'\n{"source-ref": "s3://pictures/a/../b.png"}', "line 2 of Changes has the source-ref"),
 ])  # fmt: skip
 def test_an_update_is_all_or_nothing(bench: Bench, body: bytes, reason: str) -> None:
     bench.make("train", lines=5)
@@ -606,6 +624,7 @@ def test_a_model_whose_files_are_gone_fails_to_start_and_says_so(bench: Bench) -
     assert wait_for(bench.status, lambda s: s != "STARTING_HOSTING") == "HOSTING_FAILED"
     found = bench.api.describe_model(ProjectName=bench.project, ModelVersion="1")["ModelDescription"]
     assert "bundle" in found["StatusMessage"]
+    assert str(bench.server.data) not in found["StatusMessage"]
     bench.api.delete_model(ProjectName=bench.project, ModelVersion="1")
 
 

@@ -145,7 +145,7 @@ def test_what_was_so_once_is_not_tried_again(tmp_path: Path, monkeypatch: pytest
         raise KeyError(f"{tmp_path}/secret")
 
     monkeypatch.setattr("control_plane.jobs.place._stage_in", broken)
-    assert placed(tmp_path, []) == Outcome(error="internal error: KeyError; the job's log on the server has more", fault=True)
+    assert placed(tmp_path, []) == Outcome(error="internal error: KeyError; the log on the server has more", fault=True)
 
 
 def test_every_remedy_has_its_call() -> None:

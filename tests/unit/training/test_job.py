@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from anomaly_model.child_job import OUTCOME, SPEC, Outcome, Progress, ProgressFile, read_outcome, read_progress
-from anomaly_model.errors import DatasetError
+from anomaly_model.errors import DatasetError, PictureError
 from anomaly_model.manifest import Label
 from training.dataset import Dataset, Sample
 from training.job import Rules, Spec, check_rules, run
@@ -152,3 +152,61 @@ def test_progress_is_whole_or_absent(tmp_path: Path) -> None:
     assert read_progress(tmp_path) == Progress("training", 0, 5)
     (tmp_path / "progress.json").write_text("{")
     assert read_progress(tmp_path) is None
+
+
+def line_of(name: str, kind: str = "normal", colors: dict[str, str] | None = None) -> dict[str, Any]:
+    about = {"class-name": kind, "type": "groundtruth/image-classification", "human-annotated": "yes"}
+    line: dict[str, Any] = {"source-ref": f"s3://bkt/{name}", "label": 0, "label-metadata": about}
+    if colors is not None:
+        table = {str(i): {"class-name": name, "hex-color": color} for i, (color, name) in enumerate(colors.items())}
+        line["m-ref"] = f"s3://bkt/mask-{name}"
+        line["m-ref-metadata"] = {"type": "groundtruth/semantic-segmentation", "human-annotated": "yes", "internal-color-map": table}
+    return line
+
+
+SCRATCH = {"#FF0000": "scratch"}
+
+
+@pytest.mark.parametrize(("changed", "found"), [
+    ({"n0.png": b"no picture"}, r"1 of 12 pictures or their masks cannot be read: s3://bkt/n0.png is not a PNG or JPEG"),
+    ({"n0.png": (80, 64), "n1.png": (90, 64)}, r"2 of 12 pictures are not of the size .*80x64: s3://bkt/n0.png; 90x64: s3://bkt/n1.png"),
+    ({"n0.png": (8, 8)}, r"s3://bkt/n0.png: the picture is 8x8 pixels; each side must be 64 to 4096"),
+    ({"n0.png": b"x" * (8 * 1024 * 1024 + 1)}, r"s3://bkt/n0.png has 8388609 bytes; at most"),
+    ({"mask-a0.png": b"no mask"}, r"the mask of s3://bkt/a0.png is not a readable PNG"),
+    ({"mask-a0.png": (80, 64)}, "the mask of s3://bkt/a0.png is 80x64"),
+    ({"mask-a0.png": "#123456"}, r"the mask of s3://bkt/a0.png has \d+ pixels of a colour \(#123456\)"),
+    ({"n0.png": None, "mask-a1.png": None}, r"2 of 12 lines .* were not found: s3://bkt/n0.png, s3://bkt/mask-a1.png"),
+    ({"colors of a1.png": {"#00FF00": "scratch"}}, r"the training dataset of p, s3://bkt/a1.png: label 'scratch' has colour #00FF00"),
+    ({"kind of n0.png": "dog", "kind of n1.png": "dog"}, "the training dataset of p has 4 normal"),
+    ({f"{kind}{i}.png": "#303030" for kind in "na" for i in range(6)}, "look the same"),
+], ids=str)  # fmt: skip
+def test_what_an_api_user_is_told_knows_neither_our_folders_nor_flags(tmp_path: Path, changed: dict[str, Any], found: str) -> None:
+    pictures = tmp_path / "pictures"
+    (pictures / "bkt").mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    lines = []
+    for i in range(12):
+        name = f"{'na'[i % 2]}{i // 2}.png"
+        kind = changed.get(f"kind of {name}", "anomaly" if i % 2 else "normal")
+        lines.append(line_of(name, kind, changed.get(f"colors of {name}", SCRATCH) if i % 2 else None))
+        Image.fromarray(rng.integers(0, 256, (64, 64, 3), np.uint8)).save(pictures / "bkt" / name)
+        Image.new("RGB", (64, 64), "#FF0000").save(pictures / "bkt" / f"mask-{name}")
+    for name, value in changed.items():
+        path = pictures / "bkt" / name
+        if value is None:
+            path.unlink()
+        elif isinstance(value, bytes):
+            path.write_bytes(value)
+        elif isinstance(value, tuple):
+            Image.new("RGB", value, "#FF0000").save(path)
+        elif isinstance(value, str) and value.startswith("#"):
+            Image.new("RGB", (64, 64), value).save(path)
+    manifest = tmp_path / "train.manifest"
+    manifest.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    rules = Rules(0, 0, 0, 0, 0, 0, 100, 100, 100, 100, 10, 10)
+    with pytest.raises((DatasetError, PictureError), match=f"(?s){found}") as caught:
+        run(spec(tmp_path, manifest, root=str(pictures), rules=rules), ProgressFile(tmp_path / "progress.json"))
+    said = str(caught.value)
+    assert str(tmp_path) not in said
+    assert "--" not in said
+    assert ".manifest" not in said
