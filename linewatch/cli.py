@@ -88,6 +88,7 @@ def demo_data(folder: Path, train_count: int, test_count: int, seed: int, as_jso
     "linewatch train pictures -o bundle",
     "linewatch train train.manifest --root /data -o bundle --test test.manifest",
     "linewatch train good-parts -o bundle --false-alarms 0.005",
+    "linewatch train pictures -o bundle --resize --skip-unreadable",
     "linewatch train pictures -o bundle --backbone timm:resnet18 --backbone-weights resnet18.safetensors --budget-ms 80"))  # fmt: skip
 @click.argument("data", type=EXISTING)
 @click.option("-o", "--output", type=FOLDER, required=True, help="Folder of the bundle.")

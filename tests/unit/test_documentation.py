@@ -117,6 +117,24 @@ def test_every_feature_has_its_state_and_the_tests_that_show_it() -> None:
             assert set(re.findall(r"\w+", tests)) <= known[path], where
 
 
+def leaves(command: click.Command, path: str) -> list[tuple[str, click.Command]]:
+    """Every command that does something, with how it is called."""
+    if isinstance(command, click.Group):
+        return [leaf for name, inner in command.commands.items() for leaf in leaves(inner, f"{path} {name}")]
+    return [(path, command)]
+
+
+@pytest.mark.parametrize(("path", "command"), leaves(main, "linewatch"))
+def test_help_has_examples(path: str, command: click.Command) -> None:
+    assert command.epilog is not None
+    assert f"Examples:\n  {path}" in command.epilog
+
+
+def test_exit_codes_are_documented() -> None:
+    codes = re.findall(r"^\| (\d+) \|", text("docs/reference/commands.md"), re.MULTILINE)
+    assert codes == ["0", "1", "2", "3", "4", "130", "141"]
+
+
 def test_every_limit_is_documented() -> None:
     page = text("docs/reference/limits.md")
     units = {"": 1, "pixels": 1, "KiB": 1024, "MiB": 1024**2, "GiB": 1024**3}
