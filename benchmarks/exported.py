@@ -27,14 +27,14 @@ def drawn(*shape: int) -> F32:
     return RNG.normal(0, (1 / fan_in) ** 0.5, shape).astype(np.float32)
 
 
-def fitted(extractor: Extractor, *, supervised: bool) -> FittedFeatures:
-    """All branches over an extractor; `supervised` adds those that need anomalies and masks."""
+def fitted(extractor: Extractor, *, supervised: bool, size: tuple[int, int] = (SIDE, SIDE)) -> FittedFeatures:
+    """All branches over an extractor, for inputs of a height and width; `supervised` adds those that need anomalies and masks."""
     width = extractor.channels
-    cells = SIDE // extractor.grid // extractor.coarse
+    cells = [side // extractor.grid // extractor.coarse for side in size]
     return FittedFeatures(
         extractor, "",
         NearestNeighbours(drawn(DIMENSIONS, width), drawn(DIMENSIONS), drawn(NEIGHBOURS, DIMENSIONS)),
-        PositionGaussian(drawn(DIMENSIONS, width), drawn(DIMENSIONS), drawn(DIMENSIONS, cells, cells), drawn(DIMENSIONS, cells, cells)),
+        PositionGaussian(drawn(DIMENSIONS, width), drawn(DIMENSIONS), drawn(DIMENSIONS, *cells), drawn(DIMENSIONS, *cells)),
         Discriminator((drawn(64, width), drawn(1, 64)), (drawn(64), drawn(1))) if supervised else None,
         PooledStatistics(drawn(2 * width), 0.0) if supervised else None,
         CellClassifier((drawn(64, 2 * width), drawn(32, 64), drawn(LABELS, 32)), (drawn(64), drawn(32), drawn(LABELS))) if supervised else None,

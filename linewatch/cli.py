@@ -1,7 +1,8 @@
 """The `linewatch` command: thin parsing over the library.
 
 Exit codes: 0 done; 1 refused or failed, the message says why; 2 wrong usage; 3 the agent does not answer;
-4 with `detect --fail-on-anomaly`: an anomaly was found; 130 stopped by SIGINT or SIGTERM; 141 nobody reads the output.
+4 with `detect --fail-on-anomaly`: an anomaly was found; 5 a model was trained that is not better than calling everything
+anomalous; 130 stopped by SIGINT or SIGTERM; 141 nobody reads the output.
 """
 
 import signal
@@ -17,6 +18,9 @@ from linewatch.package_commands import COMMANDS as PACKAGE_COMMANDS
 from linewatch.progress import StageProgress
 from linewatch.server_commands import COMMANDS as SERVER_COMMANDS
 from linewatch.system_errors import check_folder
+
+WEAK_MODEL = 5
+"""Exit code of a training whose model is not better than calling everything anomalous."""
 
 side_option = click.option(
     "--side", type=click.IntRange(64, 1024),
@@ -104,18 +108,19 @@ def demo_data(folder: Path, train_count: int, test_count: int, seed: int, as_jso
 @click.option("--name", default="model", show_default=True, help="The model's name.")
 @click.option("--model-version", default="1", show_default=True, help="The model's version, a number.")
 @click.option(
-    "--budget-ms",
-    default=25.0,
-    show_default=True,
-    type=click.FloatRange(1),
-    help="Most that the graph may take on one core here.",
-)
+    "--budget-ms", type=click.FloatRange(1),
+    help="Most that the graph may cost, a picture on one core, counted from its operations. [default: 25, exceeded with a "
+    "warning where only that keeps the accuracy]",
+)  # fmt: skip
 @click.option(
     "--false-alarms",
     default=0.01,
     show_default=True,
     type=click.FloatRange(1e-6, 0.5),
     help="With normal pictures only: share of them.",
+)
+@click.option(
+    "--accept-weak", is_flag=True, help="Exit code 0 even if the model is not better than calling everything anomalous."
 )
 @click.option("--backbone", help="Pretrained net, timm:NAME or torchvision:NAME. [default: none]")
 @click.option("--backbone-weights", type=FOLDER, help="Its weights, .safetensors or .pth, where there is no internet.")
@@ -128,20 +133,19 @@ def demo_data(folder: Path, train_count: int, test_count: int, seed: int, as_jso
 def train(
     data: Path, output: Path, results: Path | None, test_data: Path | None, test_share: float, root: Path | None,
     skip_unreadable: bool, resize: bool,
-    groups: Path | None, name: str, model_version: str, budget_ms: float, false_alarms: float, backbone: str | None,
-    backbone_weights: Path | None, backbone_licence: str | None, side: int | None, effort: str, seed: int, as_json: bool,
+    groups: Path | None, name: str, model_version: str, budget_ms: float | None, false_alarms: float, accept_weak: bool,
+    backbone: str | None, backbone_weights: Path | None, backbone_licence: str | None, side: int | None, effort: str, seed: int,
+    as_json: bool,
 ) -> None:  # fmt: skip
     """Train a model on labelled pictures and write a bundle.
 
     DATA is a folder with normal/, optional anomaly/ and masks/, or a manifest of JSON Lines. A run that was stopped goes on
     where it was when the same command is given again.
     """
-    from anomaly_model.runtime_onnx import OnnxRuntime
     from training.backbone import load_backbone
     from training.dataset import read_dataset, read_groups
+    from training.delivery import write_deliverables
     from training.options import EFFORTS, TrainingOptions
-    from training.report import write_report
-    from training.results import write_results
     from training.train import train as run_training
 
     if backbone_weights and not backbone:
@@ -158,20 +162,23 @@ def train(
         net = load_backbone(backbone, backbone_weights, backbone_licence) if backbone else None
         options = TrainingOptions(name, model_version, side, seed, budget_ms, test_share, false_alarms, EFFORTS[effort], net,
                                   leave_out=skip_unreadable, resize=resize)  # fmt: skip
-        trained = run_training(learn, output, options, test, progress)
-        manifest = trained.bundle.manifest
-        runtime = OnnxRuntime(trained.bundle.read("model.onnx"))
-        if trained.evaluation is not None:
-            write_results(results, runtime, manifest, trained.evaluation, trained.pictures, progress)
-        write_report(results / "report.html", runtime, trained, learn.source, progress)
+        trained = run_training(
+            learn, output, options, test, progress,
+            lambda done: write_deliverables(results, done, learn.source, progress),
+        )  # fmt: skip
     if as_json:
         print_json({
-            "bundle": str(output), "results": str(results), "training": manifest.training, "evaluation": manifest.evaluation,
+            "bundle": str(output), "results": str(results), "training": trained.bundle.manifest.training,
+            "evaluation": trained.bundle.manifest.evaluation,
         })  # fmt: skip
-        return
-    from linewatch.tables import print_training
+    else:
+        from linewatch.tables import print_training
 
-    print_training(trained, output, results)
+        print_training(trained, output, results)
+    if trained.weak:
+        click.echo(f"linewatch: WARNING: {trained.weak}", err=True)
+        if not accept_weak:
+            sys.exit(WEAK_MODEL)
 
 
 @main.command(epilog=examples(

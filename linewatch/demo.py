@@ -72,6 +72,7 @@ class DemoResult:
     summary: Summary
     package: Package
     test: Dataset
+    warnings: tuple[str, ...]
 
 
 def run_demo(output: Path, data: Path | None, options: TrainingOptions, progress: Progress) -> DemoResult:
@@ -89,7 +90,8 @@ def run_demo(output: Path, data: Path | None, options: TrainingOptions, progress
         name = re.sub(r"[^A-Za-z0-9_.-]+", "-", data.resolve().name).strip("-._") or "demo"
     learn, test = find_splits(data)
     started = time.monotonic()
-    bundle = train(learn, output / "bundle", dataclasses.replace(options, name=name), test, progress).bundle
+    trained = train(learn, output / "bundle", dataclasses.replace(options, name=name), test, progress)
+    bundle = trained.bundle
     train_seconds = time.monotonic() - started
     packed = package(bundle, find_target(host_target()), output / "package", progress=progress)
     rows = list(_ask_agent(output / "package", packed.component.name, test, progress))
@@ -103,7 +105,7 @@ def run_demo(output: Path, data: Path | None, options: TrainingOptions, progress
         package_seconds=packed.seconds, pictures=len(rows),
     )  # fmt: skip
     replace_file(output / "summary.json", msgspec.json.format(msgspec.json.encode(summary)) + b"\n")
-    result = DemoResult(rows, metrics, summary, packed, test)
+    result = DemoResult(rows, metrics, summary, packed, test, trained.warnings)
     write_report(output / "report.html", result, progress)
     return result
 

@@ -35,6 +35,8 @@ def print_demo(result: "DemoResult", output: Path) -> None:
     console.print(
         f"precision {m.precision:.3f}   recall {m.recall:.3f}   F1 {m.f1:.3f} (calling all anomalous: {m.f1_all_anomalous:.3f})"
     )
+    for warning in result.warnings:
+        console.print(f"warning: {warning}", style="yellow")
     console.print(f"latency over gRPC and shared memory: p50 {s.p50_ms} ms, p99 {s.p99_ms} ms, {s.pictures} pictures")
     console.print(
         f"compiled code takes {s.tvm_over_onnxruntime} of ONNX Runtime's time; trained in {s.train_seconds} s, packaged in {s.package_seconds} s"
@@ -47,7 +49,7 @@ def print_training(trained: "Trained", output: Path, results: Path) -> None:
     console = _console()
     training, evaluation = trained.bundle.manifest.training, trained.bundle.manifest.evaluation
     if trained.choice is not None:
-        table = Table("candidate", "ROC AUC", "log loss", "ms on one core", title="by out-of-fold scores")
+        table = Table("candidate", "ROC AUC", "log loss", "cost in ms", title="by out-of-fold scores")
         for c in trained.choice.candidates:
             style = "bold green" if c == trained.choice.chosen else None
             table.add_row(c.name, f"{c.roc_auc:.3f}", f"{c.log_loss:.3f}", f"{c.milliseconds:.1f}", style=style)
@@ -60,21 +62,25 @@ def print_training(trained: "Trained", output: Path, results: Path) -> None:
     if training["suspected_labels"]:
         names = ", ".join(s["picture"] for s in training["suspected_labels"][:5])
         console.print(f"labels to look at again: {names}", style="yellow")
-    for title, metrics in (("out of fold", training["out_of_fold"]), ("test", evaluation)):
-        if metrics and training["anomaly"]:
-            print_metrics(title, metrics)
+    if training["anomaly"]:
+        print_metrics("out of fold", training["out_of_fold"])
+    if evaluation:
+        print_metrics("test", evaluation)
     for name, iou in evaluation.get("average_iou", {}).items():
         console.print(f'test: Average IoU of {name} {iou:.3f}, F1 of "shows it" {evaluation["label_f1"][name]:.3f}')
-    for warning in evaluation.get("warnings", []):
+    for warning in [*training["warnings"], *evaluation.get("warnings", [])]:
         console.print(f"warning: {warning}", style="yellow")
     console.print(
-        f"{training['pictures']} pictures, {training['seconds']} s, {training['latency_ms']} ms a picture on one core; "
+        f"{training['pictures']} pictures, {training['seconds']} s, {training['cost']['milliseconds']} ms a picture by count; "
         f"bundle: {output}; report: {results / 'report.html'}; next: linewatch package {output} -o component"
     )
 
 
 def print_metrics(title: str, metrics: dict[str, Any]) -> None:
-    """One line of image metrics."""
+    """One line of image metrics; of normal pictures only, false alarms are all that there is to tell."""
+    if metrics["pictures"] and not metrics["f1_all_anomalous"]:
+        _console().print(f"{title}: {metrics['false_positives']} false alarms on {metrics['pictures']} normal pictures")
+        return
     interval = metrics.get("intervals_95", {}).get("f1")
     between = f" ({interval[0]:.2f} to {interval[1]:.2f})" if interval else ""
     _console().print(

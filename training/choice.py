@@ -1,4 +1,4 @@
-"""Choosing what goes into the model, by out-of-fold scores and measured time. Pure, but for the clock that is passed in."""
+"""Choosing what goes into the model, by out-of-fold scores and counted cost. Pure."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from anomaly_model.errors import DatasetError
 from training.decision import fit_slope
 from training.metrics import roc_auc
 from training.stack import Stack, balanced_log_loss, fit_stack, stacked_out_of_fold
@@ -15,6 +16,8 @@ Bools = npt.NDArray[np.bool_]
 
 INDISTINGUISHABLE = 0.003
 """ROC AUC: candidates this close to the best are told apart by how far they separate the classes, not by rank."""
+WORTH = 0.01
+"""ROC AUC: a wish for a budget gives way where keeping it would cost more than this."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +28,7 @@ class Candidate:
         name: as reports call it.
         columns: names of the scores that it combines.
         roc_auc, log_loss: of its out-of-fold scores; log_loss is balanced over classes, smaller is better.
-        milliseconds: of the whole graph with it, one core, ONNX Runtime; NaN before it was measured.
+        milliseconds: what the whole graph with it costs, by `training.cost`.
     """
 
     name: str
@@ -46,6 +49,7 @@ class Choice:
         columns: the chosen candidate's scores that got a weight, in the stack's order.
         out_of_fold: N scores of the stack in which no picture's own label took part.
         reason: for people.
+        warning: that the budget was exceeded, and why; empty when it was kept.
     """
 
     chosen: Candidate
@@ -54,6 +58,20 @@ class Choice:
     columns: tuple[str, ...]
     out_of_fold: F64
     reason: str
+    warning: str
+
+
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """How much a graph may cost.
+
+    Attributes:
+        ms: counted by `training.cost`, one picture on one core.
+        is_limit: nothing over it is chosen. Otherwise it is a wish, which gives way where keeping it costs accuracy.
+    """
+
+    ms: float
+    is_limit: bool
 
 
 def choose(
@@ -62,7 +80,7 @@ def choose(
     truth: Bools,
     folds: npt.NDArray[np.int64],
     milliseconds: Callable[[tuple[str, ...]], float],
-    budget_ms: float,
+    budget: Budget,
 ) -> Choice:
     """Choose among every single score and every named group of scores.
 
@@ -71,8 +89,11 @@ def choose(
         scores: score name to N out-of-fold scores.
         truth: N, whether anomalous.
         folds: N; the combination of a picture's scores is fitted on the other folds.
-        milliseconds: measures the graph with these scores.
-        budget_ms: the most that it may take.
+        milliseconds: counts the cost of the graph with these scores.
+        budget: what it may cost.
+
+    Raises:
+        DatasetError: the budget is a limit, and nothing keeps within it.
     """
     wanted = {**{name: (name,) for name in scores}, **groups}
     candidates: list[Candidate] = []
@@ -87,25 +108,51 @@ def choose(
                 name, used, roc_auc(honest[name], truth), balanced_log_loss(slope * honest[name], truth), milliseconds(used)
             )
         )
-    fast = [c for c in candidates if c.milliseconds <= budget_ms]
-    eligible = fast or [min(candidates, key=lambda c: c.milliseconds)]
-    top = max(c.roc_auc for c in eligible)
-    chosen = min((c for c in eligible if c.roc_auc >= top - INDISTINGUISHABLE), key=lambda c: (c.log_loss, c.milliseconds))
+    chosen = _pick(candidates, budget)
     matrix = np.stack([scores[c] for c in chosen.columns], axis=1)
     ordered = tuple(sorted(candidates, key=lambda c: (-c.roc_auc, c.log_loss)))
-    reason = _reason(chosen, candidates, fast, budget_ms)
-    return Choice(chosen, ordered, fit_stack(matrix, truth), chosen.columns, honest[chosen.name], reason)
+    reason, warning = _reason(chosen, candidates, budget)
+    return Choice(chosen, ordered, fit_stack(matrix, truth), chosen.columns, honest[chosen.name], reason, warning)
+
+
+def _pick(candidates: list[Candidate], budget: Budget) -> Candidate:
+    """The best within the budget; over it the cheapest that keeps the accuracy, where a wish would cost more than it is worth."""
+    cheap = [c for c in candidates if c.milliseconds <= budget.ms]
+    top = max(c.roc_auc for c in candidates)
+    reached = max((c.roc_auc for c in cheap), default=-1.0)
+    if budget.is_limit:
+        check_limit(min(c.milliseconds for c in candidates), budget)
+    elif top - reached > WORTH:
+        return min((c for c in candidates if c.roc_auc >= top - WORTH), key=lambda c: (c.milliseconds, c.log_loss))
+    return min((c for c in cheap if c.roc_auc >= reached - INDISTINGUISHABLE), key=lambda c: (c.log_loss, c.milliseconds))
+
+
+def check_limit(least_ms: float, budget: Budget) -> None:
+    """Refuse a limit that even the cheapest graph exceeds.
+
+    Raises:
+        DatasetError: it does.
+    """
+    if budget.is_limit and least_ms > budget.ms:
+        raise DatasetError(
+            f"nothing keeps within the budget of {budget.ms:g} ms: the cheapest graph for these pictures costs {least_ms:.1f} ms. "
+            "Choose a smaller input side or a larger budget"
+        )
 
 
 def _used(columns: tuple[str, ...], stack: Stack) -> tuple[str, ...]:
     return tuple(c for c, weight in zip(columns, stack.weights, strict=True) if weight > 0)
 
 
-def _reason(chosen: Candidate, candidates: list[Candidate], fast: list[Candidate], budget_ms: float) -> str:
+def _reason(chosen: Candidate, candidates: list[Candidate], budget: Budget) -> tuple[str, str]:
+    """Why it was chosen, and what to warn of."""
     text = f"{chosen.name}: ROC AUC {chosen.roc_auc:.3f} out of fold, {chosen.milliseconds:.1f} ms"
-    if not fast:
-        return f"{text}. Nothing fits into {budget_ms:g} ms; this is the fastest. Choose a smaller side or a larger budget"
+    if chosen.milliseconds > budget.ms:
+        cheap = max((c for c in candidates if c.milliseconds <= budget.ms), key=lambda c: c.roc_auc, default=None)
+        instead = "nothing does" if cheap is None else f"the best that does, {cheap.name}, reaches {cheap.roc_auc:.3f}"
+        warning = f"the model costs {chosen.milliseconds:.1f} ms, more than the {budget.ms:g} ms that are wished for: {instead}"
+        return f"{text}. It is the cheapest that keeps the accuracy; of those within {budget.ms:g} ms {instead}", warning
     best = max(candidates, key=lambda c: c.roc_auc)
     if best.roc_auc > chosen.roc_auc + INDISTINGUISHABLE:
-        return f"{text}. {best.name} would reach {best.roc_auc:.3f} but takes {best.milliseconds:.1f} ms (budget {budget_ms:g} ms)"
-    return f"{text}; of those within {INDISTINGUISHABLE} of the best it separates the classes furthest (log loss {chosen.log_loss:.3f})"
+        return f"{text}. {best.name} would reach {best.roc_auc:.3f} but costs {best.milliseconds:.1f} ms (budget {budget.ms:g} ms)", ""
+    return f"{text}; of those within {INDISTINGUISHABLE} of the best it separates the classes furthest (log loss {chosen.log_loss:.3f})", ""

@@ -10,8 +10,8 @@ from scipy import stats
 from scipy.optimize import minimize_scalar
 
 from anomaly_model.manifest import Decision
-from training.metrics import f1_score
-from training.stack import balance
+from training.metrics import f1_score, roc_auc
+from training.stack import balance, least_spread
 
 F64 = npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]
@@ -35,6 +35,7 @@ def decide_from_normals(scores: F64, false_alarms: float) -> Decision:
     """
     n = len(scores)
     mean, deviation = float(scores.mean()), float(scores.std(ddof=1)) if n > 1 else 1.0
+    deviation = float(least_spread(np.array(deviation), np.array(mean)))
     bound = mean + float(stats.t.isf(false_alarms, max(1, n - 1))) * deviation * float(np.sqrt(1 + 1 / n))
     if n * false_alarms >= 1:
         bound = max(bound, float(np.quantile(scores, 1 - false_alarms, method="higher")))
@@ -54,6 +55,31 @@ def choose_threshold(scores: F64, truth: Bools) -> float:
     best = ends[f1 >= f1.max() - 1e-12]
     place = best[gaps[f1 >= f1.max() - 1e-12].argmax()]
     return float((ranked[place] + ranked[place + 1]) / 2)
+
+
+def weakness(scores: F64, truth: Bools, folds: npt.NDArray[np.int64]) -> str:
+    """Why scores are not better than calling everything anomalous; empty when they are.
+
+    They are when they rank anomalies above normal pictures more often than chance would in 97.5 % of all cases (the rank
+    sum's normal approximation, Mann and Whitney 1947), and when F1 is higher than that of calling everything anomalous, with
+    each picture judged by a threshold that was chosen on other folds.
+
+    Args:
+        scores: N scores in which no picture's own label took part.
+        truth: N, whether anomalous.
+        folds: N.
+    """
+    positive, negative = int(truth.sum()), int((~truth).sum())
+    area = roc_auc(scores, truth)
+    chance = 0.5 + float(stats.norm.isf(0.025)) * float(np.sqrt((positive + negative + 1) / (12 * positive * negative)))
+    if area <= chance:
+        return f"ROC AUC out of fold is {area:.3f}, and chance alone reaches {chance:.3f} on {positive + negative} pictures"
+    flagged = np.zeros(len(truth), bool)
+    for fold in np.unique(folds):
+        held_out = folds == fold
+        flagged[held_out] = scores[held_out] > choose_threshold(scores[~held_out], truth[~held_out])
+    found, everything = f1_score(flagged, truth), f1_score(np.ones(len(truth), bool), truth)
+    return f"F1 out of fold is {found:.3f}, and calling everything anomalous gives {everything:.3f}" if found <= everything else ""
 
 
 def fit_slope(scores: F64, truth: Bools, threshold: float) -> float:

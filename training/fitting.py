@@ -1,6 +1,6 @@
 """Fitting: with both classes by evidence, with normal pictures only by rule.
 
-every family fold by fold -> out-of-fold scores -> segmenter by IoU, scores by ROC AUC, within the budget
+costs -> every family fold by fold -> out-of-fold scores -> segmenter by IoU, scores by ROC AUC, within the budget
 -> threshold, confidence -> what was chosen, fitted on everything
 """
 
@@ -13,15 +13,15 @@ import numpy.typing as npt
 
 from anomaly_model.manifest import Decision, InputSpec, Json, Label, PictureSize
 from training.bank import write_color
-from training.choice import Choice, choose
+from training.choice import Budget, Choice, check_limit, choose
+from training.cost import cost_model
 from training.cross_validation import OutOfFold, cross_validate, strata
-from training.decision import decide, decide_from_normals
+from training.decision import decide, decide_from_normals, weakness
 from training.export import Recipe, write_model
 from training.families import Family, FeatureFamily, Fitted
 from training.features import BANK, Cells, collect_cells
 from training.folds import divide
 from training.graph import GraphWriter
-from training.latency import measure_ms
 from training.options import TrainingOptions
 from training.pictures import DEFAULT_SIDE, PictureStore, choose_input
 from training.stack import Stack, fit_normals_stack
@@ -37,6 +37,8 @@ NORMALS_FOLDS = 20
 THIN_AT_INPUT = 6.0
 """Pixels at the model's input; label logits of thinner defects are brought to full resolution."""
 SIDE_STEP = 64
+WORTH_IOU = 0.05
+"""Average IoU: a wish for a budget gives way where keeping it would cost masks more than this."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +95,8 @@ class Result:
         out_of_fold: N scores that no picture's own label took part in.
         choice: None with normal pictures only.
         findings: what the bundle and the report say of it.
+        weak: why it is not better than calling everything anomalous; empty when it is, or when there is no telling.
+        warnings: what else people must know.
     """
 
     recipe: Recipe
@@ -102,10 +106,16 @@ class Result:
     out_of_fold: F64
     choice: Choice | None
     findings: Json
+    weak: str = ""
+    warnings: tuple[str, ...] = ()
 
 
 def fit(task: Task) -> Result:
-    """Fit by the regime that the pictures ask for."""
+    """Fit by the regime that the pictures ask for.
+
+    Raises:
+        DatasetError: the budget is a limit, and nothing keeps within it; said before anything slow is done.
+    """
     return fit_labelled(task) if task.store.is_anomaly.any() else fit_normals(task)
 
 
@@ -131,6 +141,7 @@ def fit_normals(task: Task) -> Result:
         "folds": folds,
     }
     recipe = Recipe(fitted, columns, stack, None, fine=False)
+    check_limit(cost_model().milliseconds(write_model(recipe, task.store)), task.options.budget)
     return Result(recipe, fitted, decide_from_normals(scores, target), [], scores, None, findings)
 
 
@@ -140,36 +151,26 @@ def fit_labelled(task: Task) -> Result:
     families: dict[str, Family] = {f.name: f for f in task.feature_families(FOLDS)}
     if options.unet_steps:
         families["U-Net"] = UNetFamily(store, options.unet_steps, options.seed, task.workspace, task.progress)
-    found = {name: task.cross_validate(family) for name, family in families.items()}
-    owner = {column: name for name, oof in found.items() for column in oof.scores}
-    scores = {column: values for oof in found.values() for column, values in oof.scores.items()}
     everything = np.ones(len(store), bool)
-    # Untrained weights take as long as trained ones, so the slow net is not fitted before it is wanted.
+    # Untrained weights cost as much as trained ones, so the slow net is not fitted before it is wanted.
     samples: dict[str, Fitted] = {
         name: untrained_unet(len(store.labels)) if name == "U-Net" else family.fit(everything, "final")
         for name, family in families.items()
     }
-    known: dict[tuple[str | None, tuple[str, ...]], float] = {}
-
-    def milliseconds(columns: tuple[str, ...], segmenter: str | None) -> float:
-        """Time of the whole graph."""
-        if (segmenter, columns) not in known:
-            task.progress("measuring candidates", len(known), len(known) + 1)
-            parts = {name: samples[name] for name in _used(columns, owner, segmenter)}
-            even = Stack(np.ones(len(columns)), 0.0)
-            graph = write_model(Recipe(parts, columns, even, segmenter, task.fine), store)
-            known[segmenter, columns] = measure_ms(graph, store.input(0))
-        return known[segmenter, columns]
-
-    segmenter = _choose_segmenter(found, lambda name: milliseconds(_peak(found[name]), name), options.budget_ms)
+    cost = Cost(task, samples)
+    if options.budget.is_limit:
+        check_limit(cost.least(), options.budget)
+    found = {name: task.cross_validate(family) for name, family in families.items()}
+    scores = {column: values for oof in found.values() for column, values in oof.scores.items()}
+    segmenter = choose_segmenter(found, lambda name: cost(_peak(found[name]), name), options.budget)
+    folds = divide(strata(store), task.groups, FOLDS, options.seed)
     choice = choose(
-        _groups(found), scores, store.is_anomaly, divide(strata(store), task.groups, FOLDS, options.seed),
-        lambda columns: milliseconds(columns, segmenter), options.budget_ms,
-    )  # fmt: skip
+        _groups(found), scores, store.is_anomaly, folds, lambda columns: cost(columns, segmenter), options.budget
+    )
     task.progress("fitting the final model", 0, 1)
     fitted = {
         name: families[name].fit(everything, "final") if name == "U-Net" else samples[name]
-        for name in _used(choice.columns, owner, segmenter)
+        for name in cost.families(choice.columns, segmenter)
     }
     task.progress("fitting the final model", 1, 1)
     labels: list[Label] = []
@@ -180,15 +181,52 @@ def fit_labelled(task: Task) -> Result:
         Recipe(fitted, choice.columns, choice.stack, segmenter, task.fine),
         {name: f for name, f in (samples | fitted).items() if name != "U-Net" or name in fitted},
         decide(choice.out_of_fold, store.is_anomaly), labels, choice.out_of_fold, choice,
-        _findings(task, choice, found, segmenter),
+        _findings(task, choice, found, segmenter), weakness(choice.out_of_fold, store.is_anomaly, folds),
+        (choice.warning,) if choice.warning else (),
     )  # fmt: skip
 
 
+class Cost:
+    """What graphs cost, each counted once.
+
+    Args:
+        task: what is fitted.
+        samples: family name to what may be written into a graph in its place.
+    """
+
+    def __init__(self, task: Task, samples: dict[str, Fitted]) -> None:
+        self._task, self._samples = task, samples
+        g = GraphWriter(task.store.spec.height, task.store.spec.width)
+        color = write_color(g)
+        written = {name: fitted.write(g, color) for name, fitted in samples.items()}
+        self._owner = {column: name for name, w in written.items() for column in w.scores}
+        able = [name for name, w in written.items() if w.labels is not None and task.store.labels]
+        self._segmenters: list[str | None] = [*able] or [None]
+        self._known: dict[tuple[tuple[str, ...], str | None], float] = {}
+
+    def families(self, columns: tuple[str, ...], segmenter: str | None) -> list[str]:
+        """Families that a graph needs."""
+        return list(dict.fromkeys([*(self._owner[c] for c in columns), *([segmenter] if segmenter else [])]))
+
+    def __call__(self, columns: tuple[str, ...], segmenter: str | None) -> float:
+        """Milliseconds of the whole graph with these scores and the segmenter's labels."""
+        if (columns, segmenter) not in self._known:
+            parts = {name: self._samples[name] for name in self.families(columns, segmenter)}
+            even = Stack(np.ones(len(columns)), 0.0)
+            graph = write_model(Recipe(parts, columns, even, segmenter, self._task.fine), self._task.store)
+            self._known[columns, segmenter] = cost_model().milliseconds(graph)
+        return self._known[columns, segmenter]
+
+    def least(self) -> float:
+        """Milliseconds of the cheapest graph of one score."""
+        return min(self((column,), segmenter) for column in self._owner for segmenter in self._segmenters)
+
+
 def affordable_side(picture: PictureSize, side: int, labels: int, options: TrainingOptions) -> int:
-    """The largest side up to `side` at which a U-Net alone keeps within the budget, measured here; at least 256."""
+    """The largest side up to `side` at which a U-Net alone keeps within the budget; at least 256."""
     while side > DEFAULT_SIDE:
         spec = choose_input(picture, side)
-        if _unet_ms(spec, labels) <= options.budget_ms:
+        if _unet_ms(spec, labels) <= options.budget.ms:
             break
         side = max(DEFAULT_SIDE, side - SIDE_STEP)
     return side
@@ -198,32 +236,30 @@ def _unet_ms(spec: InputSpec, labels: int) -> float:
     g = GraphWriter(spec.height, spec.width)
     written = untrained_unet(labels).write(g, write_color(g))
     assert written.labels is not None
-    graph = g.build([*written.scores.values(), g.upsample(written.labels, 2)])
-    return measure_ms(graph, np.zeros((1, spec.height, spec.width, 3), np.uint8))
+    return cost_model().milliseconds(g.build([*written.scores.values(), g.upsample(written.labels, 2)]))
 
 
 def untrained_unet(labels: int) -> Fitted:
-    """A U-Net that knows nothing, for measuring."""
+    """A U-Net that knows nothing, for counting its cost."""
     return export(UNet(max(1, labels) + 1))
-
-
-def _used(columns: tuple[str, ...], owner: dict[str, str], segmenter: str | None) -> list[str]:
-    """Families that a graph needs."""
-    return list(dict.fromkeys([*(owner[c] for c in columns), *([segmenter] if segmenter else [])]))
 
 
 def _peak(oof: OutOfFold) -> tuple[str, ...]:
     return (next(c for c in oof.scores if c.endswith("peak")),)
 
 
-def _choose_segmenter(found: dict[str, OutOfFold], milliseconds: Callable[[str], float], budget_ms: float) -> str | None:
-    """The family with the best Average IoU, among those that keep within the budget; the fastest when none does."""
+def choose_segmenter(found: dict[str, OutOfFold], milliseconds: Callable[[str], float], budget: Budget) -> str | None:
+    """The family with the best Average IoU, among those that keep within the budget; the cheapest when none does.
+
+    A wish for a budget gives way where keeping it would cost more than `WORTH_IOU`.
+    """
     able = {name: float(oof.average_iou().mean()) for name, oof in found.items() if oof.segments}
     if not able:
         return None
-    times = {name: milliseconds(name) for name in able}
-    fast = [name for name in able if times[name] <= budget_ms]
-    return max(fast, key=lambda name: able[name]) if fast else min(times, key=lambda name: times[name])
+    costs = {name: milliseconds(name) for name in able}
+    cheap = [name for name in able if costs[name] <= budget.ms] or [min(costs, key=lambda name: costs[name])]
+    best, within = max(able, key=lambda name: able[name]), max(cheap, key=lambda name: able[name])
+    return within if budget.is_limit or able[best] - able[within] <= WORTH_IOU else best
 
 
 def _groups(found: dict[str, OutOfFold]) -> dict[str, tuple[str, ...]]:
@@ -244,7 +280,8 @@ def _findings(task: Task, choice: Choice, found: dict[str, OutOfFold], segmenter
     findings: Json = {
         "regime": "normal and anomalous pictures" + (" with masks" if segmenter else ""),
         "why": choice.reason,
-        "budget_ms": task.options.budget_ms,
+        "budget_ms": task.options.budget.ms,
+        "budget_is_limit": task.options.budget.is_limit,
         "candidates": [
             {"name": c.name, "scores": list(c.columns), "roc_auc": round(c.roc_auc, 4), "log_loss": round(c.log_loss, 4),
              "milliseconds": round(c.milliseconds, 2)}

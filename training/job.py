@@ -10,13 +10,11 @@ import numpy as np
 
 from anomaly_model.child_job import ProgressFile, main
 from anomaly_model.errors import DatasetError, PictureError
-from anomaly_model.runtime_onnx import OnnxRuntime
 from training.dataset import Dataset, Sample, read_dataset, read_mask
+from training.delivery import write_deliverables
 from training.options import EFFORTS, TrainingOptions
-from training.report import write_report
-from training.results import write_results
 from training.survey import size_of
-from training.train import train
+from training.train import Trained, train
 
 
 class Rules(msgspec.Struct, frozen=True):
@@ -80,19 +78,20 @@ def run(spec: Spec, progress: ProgressFile) -> dict[str, Any]:
     options = TrainingOptions(
         name=spec.name, model_version=spec.version, arn=spec.arn, unet_steps=EFFORTS[spec.effort]
     )  # fmt: skip
-    trained = train(learn, Path(spec.output), options, test, progress)
-    manifest, evaluation = trained.bundle.manifest, trained.evaluation
-    assert evaluation is not None
-    runtime = OnnxRuntime(trained.bundle.read("model.onnx"))
-    result, listing = write_results(
-        results, runtime, manifest, evaluation, trained.pictures, progress, masks_at=spec.masks_at
-    )  # fmt: skip
-    write_report(results / "report.html", runtime, trained, learn.source, progress)
-    m = evaluation.metrics
+    written: list[Path] = []
+
+    def deliver(trained: Trained) -> None:
+        written.extend(write_deliverables(results, trained, learn.source, progress, spec.masks_at) or ())
+
+    trained = train(learn, Path(spec.output), options, test, progress, deliver)
+    assert trained.evaluation is not None
+    result, listing = written
+    m = trained.evaluation.metrics
     return {
         "performance": {"F1Score": m.f1, "Recall": m.recall, "Precision": m.precision},
         "evaluation_result": result.name,
         "evaluation_manifest": listing.name,
+        "warning": trained.weak,
     }
 
 

@@ -7,10 +7,14 @@ import msgspec
 from anomaly_model.errors import LinewatchError
 from anomaly_model.manifest import ModelIdentity
 from training.backbone import Backbone
+from training.choice import Budget
 from training.unet_training import STEPS
 
 EFFORTS = {"quick": 0, "standard": STEPS, "thorough": 3 * STEPS}
 """Training steps of the U-Net: none, so that a model is there within a minute; as measured; and three times that."""
+
+WISHED_MS = 25.0
+"""What a graph should cost where nobody said otherwise."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +29,8 @@ class TrainingOptions:
         model_version: its version, a number as text.
         side: shorter side of the model's input in pixels; larger sees finer defects and is slower. None: from the masks.
         seed: same seed, same data, same machine: same model.
-        budget_ms: the most that the graph may take on one core here, by ONNX Runtime.
+        budget_ms: the most that the graph may cost, one picture on one core of the processor that `training.cost` names.
+            None: 25 are wished for, and exceeded with a warning where only that keeps the accuracy.
         test_share: share of the pictures that is held out for the evaluation when there is no test set; 0 for none.
         false_alarms: with normal pictures only, the share of normal parts that may be called anomalous.
         unet_steps: training steps of the U-Net; 0 leaves it out.
@@ -39,7 +44,7 @@ class TrainingOptions:
     model_version: str = "1"
     side: int | None = None
     seed: int = 0
-    budget_ms: float = 25.0
+    budget_ms: float | None = None
     test_share: float = 0.2
     false_alarms: float = 0.01
     unet_steps: int = STEPS
@@ -56,3 +61,8 @@ class TrainingOptions:
                 f"a model cannot be called {self.name[:200]!r} version {self.model_version[:20]!r}: expected a name of letters, digits, "
                 "'_', '.' and '-' that begins with a letter or digit, at most 128, and a version of up to ten digits"
             ) from None
+
+    @property
+    def budget(self) -> Budget:
+        """What a graph may cost."""
+        return Budget(WISHED_MS if self.budget_ms is None else self.budget_ms, is_limit=self.budget_ms is not None)

@@ -35,12 +35,18 @@ def balance(truth: Bools) -> F64:
     return np.asarray(np.where(truth, 0.5 / max(1, truth.sum()), 0.5 / max(1, (~truth).sum())))
 
 
+def least_spread(spread: F64, middle: F64) -> F64:
+    """A spread to divide by, for scores that may all be equal: more than what single precision makes of equal scores."""
+    return np.maximum(spread, 1e-4 * np.abs(middle) + 1e-6)
+
+
 def fit_stack(scores: F64, truth: Bools, *, ridge: float = 0.01, lasso: float = 0.01) -> Stack:
     """Logistic regression with weights >= 0 on standardised scores, classes balanced.
 
     Non-negative, since every branch is built so that larger means more anomalous: a negative weight could only fit noise.
     """
-    mean, scale = scores.mean(axis=0), scores.std(axis=0) + 1e-9
+    mean = scores.mean(axis=0)
+    scale = least_spread(scores.std(axis=0), mean)
     standard = (scores - mean) / scale
     even = balance(truth)
 
@@ -81,6 +87,6 @@ def fit_normals_stack(scores: F64) -> Stack:
     middle 68 % take, which a few odd pictures do not move.
     """
     middle = np.median(scores, axis=0)
-    spread = (np.quantile(scores, 0.84, axis=0) - np.quantile(scores, 0.16, axis=0)) / 2 + 1e-9
+    spread = least_spread((np.quantile(scores, 0.84, axis=0) - np.quantile(scores, 0.16, axis=0)) / 2, middle)
     weights = 1 / spread / scores.shape[1]
     return Stack(weights, float(-weights @ middle))

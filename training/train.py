@@ -1,12 +1,13 @@
 """The trainer: from a dataset to a bundle and its evaluation.
 
-    read -> part held out, near-duplicates kept together -> fit (training.fitting) -> one graph -> bundle, evaluation
+    read -> part held out, near-duplicates kept together -> fit (training.fitting) -> one graph -> bundle, evaluation -> reports
 
 Every score comes from running an ONNX graph, the same kind that is shipped.
 """
 
 import dataclasses
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -21,6 +22,7 @@ from anomaly_model.manifest import MODEL_NAME, Json, Manifest, ModelIdentity, Sc
 from anomaly_model.picture import to_model_input
 from anomaly_model.runtime_onnx import OnnxRuntime
 from training.choice import Choice
+from training.cost import cost_model
 from training.cross_validation import strata
 from training.dataset import Dataset, read_sample
 from training.decision import normal_deciles
@@ -28,8 +30,8 @@ from training.evaluation import Evaluation, evaluate
 from training.export import golden_files, write_model
 from training.families import Fitted
 from training.fitting import Result, Task, affordable_side, fit
-from training.folds import divide, leaks, merge_groups, near_duplicates
-from training.latency import measure_ms
+from training.folds import Groups, classes_in_one_group, keep_classes, leaks, near_duplicates
+from training.holdout import hold_out
 from training.metrics import image_metrics
 from training.options import TrainingOptions
 from training.pictures import DEFAULT_SIDE, PictureStore, choose_side, load_pictures, thumbnail
@@ -44,6 +46,8 @@ SUSPICIOUS = 0.9
 """Out-of-fold confidence in the other class from which a label is suspected to be wrong."""
 MOST_LISTED = 20
 """Near-duplicates and suspected labels that are named."""
+CLASS_NAMES = {False: "normal", True: "anomalous"}
+WEAK = "The model is not better than calling everything anomalous: {}. Do not rely on it; train on more and clearer pictures"
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +60,8 @@ class Trained:
         choice: None with normal pictures only.
         fitted: every family that was fitted on all training pictures, chosen or not.
         pictures: number of pictures that it was trained on.
+        weak: a warning that it is not better than calling everything anomalous; empty when it is, or when there is no telling.
+        warnings: everything that people must know of it, that warning first.
     """
 
     bundle: Bundle
@@ -63,6 +69,12 @@ class Trained:
     choice: Choice | None
     fitted: dict[str, Fitted]
     pictures: int
+    weak: str
+    warnings: tuple[str, ...]
+
+
+def no_delivery(_trained: Trained) -> None:
+    """For callers that want the bundle only."""
 
 
 def train(
@@ -71,10 +83,19 @@ def train(
     options: TrainingOptions,
     test: Dataset | None = None,
     progress: Progress = no_progress,
+    deliver: Callable[[Trained], object] = no_delivery,
 ) -> Trained:
     """Train on a dataset and write the bundle to the folder `output`.
 
-    Finished steps are kept in `output` + `.unfinished` until the bundle is written: the same call goes on from there.
+    Finished steps are kept in `output` + `.unfinished` until everything is written: the same call goes on from there.
+
+    Args:
+        dataset: the pictures.
+        output: folder of the bundle.
+        options: what the user chose.
+        test: pictures to evaluate on; None holds a part of the dataset out.
+        progress: told of what is done.
+        deliver: writes what else is made of the model (results, report), while the finished steps are still there.
 
     Raises:
         DatasetError: the data cannot be used; nothing is written.
@@ -94,14 +115,16 @@ def train(
         fingerprint(version("linewatch"), _facts(dataset), _choices(options), test is None),
     )
     try:
-        task, dataset, test = _prepare(dataset, test, options, workspace, progress)
-    except LinewatchError:
+        task, dataset, test, notes = _prepare(dataset, test, options, workspace, progress)
+        result = fit(task)
+    except LinewatchError:  # said before anything slow is done
         workspace.remove()
         raise
-    result = fit(task)
+    weak = WEAK.format(result.weak) if result.weak else ""
+    warnings = tuple(filter(None, [weak, *result.warnings, *notes]))
     model = write_model(result.recipe, task.store)
     runtime = OnnxRuntime(model)
-    manifest = _manifest(dataset, test, task, result, model)
+    manifest = _manifest(dataset, test, task, result, model, warnings)
     evaluation = evaluate(runtime, manifest, test, progress) if test is not None else None
     manifest = msgspec.structs.replace(
         manifest,
@@ -109,8 +132,10 @@ def train(
         evaluation=evaluation.as_json() if evaluation else {},
     )
     bundle = write_bundle(output, manifest, {MODEL_NAME: model, **golden_files(runtime, task.store)})
+    trained = Trained(bundle, evaluation, result.choice, result.fitted, len(task.store), weak, warnings)
+    deliver(trained)
     workspace.remove()
-    return Trained(bundle, evaluation, result.choice, result.fitted, len(task.store))
+    return trained
 
 
 def _check_counts(dataset: Dataset) -> None:
@@ -154,49 +179,67 @@ def _choices(options: TrainingOptions) -> Json:
 
 def _prepare(
     dataset: Dataset, test: Dataset | None, options: TrainingOptions, workspace: Workspace, progress: Progress
-) -> tuple[Task, Dataset, Dataset | None]:
-    """Read the pictures and set a part aside; returns what is to be fitted, its dataset, and the test set."""
+) -> tuple[Task, Dataset, Dataset | None, list[str]]:
+    """Read the pictures and set a part aside; returns what is to be fitted, its dataset, the test set, and warnings."""
     wanted, width = choose_side(dataset)
     side = options.side or wanted
     if options.side is None and wanted > DEFAULT_SIDE:
         side = affordable_side(count_sizes(dataset).most_common(1)[0][0], wanted, len(dataset.labels), options)
     store = load_pictures(dataset, side, workspace, progress)
-    groups = _groups(dataset, store)
+    groups = Groups(_named_groups(dataset), near_duplicates(store.thumbnails, store.is_anomaly))
+    notes: list[str] = []
     if test is None and options.test_share > 0:
-        kept, out = _hold_out(dataset, store, groups, options)
-        store, groups = store.subset(kept), np.unique(groups[kept], return_inverse=True)[1].astype(np.int64)
-        test = dataclasses.replace(dataset, samples=tuple(dataset.samples[i] for i in out))
-        dataset = dataclasses.replace(dataset, samples=tuple(dataset.samples[i] for i in kept))
-    at_input = None if width is None else width * store.spec.height / store.picture.height
-    return Task(store, groups, at_input, options, workspace, progress), dataset, test
-
-
-def _groups(dataset: Dataset, store: PictureStore) -> Ints:
-    """Near-duplicates, and the groups that the user named."""
-    groups = near_duplicates(store.thumbnails)
-    named = {name: i for i, name in enumerate(sorted({s.group for s in dataset.samples if s.group is not None}))}
-    if not named:
-        return groups
-    alone = len(named) + np.arange(len(store))
-    given = np.array([alone[i] if s.group is None else named[s.group] for i, s in enumerate(dataset.samples)])
-    return merge_groups(groups, np.unique(given, return_inverse=True)[1].astype(np.int64))
-
-
-def _hold_out(dataset: Dataset, store: PictureStore, groups: Ints, options: TrainingOptions) -> tuple[Ints, Ints]:
-    """Indices to train on and to evaluate on: every kind of picture gets its share, near-duplicates stay together."""
-    part = divide(strata(store), groups, max(2, round(1 / options.test_share)), options.seed)
-    kept, out = np.flatnonzero(part != 0), np.flatnonzero(part == 0)
-    left = store.is_anomaly[kept]
-    normals, anomalies = int((~left).sum()), int(left.sum())
-    if normals < MINIMUM_PER_CLASS or (dataset.anomalies and anomalies < MINIMUM_PER_CLASS):
+        split = hold_out(strata(store), groups, options.test_share, options.seed)
+        if split is None:
+            raise DatasetError(_too_few(dataset, store, groups), Remedy.HOLD_OUT_NONE)
+        notes += _given_up(store, split.groups)
+        store, groups = store.subset(split.kept), split.groups.subset(split.kept)
+        test = dataclasses.replace(dataset, samples=tuple(dataset.samples[i] for i in split.out))
+        dataset = dataclasses.replace(dataset, samples=tuple(dataset.samples[i] for i in split.kept))
+    groups = keep_classes(groups, store.is_anomaly)
+    notes += _given_up(store, groups)
+    for value in classes_in_one_group(groups.merged(), store.is_anomaly):
         raise DatasetError(
-            f"holding out {len(out)} of {len(store)} pictures of {dataset.source} leaves {normals} normal and {anomalies} "
-            f"anomalous ones; {MINIMUM_PER_CLASS} of each are needed", Remedy.HOLD_OUT_NONE,
-        )  # fmt: skip
-    return kept, out
+            f"all {int((store.is_anomaly == value).sum())} {CLASS_NAMES[value]} training pictures of {dataset.source} are of one "
+            f"group, which is never divided: nothing would be left to learn from when they are judged. Add {CLASS_NAMES[value]} "
+            "pictures of another group"
+        )
+    at_input = None if width is None else width * store.spec.height / store.picture.height
+    return Task(store, groups.merged(), at_input, options, workspace, progress), dataset, test, notes
 
 
-def _manifest(dataset: Dataset, test: Dataset | None, task: Task, result: Result, model: bytes) -> Manifest:
+def _named_groups(dataset: Dataset) -> Ints:
+    """The groups that the user named; every other picture is one of its own."""
+    names = {name: i for i, name in enumerate(sorted({s.group for s in dataset.samples if s.group is not None}))}
+    given = [len(names) + i if s.group is None else names[s.group] for i, s in enumerate(dataset.samples)]
+    return np.unique(given, return_inverse=True)[1].astype(np.int64)
+
+
+def _too_few(dataset: Dataset, store: PictureStore, groups: Groups) -> str:
+    counts = []
+    for value in (False, True) if dataset.anomalies else (False,):
+        mine = store.is_anomaly == value
+        several = len(np.unique(groups.named[mine]))
+        counts.append(f"{int(mine.sum())} {CLASS_NAMES[value]}{f' (in {several} groups)' if several < mine.sum() else ''}")
+    return (
+        f"{dataset.source} has {' and '.join(counts)} pictures: too few to hold some out for a test and train on the others, which "
+        f"takes {MINIMUM_PER_CLASS} of each class from two groups or more"
+    )
+
+
+def _given_up(store: PictureStore, groups: Groups) -> list[str]:
+    """What near-duplicates gave way for."""
+    return [
+        f"{len(members)} {CLASS_NAMES[bool(store.is_anomaly[members[0]])]} pictures look alike "
+        f"({', '.join(store.names[i] for i in members[:3])}{', ...' if len(members) > 3 else ''}) and were divided all the same, since "
+        "too few of their class would be left without them; if they show one part, the figures flatter"
+        for members in groups.given_up
+    ]
+
+
+def _manifest(
+    dataset: Dataset, test: Dataset | None, task: Task, result: Result, model: bytes, warnings: tuple[str, ...]
+) -> Manifest:
     store, options, scores = task.store, task.options, result.out_of_fold
     training: Json = {
         "pictures": len(store),
@@ -212,7 +255,9 @@ def _manifest(dataset: Dataset, test: Dataset | None, task: Task, result: Result
         "side_why": _side_reason(task),
         **result.findings,
         "backbone": options.backbone.record() if options.backbone else None,
-        "latency_ms": round(measure_ms(model, store.input(0)), 2),
+        "cost": {"milliseconds": round(cost_model().milliseconds(model), 2), **cost_model().record()},
+        "weak": bool(result.weak),
+        "warnings": list(warnings),
         "out_of_fold": image_metrics(scores, store.is_anomaly, result.decision.threshold).as_json(),
         "near_duplicates": _duplicates(task),
         "test_duplicates": _leaks(task, test) if test is not None and test.source != dataset.source else [],
@@ -255,9 +300,11 @@ def _duplicates(task: Task) -> list[list[str]]:
 
 def _leaks(task: Task, test: Dataset) -> list[list[str]]:
     """Test pictures that are nearly the same as training pictures."""
-    spec, names = task.store.spec, task.store.names
-    seen = np.stack([thumbnail(to_model_input(read_sample(s), spec)[0]) for s in test.samples])
-    return [[test.samples[i].name, names[j]] for i, j in leaks(task.store.thumbnails, seen)[:MOST_LISTED]]
+    store = task.store
+    seen = np.stack([thumbnail(to_model_input(read_sample(s), store.spec)[0]) for s in test.samples])
+    truth = np.array([bool(s.is_anomaly) for s in test.samples])
+    pairs = leaks(store.thumbnails, store.is_anomaly, seen, truth)
+    return [[test.samples[i].name, store.names[j]] for i, j in pairs[:MOST_LISTED]]
 
 
 def _suspects(store: PictureStore, result: Result) -> list[Json]:

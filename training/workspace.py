@@ -1,6 +1,6 @@
 """Results of finished steps on disk, so that training goes on where kill -9 stopped it.
 
-The folder lies beside the bundle that is being made and is removed when the bundle is written. It belongs to one run: its
+The folder lies beside the bundle that is being made and is removed when everything is written. It belongs to one run: its
 fingerprint covers the data, the options and the program's version, and another run's leftovers are thrown away.
 """
 
@@ -48,10 +48,10 @@ class Workspace:
             LinewatchError: the folder exists and is not ours to throw away.
         """
         found = folder / _MARK
-        if folder.exists() and not found.is_file() and any(folder.iterdir()):
+        if folder.exists() and not found.is_file() and any(not p.name.startswith(f".{_MARK}-") for p in folder.iterdir()):
             raise LinewatchError(f"{folder} is in the way: it was not made by training. Move it", Remedy.OTHER_OUTPUT)
         if folder.exists() and (not found.is_file() or found.read_text() != mark):
-            shutil.rmtree(folder)
+            cls(folder).remove()
         folder.mkdir(parents=True, exist_ok=True)
         replace_file(found, mark.encode())
         return cls(folder)
@@ -84,5 +84,8 @@ class Workspace:
         (self.folder / f"{name}.npz").unlink(missing_ok=True)
 
     def remove(self) -> None:
-        """The work is done."""
+        """The work is done. What says that the folder is ours goes last: a run that is killed here leaves nothing in the way."""
+        for path in self.folder.iterdir():
+            if path.name != _MARK:
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
         shutil.rmtree(self.folder)

@@ -185,7 +185,7 @@ def _finish_training(connection: Connection, job: Row, outcome: Outcome) -> None
     prefix = connection.execute(sa.select(models.c.output_prefix).where(models.c.id == job.subject_id)).scalar() or ""
     result = outcome.result
     advance(
-        connection, "model", job.subject_id, "trained", performance=result["performance"], evaluated=now(),
+        connection, "model", job.subject_id, "trained", performance=result["performance"], evaluated=now(), message=result.get("warning", ""),
         evaluation_manifest=f"{prefix}{result['evaluation_manifest']}", evaluation_result=f"{prefix}{result['evaluation_result']}",
     )  # fmt: skip
 

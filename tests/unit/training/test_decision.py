@@ -2,9 +2,10 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.stats import norm
 
 from anomaly_model.detection import probability
-from training.decision import choose_threshold, decide_from_normals, fit_slope, minimum_areas
+from training.decision import choose_threshold, decide, decide_from_normals, fit_slope, minimum_areas, weakness
 from training.metrics import image_metrics
 
 
@@ -86,3 +87,26 @@ def test_the_least_area_is_below_every_defect(pairs: list[tuple[float, float]]) 
     [least] = minimum_areas(found, shown)
     present = shown[shown > 0]
     assert 0 <= least <= (present.min() / 2 if len(present) else 0)
+
+
+@pytest.mark.parametrize(("strength", "normals", "anomalies", "said"), [
+    (0.0, 26, 26, "ROC AUC"), (0.3, 26, 26, "ROC AUC"), (2.0, 26, 26, ""), (3.0, 5, 5, ""),
+    (0.8, 20, 400, "calling everything anomalous gives 0.976"),
+])  # fmt: skip
+def test_what_is_not_better_than_calling_everything_anomalous_says_so(strength: float, normals: int, anomalies: int, said: str) -> None:
+    truth = np.arange(normals + anomalies) >= normals
+    z = np.concatenate([np.random.default_rng(4).permutation(norm.ppf((np.arange(n) + 0.5) / n)) for n in (normals, anomalies)])
+    found = weakness(z + strength * truth, truth, np.arange(len(truth)) % 6)
+    assert found.startswith(said) if said == "ROC AUC" else said in found
+    assert bool(found) == bool(said)
+
+
+def test_scores_that_are_all_equal_have_a_threshold_and_a_finite_slope() -> None:
+    for value in (0.0, -1e6, 3e9):
+        decision = decide_from_normals(np.full(8, value), 0.01)
+        assert np.isfinite([decision.threshold, decision.slope]).all()
+        assert probability(value, decision) < 0.5 < probability(value + max(1.0, abs(value)), decision)
+    truth = np.arange(8) < 4
+    assert weakness(np.zeros(8), truth, np.arange(8) % 3)
+    decision = decide(np.zeros(8), truth)
+    assert np.isfinite([decision.threshold, decision.slope]).all()

@@ -1,4 +1,5 @@
 import dataclasses
+import itertools
 import json
 from datetime import UTC, datetime
 from html.parser import HTMLParser
@@ -17,12 +18,15 @@ from anomaly_model.manifest import Label, PictureSize
 from anomaly_model.parity import golden_inputs
 from anomaly_model.picture import read_picture
 from anomaly_model.runtime_onnx import OnnxRuntime
+from linewatch.tables import print_training
 from tests.unit.training.test_backbone import SmallNet
 from tests.unit.training.test_dataset import save
-from training import fitting
+from training import cross_validation, fitting
 from training.backbone import load_backbone
+from training.choice import Budget
 from training.cross_validation import OutOfFold
 from training.dataset import Dataset, read_dataset
+from training.delivery import write_deliverables
 from training.evaluation import evaluate
 from training.options import TrainingOptions
 from training.recalibrate import recalibrate
@@ -92,7 +96,10 @@ def test_the_choice_is_written_down(judged: Trained) -> None:
     training = judged.bundle.manifest.training
     names = [c["name"] for c in training["candidates"]]
     assert {"U-Net peak", "cell peak", "position peak", "pooled statistics", "everything"} <= set(names)
-    assert all(0 < c["milliseconds"] < 500 for c in training["candidates"])
+    assert all(0 < c["milliseconds"] < 25 for c in training["candidates"])
+    assert training["cost"]["milliseconds"] <= max(c["milliseconds"] for c in training["candidates"])
+    assert training["cost"]["processor"]
+    assert not training["weak"]
     assert training["why"].startswith(judged.choice.chosen.name)  # type: ignore[union-attr]
     assert set(training["segmentation"]["average_iou"]) == {"bank", "U-Net"}
     assert training["segmentation"]["chosen"] == "bank", "six steps teach a U-Net nothing"
@@ -137,7 +144,7 @@ def test_without_masks_it_is_a_classification_model(parts: Path, tmp_path: Path)
 
 
 @pytest.mark.e2e
-def test_normal_pictures_only(parts: Path, tmp_path: Path) -> None:
+def test_normal_pictures_only(parts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     full = read_dataset(parts / "train")
     normal = dataclasses.replace(full, samples=tuple(s for s in full.samples if not s.is_anomaly), labels=())
     trained = train(normal, tmp_path / "b", dataclasses.replace(QUICK, false_alarms=0.02), read_dataset(parts / "test"))
@@ -146,7 +153,16 @@ def test_normal_pictures_only(parts: Path, tmp_path: Path) -> None:
     assert training["folds"] == 18
     assert "2.0%" in training["why"]
     assert trained.bundle.manifest.evaluation["false_positives"] <= 2
+    assert training["weak"] is False, "there is no telling"
     write_report(tmp_path / "report.html", OnnxRuntime(trained.bundle.read("model.onnx")), trained, "here")
+    print_training(trained, tmp_path / "b", tmp_path)
+    said = capsys.readouterr().out
+    assert f"test: F1 {trained.bundle.manifest.evaluation['f1']:.3f}" in said
+    assert "out of fold: F1" not in said
+    good = dataclasses.replace(read_dataset(parts / "test"), samples=read_dataset(parts / "test").samples[:8])
+    trained = train(normal, tmp_path / "b", QUICK, good)
+    print_training(trained, tmp_path / "b", tmp_path)
+    assert "false alarms on 8 normal pictures" in capsys.readouterr().out
 
 
 @pytest.mark.e2e
@@ -331,9 +347,112 @@ def test_masks_come_from_the_best_family_within_the_budget() -> None:
         n = 6
         return OutOfFold(name, {f"{name} peak": np.zeros(n)}, np.full((n, 1), 0.1), np.ones((n, 1)), np.full((n, 1), iou))
 
-    found = {"good": family("good", 0.8), "fast": family("fast", 0.4)}
-    times = {"good": 40.0, "fast": 9.0}
-    assert fitting._choose_segmenter(found, times.__getitem__, 50) == "good"
-    assert fitting._choose_segmenter(found, times.__getitem__, 25) == "fast"
-    assert fitting._choose_segmenter(found, times.__getitem__, 5) == "fast"
-    assert fitting._choose_segmenter({}, times.__getitem__, 5) is None
+    def chosen(budget: float, *, limit: bool, fast: float = 0.4) -> str | None:
+        found = {"good": family("good", 0.8), "fast": family("fast", fast)}
+        return fitting.choose_segmenter(found, {"good": 40.0, "fast": 9.0}.__getitem__, Budget(budget, limit))
+
+    assert chosen(50, limit=True) == "good"
+    assert chosen(25, limit=True) == "fast"
+    assert chosen(5, limit=True) == "fast"
+    assert chosen(25, limit=False) == "good", "a wish gives way"
+    assert chosen(25, limit=False, fast=0.78) == "fast", "but not for little"
+    assert fitting.choose_segmenter({}, {}.__getitem__, Budget(5, is_limit=False)) is None
+
+
+def test_a_limit_that_nothing_keeps_is_said_before_anything_slow(
+    parts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cross_validation, "_score", None)
+    options = dataclasses.replace(QUICK, budget_ms=0.01)
+    learn = read_dataset(parts / "train")
+    with pytest.raises(DatasetError, match=r"budget of 0\.01 ms: the cheapest graph"):
+        train(learn, tmp_path / "b", options)
+    assert not list(tmp_path.iterdir())
+
+
+def look_alikes(folder: Path, normals: int, anomalies: int, noise: float) -> Dataset:
+    """Clean pictures of a part that always looks the same; bad ones have a dark spot."""
+    rng = np.random.default_rng(0)
+    for kind, count in (("normal", normals), ("anomaly", anomalies)):
+        (folder / kind).mkdir(parents=True)
+        for i in range(count):
+            pixels = np.full((96, 128, 3), 150.0)
+            pixels[20:70, 30:90] = (90, 110, 130)
+            pixels += rng.normal(0, noise, pixels.shape) if noise else 0
+            if kind == "anomaly":
+                top, left = rng.integers(5, 75), rng.integers(5, 105)
+                pixels[top : top + 14, left : left + 14] = rng.integers(0, 60)
+            Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(folder / kind / f"{i:02d}.png")
+    return read_dataset(folder)
+
+
+def test_a_slow_clock_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a busy machine everything takes longer, and nothing costs more."""
+    made = []
+    for step in (0.0, 0.3):
+        ticks = itertools.count()
+        for clock in ("perf_counter", "monotonic", "process_time", "thread_time"):
+            monkeypatch.setattr(f"time.{clock}", lambda step=step, ticks=ticks: next(ticks) * step)
+        data = look_alikes(tmp_path / f"data{step}", 10, 10, 0.6)
+        done = train(data, tmp_path / f"b{step}", dataclasses.replace(QUICK, test_share=0, budget_ms=5.0))
+        made.append((done.choice and done.choice.chosen, done.bundle.manifest.files["model.onnx"], done.bundle.manifest.decision))
+    assert made[0] == made[1]
+
+
+@pytest.mark.parametrize(("normals", "anomalies", "noise", "share"), [
+    (26, 26, 0.6, 0.2), (26, 26, 0.6, 0.0), (12, 12, 0.0, 0.2), (12, 12, 0.0, 0.0), (5, 5, 0.0, 0.0), (7, 0, 0.6, 0.0),
+])  # fmt: skip
+def test_good_parts_that_look_alike(normals: int, anomalies: int, noise: float, share: float, tmp_path: Path) -> None:
+    data = look_alikes(tmp_path / "data", normals, anomalies, noise)
+    trained = train(data, tmp_path / "b", dataclasses.replace(QUICK, test_share=share))
+    training = trained.bundle.manifest.training
+    if anomalies:
+        assert trained.choice
+        assert trained.choice.chosen.roc_auc > 0.95
+    if share:
+        assert trained.evaluation
+        truth = trained.evaluation.truth
+        assert 0 < truth.sum() < len(truth)
+    divided = [w for w in training["warnings"] if "normal pictures look alike (normal/00.png, normal/01.png, normal/02.png, ...)" in w]
+    assert bool(divided) == (noise == 0), "pictures that are the same to the last bit, and all that there are"
+
+
+@pytest.mark.parametrize("share", [0.0, 0.2])
+def test_all_of_a_class_in_one_named_group_is_a_sentence(share: float, tmp_path: Path) -> None:
+    data = look_alikes(tmp_path / "data", 10, 8, 0.6)
+    samples = tuple(dataclasses.replace(s, group="a" if s.is_anomaly else None) for s in data.samples)
+    with pytest.raises(DatasetError, match=r"8 anomalous training pictures of .* one group|8 anomalous \(in 1 groups\)"):
+        train(dataclasses.replace(data, samples=samples), tmp_path / "b", dataclasses.replace(QUICK, test_share=share))
+    assert [p.name for p in tmp_path.iterdir()] == ["data"]
+
+
+def test_a_model_at_chance_says_so_loudly(tmp_path: Path) -> None:
+    rng = np.random.default_rng(5)
+    for i in range(24):
+        folder = tmp_path / "data" / ("normal", "anomaly")[i % 2]
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(rng.integers(0, 256, (64, 64, 3), np.uint8)).save(folder / f"{i}.png")
+    trained = train(read_dataset(tmp_path / "data"), tmp_path / "b", dataclasses.replace(QUICK, test_share=0))
+    assert "not better than calling everything anomalous: " in trained.weak
+    assert trained.bundle.manifest.training["weak"] is True
+    assert trained.bundle.manifest.training["warnings"][0] == trained.weak
+    write_deliverables(tmp_path / "results", trained, "here")
+    assert "not better than calling everything anomalous" in (tmp_path / "results" / "report.html").read_text()
+
+
+def test_a_kill_while_reports_are_written_costs_nothing_that_was_fitted(
+    parts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    learn, results = read_dataset(parts / "train"), tmp_path / "results"
+
+    def killed(_trained: Trained) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(learn, tmp_path / "b", QUICK, deliver=killed)
+    first = open_bundle(tmp_path / "b").manifest
+    monkeypatch.setattr(cross_validation, "_score", None)  # what was fitted fold by fold is not fitted again
+    again = train(learn, tmp_path / "b", QUICK, deliver=lambda done: write_deliverables(results, done, "here"))
+    assert again.bundle.manifest.files["model.onnx"] == first.files["model.onnx"]
+    assert {p.suffix for p in results.iterdir()} >= {".html", ".json"}
+    assert not (tmp_path / "b.unfinished").exists()

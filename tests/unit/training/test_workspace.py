@@ -44,3 +44,23 @@ def test_objects_are_refused(tmp_path: Path) -> None:
 
 def test_fingerprint_tells_apart() -> None:
     assert fingerprint([1, "a"]) == fingerprint([1, "a"]) != fingerprint([1, "b"])
+
+
+def test_what_a_kill_leaves_is_never_in_the_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    space = Workspace.open(tmp_path / "w", "mark")
+    for name in "abc":
+        space.save(name, {"a": np.zeros(1)})
+
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("training.workspace.shutil.rmtree", killed)  # after the files, before the folder
+        with pytest.raises(KeyboardInterrupt):
+            space.remove()
+    assert Workspace.open(tmp_path / "w", "mark").load("a") is None
+    Workspace.open(tmp_path / "w", "mark").remove()
+    assert not (tmp_path / "w").exists()
+    (tmp_path / "w").mkdir()
+    (tmp_path / "w" / ".fingerprint-x7").touch()  # killed before the mark was in place
+    assert Workspace.open(tmp_path / "w", "mark").load("a") is None

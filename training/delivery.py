@@ -1,0 +1,34 @@
+"""What is written beside a bundle: the evaluation files and the report."""
+
+from pathlib import Path
+
+from anomaly_model.runtime_onnx import OnnxRuntime
+from training.report import write_report
+from training.results import write_results
+from training.train import Trained
+from training.workspace import Progress, no_progress
+
+
+def write_deliverables(
+    folder: Path, trained: Trained, source: str, progress: Progress = no_progress, masks_at: str = "masks/"
+) -> tuple[Path, Path] | None:
+    """Write report.html, and where the model was evaluated EvaluationResult and EvaluationManifest.
+
+    Args:
+        folder: where to write.
+        trained: what to tell of.
+        source: what the report calls the training data.
+        progress: told of each picture.
+        masks_at: how the EvaluationManifest calls the folder of the masks: where the files will lie in the end.
+
+    Returns:
+        Paths of EvaluationResult and EvaluationManifest.
+    """
+    runtime = OnnxRuntime(trained.bundle.read("model.onnx"))
+    written = None
+    if trained.evaluation is not None:
+        written = write_results(
+            folder, runtime, trained.bundle.manifest, trained.evaluation, trained.pictures, progress, masks_at
+        )
+    write_report(folder / "report.html", runtime, trained, source, progress)
+    return written
