@@ -65,6 +65,14 @@ def demo(data: Path | None, output: Path, side: int | None, effort: str, seed: i
         print_json(result.summary)
     else:
         print_demo(result, output)
+    _warn_if_weak(result.weak, accepted=False)
+
+
+def _warn_if_weak(warning: str, accepted: bool) -> None:
+    if warning:
+        click.echo(f"linewatch: WARNING: {warning}", err=True)
+        if not accepted:
+            sys.exit(WEAK_MODEL)
 
 
 @main.command("demo-data", epilog=examples("linewatch demo-data parts", "linewatch demo-data small --train 20 --test 10"))
@@ -175,10 +183,7 @@ def train(
         from linewatch.tables import print_training
 
         print_training(trained, output, results)
-    if trained.weak:
-        click.echo(f"linewatch: WARNING: {trained.weak}", err=True)
-        if not accept_weak:
-            sys.exit(WEAK_MODEL)
+    _warn_if_weak(trained.weak, accept_weak)
 
 
 @main.command(epilog=examples(

@@ -72,6 +72,7 @@ class DemoResult:
     summary: Summary
     package: Package
     test: Dataset
+    weak: str
     warnings: tuple[str, ...]
 
 
@@ -105,7 +106,7 @@ def run_demo(output: Path, data: Path | None, options: TrainingOptions, progress
         package_seconds=packed.seconds, pictures=len(rows),
     )  # fmt: skip
     replace_file(output / "summary.json", msgspec.json.format(msgspec.json.encode(summary)) + b"\n")
-    result = DemoResult(rows, metrics, summary, packed, test, trained.warnings)
+    result = DemoResult(rows, metrics, summary, packed, test, trained.weak, trained.warnings)
     write_report(output / "report.html", result, progress)
     return result
 

@@ -49,6 +49,7 @@ class Task:
         store: the training pictures.
         groups: pictures that must stay together share a number.
         defect_width: of thin defects, in pixels of the model's input; None without masks.
+        side_why: why the input has its size, for people.
         options: what the user chose.
         workspace: where finished steps are kept.
         progress: told of what is done.
@@ -57,6 +58,7 @@ class Task:
     store: PictureStore
     groups: Ints
     defect_width: float | None
+    side_why: str
     options: TrainingOptions
     workspace: Workspace
     progress: Progress

@@ -205,7 +205,8 @@ def _prepare(
             "pictures of another group"
         )
     at_input = None if width is None else width * store.spec.height / store.picture.height
-    return Task(store, groups.merged(), at_input, options, workspace, progress), dataset, test, notes
+    why = _side_reason(options, side, wanted, at_input)
+    return Task(store, groups.merged(), at_input, why, options, workspace, progress), dataset, test, notes
 
 
 def _named_groups(dataset: Dataset) -> Ints:
@@ -252,7 +253,7 @@ def _manifest(
         "with_mask": int(store.has_mask.sum()),
         "seed": options.seed,
         "side": min(store.spec.height, store.spec.width),
-        "side_why": _side_reason(task),
+        "side_why": task.side_why,
         **result.findings,
         "backbone": options.backbone.record() if options.backbone else None,
         "cost": {"milliseconds": round(cost_model().milliseconds(model), 2), **cost_model().record()},
@@ -285,12 +286,13 @@ def _manifest(
     )
 
 
-def _side_reason(task: Task) -> str:
-    if task.options.side:
+def _side_reason(options: TrainingOptions, side: int, wanted: int, defect_width: float | None) -> str:
+    if options.side:
         return "as asked for"
-    if task.defect_width is None:
+    if defect_width is None:
         return f"{DEFAULT_SIDE}, as there are no masks to measure"
-    return f"thin defects are {task.defect_width:.1f} pixels wide there"
+    lowered = f"; {wanted} would show more, but a U-Net costs more than {options.budget.ms:g} ms there" if side < wanted else ""
+    return f"thin defects are {defect_width:.1f} pixels wide there{lowered}"
 
 
 def _duplicates(task: Task) -> list[list[str]]:

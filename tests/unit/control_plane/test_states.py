@@ -1,7 +1,9 @@
 """The tables of states: any sequence of events keeps to them, in the store as in the table."""
 
 import tempfile
+import threading
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -10,6 +12,8 @@ from hypothesis import settings
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 from hypothesis.strategies import data
 
+from anomaly_model.child_job import Outcome
+from control_plane.jobs.preparation import finish
 from control_plane.states import DATASET, JOB, MODEL, PACKAGING, Machine
 from control_plane.store.database import Store
 from control_plane.store.schema import datasets, job_events, jobs, models, packagings, projects
@@ -98,3 +102,17 @@ def test_a_row_that_is_gone_does_not_advance(tmp_path: Path) -> None:
     with store.write() as c:
         assert not advance(c, "model", 5, "trained")
     store.close()
+
+
+def test_a_model_that_is_no_better_than_chance_is_trained_and_its_message_says_so(tmp_path: Path) -> None:
+    store = Store(f"sqlite:///{tmp_path}/x.db")
+    store.migrate()
+    job: Any = SimpleNamespace(id=1, kind="train", subject_id=1)
+    result = {"performance": {"F1Score": 0.6}, "evaluation_manifest": "m", "evaluation_result": "r", "warning": "The model is not better"}
+    with store.write() as c:
+        c.execute(sa.insert(projects).values(id=1, account="1" * 12, region="r", name="p", created=0))
+        c.execute(sa.insert(models).values(id=1, project_id=1, version=1, status="TRAINING", created=0, output_bucket="b", output_prefix="o/"))
+        finish(c, SimpleNamespace(work=threading.Event()), job, Outcome(result=result))  # type: ignore[arg-type]
+        found = c.execute(sa.select(models)).one()
+    store.close()
+    assert (found.status, found.message, found.evaluation_result) == ("TRAINED", "The model is not better", "o/r")

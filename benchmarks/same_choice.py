@@ -1,0 +1,68 @@
+"""Whether a busy machine changes what the trainer chooses: the same training again and again beside processes that only spin.
+
+    python benchmarks/same_choice.py                        # 20 trainings beside 8 busy processes
+    python benchmarks/same_choice.py --runs 5 --busy 0      # on an idle machine
+
+Prints each training's choice; exit code 1 when two differ in the choice, the graph, the threshold or any candidate's figures,
+or when one was chosen at chance where a better one was there.
+"""
+
+import argparse
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from linewatch.drawn_parts import PartSet, write_set
+from training.choice import WORTH
+from training.dataset import read_dataset
+from training.options import TrainingOptions
+from training.train import train
+from training.workspace import no_progress
+
+OPTIONS = TrainingOptions(side=96, unet_steps=8)
+
+
+@contextmanager
+def busy(count: int) -> Iterator[None]:
+    """Processes that spin as long as the block runs."""
+    spinning = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(count)]
+    try:
+        yield
+    finally:
+        for process in spinning:
+            process.kill()
+            process.wait()
+
+
+def main() -> int:
+    """Parse, train, compare, print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--runs", type=int, default=20)
+    parser.add_argument("--busy", type=int, default=8)
+    parser.add_argument("--pictures", type=int, default=12, help="a class")
+    arguments = parser.parse_args()
+    seen: list[object] = []
+    worst = 0.0
+    with tempfile.TemporaryDirectory() as folder, busy(arguments.busy):
+        write_set(Path(folder) / "parts", PartSet(arguments.pictures, arguments.pictures, 0, 0, seed=3), no_progress)
+        for run in range(arguments.runs):
+            begun = time.monotonic()
+            trained = train(read_dataset(Path(folder) / "parts" / "train"), Path(folder) / "bundle", OPTIONS)
+            choice, manifest = trained.choice, trained.bundle.manifest
+            assert choice is not None
+            seen.append((choice.chosen, choice.candidates, manifest.files, manifest.decision))
+            worst = max(worst, choice.candidates[0].roc_auc - choice.chosen.roc_auc)
+            print(f"{run + 1:3}: {choice.chosen.name}, ROC AUC {choice.chosen.roc_auc:.4f} of at most {choice.candidates[0].roc_auc:.4f}, "
+                  f"{choice.chosen.milliseconds:.2f} ms, graph {manifest.files['model.onnx'].sha256[:12]}, "
+                  f"{time.monotonic() - begun:.0f} s", flush=True)  # fmt: skip
+    same = sum(facts == seen[0] for facts in seen)
+    print(f"{same} of {len(seen)} trainings alike beside {arguments.busy} busy processes; the choice was at most {worst:.4f} below the best")
+    return 0 if same == len(seen) and worst <= WORTH else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
