@@ -77,16 +77,18 @@ def print_training(trained: "Trained", output: Path, results: Path) -> None:
 
 
 def print_metrics(title: str, metrics: dict[str, Any]) -> None:
-    """One line of image metrics; of normal pictures only, false alarms are all that there is to tell."""
-    if metrics["pictures"] and not metrics["f1_all_anomalous"]:
-        _console().print(f"{title}: {metrics['false_positives']} false alarms on {metrics['pictures']} normal pictures")
+    """One line of image metrics; of one class only, the errors are all that there is to tell."""
+    pictures, anomalies = metrics["pictures"], metrics["true_positives"] + metrics["false_negatives"]
+    if anomalies in (0, pictures):
+        errors = f"{metrics['false_negatives']} missed of" if anomalies else f"{metrics['false_positives']} false alarms on"
+        _console().print(f"{title}: {errors} {pictures} {'anomalous' if anomalies else 'normal'} pictures")
         return
     interval = metrics.get("intervals_95", {}).get("f1")
     between = f" ({interval[0]:.2f} to {interval[1]:.2f})" if interval else ""
     _console().print(
         f"{title}: F1 {metrics['f1']:.3f}{between} (calling all anomalous: {metrics['f1_all_anomalous']:.3f}), precision "
         f"{metrics['precision']:.3f}, recall {metrics['recall']:.3f}, ROC AUC {metrics['roc_auc']:.3f}, "
-        f"{metrics['pictures']} pictures"
+        f"{pictures} pictures"
     )
 
 

@@ -6,13 +6,16 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import numpy as np
 import pytest
 from click.testing import CliRunner
 
 import training.train
 from anomaly_model.bundle import Bundle
 from linewatch.cli import main
+from linewatch.tables import print_metrics
 from training.dataset import Dataset
+from training.metrics import image_metrics
 from training.options import TrainingOptions
 from training.train import Trained
 
@@ -59,3 +62,14 @@ def test_a_budget_is_a_limit_only_when_it_is_named(asked: dict[str, Any], parts:
     assert dataclasses.astuple(asked["budget"]) == (25.0, False)
     CliRunner().invoke(main, [*command, "--budget-ms", "25"])
     assert dataclasses.astuple(asked["budget"]) == (25.0, True)
+
+
+@pytest.mark.parametrize(("truth", "said"), [
+    ([False] * 4, "test: 1 false alarms on 4 normal pictures"), ([True] * 4, "test: 3 missed of 4 anomalous pictures"),
+    ([False, False, False, True], "test: F1 1.000 (calling all anomalous: 0.400)"),
+])  # fmt: skip
+def test_figures_that_need_both_classes_are_not_printed_of_one(
+    truth: list[bool], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    print_metrics("test", image_metrics(np.arange(4.0), np.array(truth), 2.5).as_json())
+    assert capsys.readouterr().out.startswith(said)
