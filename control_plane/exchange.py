@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+from anomaly_model.numbers import read_digits
 from control_plane.access.sigv4 import Received
 from control_plane.errors import BodyTooLargeError, ThrottlingError
 
@@ -16,6 +17,7 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 
 _DRAINED = 64 << 20
+_LONGEST = 1 << 62
 _SILENCE_S = 60
 """A client that sends nothing of its body for so long is gone."""
 
@@ -77,7 +79,7 @@ class Exchange:
     def length(self) -> int | None:
         """Content-Length; None when the body comes in chunks or is absent."""
         text = self.headers.get("content-length")
-        return int(text) if text is not None and text.isdigit() else None
+        return None if text is None else read_digits(text, _LONGEST)
 
     async def chunks(self) -> AsyncIterator[bytes]:
         """The body as it comes.

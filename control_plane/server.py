@@ -19,10 +19,12 @@ from anomaly_model.errors import LinewatchError
 from anomaly_model.settings import SettingsError
 from control_plane.access.audit import AuditLog
 from control_plane.access.credentials import MasterKey
+from control_plane.access.registry import account_of_found
 from control_plane.gateway import Gateway
 from control_plane.hosting.manager import HostingManager
 from control_plane.jobs.place import open_objects
 from control_plane.jobs.runner import JobRunner
+from control_plane.objects.directory import DirectoryObjects
 from control_plane.services import Services
 from control_plane.settings import Settings
 from control_plane.store.database import Store
@@ -90,7 +92,12 @@ def open_services(settings: Settings) -> Services:
     """Everything that lives as long as the server does; nothing is started yet."""
     store = open_store(settings)
     master = MasterKey.open(settings.folder)
-    objects = open_objects(settings.objects_root, settings.objects_endpoint, settings.region, settings.objects_timeout_s)
+    account = account_of_found(store, settings)
+    objects = open_objects(
+        settings.objects_root, settings.objects_endpoint, settings.region, settings.objects_timeout_s, account
+    )  # fmt: skip
+    if isinstance(objects, DirectoryObjects):
+        objects.buckets(account)  # whoever asks: from now on each bucket has an owner
     hosting = HostingManager(settings, store)
     return Services(settings, store, objects, master, PageTokens(master.derive("page tokens")), hosting)
 

@@ -53,3 +53,21 @@ class Call:
                 f"access key {self.identity.access_key} ({self.identity.name}) is not allowed to perform {action} on {resource}; "
                 "its policy says what it may do"
             )
+
+    def require_object(self, action: str, bucket: str, key: str = "") -> None:
+        """Refuse what the caller may not do with a bucket or an object: by policy, or because it is another account's.
+
+        Raises:
+            AccessDeniedError
+        """
+        self.require(action, f"arn:aws:s3:::{bucket}" + (f"/{key}" if key else ""))
+        self.require_bucket(bucket)
+
+    def require_bucket(self, bucket: str) -> None:
+        """Refuse a bucket that belongs to another account. One that is not there is the operation's to tell.
+
+        Raises:
+            AccessDeniedError
+        """
+        if self.services.objects.owner(bucket) not in (None, self.scope.account):
+            raise AccessDeniedError(f"the bucket {bucket[:80]} belongs to another account than {self.scope.account}")

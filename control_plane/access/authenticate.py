@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import msgspec
 import sqlalchemy as sa
 
+from control_plane.access import sigv2
 from control_plane.access.credentials import Identity
 from control_plane.access.policy import ROLES, Policy
 from control_plane.access.sigv4 import UNSIGNED, Claim, Received, check_time, declared_hash, read_claim, verify
@@ -18,7 +19,7 @@ from control_plane.store.database import now
 from control_plane.store.schema import credentials
 
 STREAMING = ("STREAMING-UNSIGNED-PAYLOAD-TRAILER", "STREAMING-AWS4-HMAC-SHA256-PAYLOAD", "STREAMING-AWS4-HMAC-SHA256-PAYLOAD-TRAILER")
-_ANONYMOUS = "anonymous"
+ANONYMOUS = "anonymous"
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +29,7 @@ class Caller:
     Attributes:
         identity: of the credential.
         scope: account, and the region that the signature names.
-        claim: the signature; None in the anonymous mode.
+        claim: the signature; None in the anonymous mode, and for what is proven already.
         secret: of the access key.
     """
 
@@ -49,24 +50,52 @@ def identify(services: Services, request: Received) -> Caller:
         region = settings.region
         with suppress(ApiError):  # any client may call, however it signs
             region = read_claim(request).region
-        return Caller(Identity(_ANONYMOUS, settings.account, ROLES["full"], _ANONYMOUS), Scope(settings.account, region), None)
+        return Caller(anonymous(settings.account), Scope(settings.account, region), None)
     claim = read_claim(request)
     check_time(claim, now())
+    identity, secret = find_credential(services, claim.access_key, claim.session_token)
+    return Caller(identity, Scope(identity.account, claim.region), claim, secret)
+
+
+def find_credential(services: Services, access_key: str, session_token: str | None) -> tuple[Identity, str]:
+    """The identity behind an access key, and the key's secret; nothing is proven yet.
+
+    Raises:
+        UnknownClientError: there is no such key, it has expired, or its session token is another one.
+    """
     with services.store.read() as connection:
-        row = connection.execute(sa.select(credentials).where(credentials.c.access_key == claim.access_key)).first()
+        row = connection.execute(sa.select(credentials).where(credentials.c.access_key == access_key)).first()
     if row is None:
         raise UnknownClientError(
-            f"the access key {claim.access_key} is not known here; `linewatch credentials list` shows those that are"
+            f"the access key {access_key[:128]} is not known here; `linewatch credentials list` shows those that are"
         )
     if row.expires is not None:
         if row.expires < now():
-            raise UnknownClientError(f"the temporary access key {claim.access_key} has expired; make another")
+            raise UnknownClientError(f"the temporary access key {access_key} has expired; make another")
         expected = services.master.session_token(row.access_key)
-        if not hmac.compare_digest((claim.session_token or "").encode(), expected.encode()):
+        if not hmac.compare_digest((session_token or "").encode(), expected.encode()):
             raise UnknownClientError("the session token is missing or is not that of the temporary access key")
-    policy = msgspec.convert(row.policy, Policy)
-    identity = Identity(row.access_key, row.account, policy, row.name)
-    return Caller(identity, Scope(row.account, claim.region), claim, services.master.secret(row.access_key))
+    return Identity(row.access_key, row.account, msgspec.convert(row.policy, Policy), row.name), services.master.secret(row.access_key)
+
+
+def identify_url(services: Services, request: Received, claim: sigv2.QueryClaim) -> Caller:
+    """Who made a presigned URL of version 2; proven, for its signature covers no body.
+
+    Raises:
+        ApiError: after its time, an unknown key, or another signature.
+    """
+    settings = services.settings
+    if settings.anonymous:
+        return Caller(anonymous(settings.account), Scope(settings.account, settings.region), None)
+    sigv2.check_time(claim, now())
+    identity, secret = find_credential(services, claim.access_key, claim.headers.get("x-amz-security-token"))
+    sigv2.verify(request, claim, secret)
+    return Caller(identity, Scope(identity.account, settings.region), None)
+
+
+def anonymous(account: str) -> Identity:
+    """Whoever calls in the anonymous mode."""
+    return Identity(ANONYMOUS, account, ROLES["full"], ANONYMOUS)
 
 
 def prove(caller: Caller, request: Received, body_hash: str | None) -> bytes:

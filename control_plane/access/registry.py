@@ -6,6 +6,7 @@ import sqlalchemy as sa
 from anomaly_model.errors import LinewatchError
 from control_plane.access.credentials import MasterKey, new_access_key
 from control_plane.access.policy import Policy
+from control_plane.settings import Settings
 from control_plane.store.database import Store, now
 from control_plane.store.schema import credentials
 
@@ -59,3 +60,13 @@ class Registry:
         with self._store.write() as connection:
             if connection.execute(sa.delete(credentials).where(credentials.c.access_key == access_key)).rowcount == 0:
                 raise LinewatchError(f"there is no access key {access_key}; `linewatch credentials list` shows those there are")
+
+
+def account_of_found(store: Store, settings: Settings) -> str:
+    """The account of buckets without an owner: those of an earlier version, made by hand, or in S3.
+
+    It is the only one that has credentials; where there are several, or none, and in the anonymous mode, the settings name it.
+    """
+    with store.read() as connection:
+        accounts = connection.execute(sa.select(credentials.c.account).distinct()).scalars().all()
+    return accounts[0] if len(accounts) == 1 and not settings.anonymous else settings.account

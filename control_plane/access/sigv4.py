@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from urllib.parse import quote, unquote
 
+from anomaly_model.numbers import read_digits
 from control_plane.errors import (
     ExpiredRequestError,
     IncompleteSignatureError,
@@ -33,7 +34,7 @@ SKEW_S = 300
 LONGEST_PRESIGNED_S = 7 * 24 * 3600
 UNSIGNED = "UNSIGNED-PAYLOAD"
 EMPTY_SHA256 = hashlib.sha256(b"").hexdigest()
-_SCOPE = re.compile(r"([A-Za-z0-9]{1,128})/(\d{8})/([a-z0-9-]{1,40})/([a-z0-9-]{1,40})/aws4_request")
+_SCOPE = re.compile(r"([A-Za-z0-9]{1,128})/([0-9]{8})/([a-z0-9-]{1,40})/([a-z0-9-]{1,40})/aws4_request")
 _SIGNATURE = re.compile(r"[0-9a-f]{64}")
 
 
@@ -128,11 +129,12 @@ def _claim_of_query(pairs: Mapping[str, str], request: Received) -> Claim:
     if pairs["X-Amz-Algorithm"] != ALGORITHM:
         raise IncompleteSignatureError(f"X-Amz-Algorithm is {pairs['X-Amz-Algorithm'][:40]!r}; expected {ALGORITHM}")
     text = pairs["X-Amz-Expires"]
-    if not re.fullmatch(r"\d{1,7}", text) or not 1 <= int(text) <= LONGEST_PRESIGNED_S:
+    expires = read_digits(text, LONGEST_PRESIGNED_S)
+    if not expires:
         raise IncompleteSignatureError(f"X-Amz-Expires is {text[:40]!r}; expected 1 to {LONGEST_PRESIGNED_S} seconds")
     token = pairs.get("X-Amz-Security-Token") or request.headers.get("x-amz-security-token")
     return _claim(
-        pairs["X-Amz-Credential"], pairs["X-Amz-SignedHeaders"], pairs["X-Amz-Signature"], pairs["X-Amz-Date"], int(text), token
+        pairs["X-Amz-Credential"], pairs["X-Amz-SignedHeaders"], pairs["X-Amz-Signature"], pairs["X-Amz-Date"], expires, token
     )
 
 
@@ -157,7 +159,7 @@ def _claim(
 def _from_http_date(text: str | None) -> str | None:
     if not text:
         return None
-    if re.fullmatch(r"\d{8}T\d{6}Z", text):
+    if re.fullmatch(r"[0-9]{8}T[0-9]{6}Z", text):
         return text
     try:
         when = datetime.strptime(text, "%a, %d %b %Y %H:%M:%S GMT").replace(tzinfo=UTC)
@@ -240,6 +242,11 @@ def chunk_signature(key: bytes, claim: Claim, previous: str, data: bytes) -> str
         [f"{ALGORITHM}-PAYLOAD", claim.timestamp, claim.scope, previous, EMPTY_SHA256, hashlib.sha256(data).hexdigest()]
     )
     return _hmac_hex(key, text)
+
+
+def trailer_signature(key: bytes, claim: Claim, previous: str, digest: str) -> str:
+    """Signature of what follows the last signed chunk; `digest` is the SHA-256 of its lines, NAME:VALUE, each with its end."""
+    return _hmac_hex(key, "\n".join([f"{ALGORITHM}-TRAILER", claim.timestamp, claim.scope, previous, digest]))
 
 
 def _canonical(request: Received, claim: Claim, payload_hash: str) -> str:

@@ -7,6 +7,7 @@ transaction together with the status.
 import hashlib
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -17,12 +18,14 @@ from sqlalchemy.engine import Connection
 
 from anomaly_model.errors import LinewatchError
 from anomaly_model.limits import LIMITS
+from control_plane.access.rights import caller_of, require_readable
 from control_plane.entries import LINE_CHARS, Entry, EntryError, parse_entry
+from control_plane.errors import AccessDeniedError
 from control_plane.jobs.missing import tell_missing
 from control_plane.jobs.table import Row, job_of
 from control_plane.objects import UnavailableError, read_lines
 from control_plane.operations.lookup import count
-from control_plane.services import Services
+from control_plane.services import Call, Services
 from control_plane.store.database import now
 from control_plane.store.schema import datasets, entries, models
 from control_plane.store.transitions import advance
@@ -47,11 +50,15 @@ def import_manifest(services: Services, job: Row) -> None:
             return
         connection.execute(sa.delete(entries).where(entries.c.dataset_id == dataset_id))  # of an attempt that was cut off
     where = f"s3://{spec['bucket']}/{spec['key']}"
+    caller = _caller(services, job)
+    with _told():
+        caller.require_object("s3:GetObject", spec["bucket"], spec["key"])
     if services.objects.size(spec["bucket"], spec["key"], spec["version"]) > LIMITS.manifest_bytes:
         raise ChoreError(f"{where} is over the limit of {LIMITS.manifest_bytes} bytes")
     most = services.settings.most_pictures(row.kind)
     named: dict[str, str] = {}
     lines: dict[str, int] = {}
+    addresses: list[str] = []
     bucket = ""
     with services.objects.open(spec["bucket"], spec["key"], spec["version"]) as stream:
         numbered = read_lines(stream, 4 * LINE_CHARS)
@@ -72,10 +79,13 @@ def import_manifest(services: Services, job: Row) -> None:
                     raise ChoreError(f"{where} has over {most} pictures, the most that the settings allow a {row.kind} dataset")
                 named |= dict.fromkeys(entry.read_in_training, f"line {number}")
                 rows.append(_values(dataset_id, entry))
+                addresses += [entry.source_ref, *entry.masks]
             with services.store.write() as connection:
                 connection.execute(sa.insert(entries), rows)
     if not lines:
         raise ChoreError(f"{where} has no lines; expected a JSON object a line")
+    with _told():
+        require_readable(caller, addresses)
     message = tell_missing(services.objects, named)
     with services.store.write() as connection:
         advance(connection, "dataset", dataset_id, "imported", message=message)
@@ -95,6 +105,9 @@ def update_entries(services: Services, job: Row) -> None:
         row = connection.execute(sa.select(datasets).where(datasets.c.id == dataset_id)).first()
     if row is not None and row.status == "UPDATE_IN_PROGRESS":
         changed = _read_changes(path)
+        caller = _caller(services, job)
+        with _told():
+            require_readable(caller, (a for e in changed.values() for a in (e.source_ref, *e.masks)))
         message = tell_missing(services.objects, {name: "" for entry in changed.values() for name in entry.read_in_training})
         with services.store.write() as connection:
             _check_bucket(connection, dataset_id, changed.values())
@@ -123,6 +136,20 @@ def update_failed(connection: Connection, job: Row, reason: str) -> None:
     """Nothing was applied: rolling back is a change of status."""
     for event in ("update failed", "rolled back"):
         advance(connection, "dataset", job.subject_id, event, message=reason)
+
+
+def _caller(services: Services, job: Row) -> Call:
+    with _told():
+        return caller_of(services, job.spec)
+
+
+@contextmanager
+def _told() -> Iterator[None]:
+    """What the caller may not do is told as any other reason."""
+    try:
+        yield
+    except AccessDeniedError as error:
+        raise ChoreError(str(error)) from None
 
 
 def _parse(raw: bytes, where: str) -> Entry:

@@ -53,6 +53,7 @@ class Placement(msgspec.Struct, frozen=True):
         timeout_s: of S3.
         fetch: addresses of objects to bring to `pictures` in the folder first.
         upload: (file relative to the folder, or a pattern of files; bucket; key or prefix; content type) to store at the end.
+        account: that the buckets must belong to, still.
     """
 
     kind: str
@@ -64,11 +65,14 @@ class Placement(msgspec.Struct, frozen=True):
     timeout_s: int
     fetch: list[str]
     upload: list[tuple[str, str, str, str]]
+    account: str
 
 
-def open_objects(objects: str, endpoint: str, region: str, timeout_s: int) -> Objects:
-    """The buckets that settings name."""
-    return S3Objects(endpoint or None, region, timeout_s) if objects == "s3" else DirectoryObjects(Path(objects))
+def open_objects(objects: str, endpoint: str, region: str, timeout_s: int, account: str) -> Objects:
+    """The buckets that settings name; those without an owner belong to the account."""
+    if objects == "s3":
+        return S3Objects(endpoint or None, region, timeout_s, account)
+    return DirectoryObjects(Path(objects), account)
 
 
 def run_job(data: bytes) -> bytes:
@@ -109,7 +113,7 @@ def _locked(folder: Path) -> Iterator[int]:
 
 
 def _attempt(placement: Placement, folder: Path, lock: int) -> Outcome:
-    objects = open_objects(placement.objects, placement.endpoint, placement.region, placement.timeout_s)
+    objects = open_objects(placement.objects, placement.endpoint, placement.region, placement.timeout_s, placement.account)
     try:
         if not (folder / OUTCOME).exists():
             _stage_in(objects, placement, folder)
@@ -158,6 +162,7 @@ def _sign_of_life(folder: Path) -> None:
 
 def _stage_in(objects: Objects, placement: Placement, folder: Path) -> None:
     """Bring the pictures; those that an earlier attempt brought are there."""
+    _require_own(objects, placement.account, {split_address(address)[0] for address in placement.fetch})
     missing = []
     for address in placement.fetch:
         bucket, key = split_address(address)
@@ -220,7 +225,15 @@ def _end(process: "subprocess.Popen[bytes]") -> None:
         process.stdin.close()
 
 
+def _require_own(objects: Objects, account: str, buckets: set[str]) -> None:
+    """Refuse buckets that another account has made since the call that asked for the job."""
+    for bucket in sorted(buckets):
+        if objects.owner(bucket) not in (None, account):
+            raise ObjectsError(f"the bucket {bucket} belongs to another account now")
+
+
 def _stage_out(objects: Objects, placement: Placement, folder: Path) -> None:
+    _require_own(objects, placement.account, {bucket for _, bucket, _, _ in placement.upload})
     for pattern, bucket, key, content_type in placement.upload:
         for path in sorted(folder.glob(pattern)):
             _sign_of_life(folder)

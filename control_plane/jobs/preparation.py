@@ -10,17 +10,21 @@ from sqlalchemy.engine import Connection
 from anomaly_model.bundle import atomic_file
 from anomaly_model.child_job import Outcome
 from anomaly_model.errors import LinewatchError
+from control_plane.access.rights import caller_of, require_readable, require_writable
 from control_plane.entries import parse_entry
+from control_plane.errors import AccessDeniedError
 from control_plane.identifiers import Scope
 from control_plane.jobs.place import Placement, write_spec
 from control_plane.jobs.remedies import advise
 from control_plane.jobs.table import Row
+from control_plane.operations.datasets import training_lines
 from control_plane.operations.lookup import dataset_of
 from control_plane.operations.packaging import compiler_options, target_name
-from control_plane.services import Services
+from control_plane.results import component, evaluation
+from control_plane.services import Call, Services
 from control_plane.settings import Settings
 from control_plane.store.database import now
-from control_plane.store.schema import components, entries, models, packagings, projects
+from control_plane.store.schema import components, models, packagings, projects
 from control_plane.store.transitions import advance
 
 log = logging.getLogger(__name__)
@@ -48,20 +52,25 @@ def prepare(services: Services, job: Row) -> Placement:
     """
     folder = (services.settings.folder / "jobs" / str(job.id)).absolute()
     folder.mkdir(parents=True, exist_ok=True)
-    with services.store.read() as connection:
-        write = _prepare_training if job.kind == "train" else _prepare_packaging
-        fetch, upload = write(services, connection, job, folder)
+    try:
+        caller = caller_of(services, job.spec)
+        with services.store.read() as connection:
+            write = _prepare_training if job.kind == "train" else _prepare_packaging
+            fetch, upload = write(services, connection, job, folder, caller)
+    except AccessDeniedError as error:
+        raise PreparationError(str(error)) from None
     settings = services.settings
     return Placement(
         job.kind, str(folder), float(settings.training_hours) if job.kind == "train" else _PACKAGE_HOURS,
         settings.objects_root, settings.objects_endpoint, settings.region, settings.objects_timeout_s, fetch, upload,
+        caller.scope.account,
     )  # fmt: skip
 
 
 Files = tuple[list[str], list[tuple[str, str, str, str]]]
 
 
-def _prepare_training(services: Services, connection: Connection, job: Row, folder: Path) -> Files:
+def _prepare_training(services: Services, connection: Connection, job: Row, folder: Path, caller: Call) -> Files:
     joined = models.join(projects, models.c.project_id == projects.c.id)
     query = sa.select(models, projects.c.account, projects.c.region, projects.c.name).select_from(joined)
     model = connection.execute(query.where(models.c.id == job.subject_id)).first()
@@ -84,14 +93,16 @@ def _prepare_training(services: Services, connection: Connection, job: Row, fold
             manifests[row.kind] = folder / f"{row.kind}.manifest"
             # The first attempt's copy stays: what is changed in the dataset later is not part of this training.
             fetch += _write_manifest(connection, row.id, manifests[row.kind])
-    masks = f"{model.output_prefix}EvaluationMasks-{model.name}-{version}/"
+    places = evaluation(model.output_prefix, model.name, version)
+    require_readable(caller, fetch)
+    require_writable(caller, model.output_bucket, places.files, places.masks)
     write_spec(folder, {
         "manifest": str(manifests["train"]),
         "test_manifest": str(manifests["test"]) if "test" in manifests else None,
         "root": str(folder / "pictures"),
         "output": str(bundle_folder(services.settings, model.id)),
         "results": str(folder / "results"),
-        "masks_at": f"s3://{model.output_bucket}/{masks}",
+        "masks_at": f"s3://{model.output_bucket}/{places.masks}",
         "name": model.name,
         "version": version,
         "arn": Scope(model.account, model.region).model(model.name, version),
@@ -106,34 +117,30 @@ def _prepare_training(services: Services, connection: Connection, job: Row, fold
         },
     })  # fmt: skip
     bundle_folder(services.settings, model.id).parent.mkdir(parents=True, exist_ok=True)
-    bucket, prefix = model.output_bucket, model.output_prefix
+    bucket, name = model.output_bucket, f"{model.name}-{version}.json"
     files = [
-        ("results/masks/*.png", bucket, masks, "image/png"),
-        (f"results/EvaluationManifest-{model.name}-{version}.json", bucket,
-         f"{prefix}EvaluationManifest-{model.name}-{version}.json", "application/json"),
-        (f"results/EvaluationResult-{model.name}-{version}.json", bucket,
-         f"{prefix}EvaluationResult-{model.name}-{version}.json", "application/json"),
-        ("results/report.html", bucket, f"{prefix}EvaluationReport-{model.name}-{version}.html", "text/html"),
-    ]  # fmt: skip
+        ("results/masks/*.png", bucket, places.masks, "image/png"),
+        (f"results/EvaluationManifest-{name}", bucket, places.manifest, "application/json"),
+        (f"results/EvaluationResult-{name}", bucket, places.result, "application/json"),
+        ("results/report.html", bucket, places.report, "text/html"),
+    ]
     return sorted(set(fetch)), files
 
 
 def _write_manifest(connection: Connection, dataset_id: int, path: Path) -> list[str]:
     """Copy the lines of a dataset's labelled pictures; returns the addresses of what training reads."""
     if not path.exists():
-        labelled = sa.and_(entries.c.dataset_id == dataset_id, entries.c.anomaly_class.is_not(None))
-        query = sa.select(entries.c.line).where(labelled).order_by(entries.c.id)
         with atomic_file(path) as stream:
-            for (line,) in connection.execution_options(yield_per=1000).execute(query):
+            for line in training_lines(connection, dataset_id):
                 stream.write(line.encode() + b"\n")
-    addresses = []
+    addresses: list[str] = []
     with path.open("rb") as lines:
         for entry in map(parse_entry, lines):
             addresses += entry.read_in_training
     return addresses
 
 
-def _prepare_packaging(services: Services, connection: Connection, job: Row, folder: Path) -> Files:
+def _prepare_packaging(services: Services, connection: Connection, job: Row, folder: Path, caller: Call) -> Files:
     joined = packagings.join(projects, packagings.c.project_id == projects.c.id)
     found = sa.select(packagings, projects.c.account, projects.c.region).select_from(joined)
     row = connection.execute(found.where(packagings.c.id == job.subject_id)).first()
@@ -146,7 +153,8 @@ def _prepare_packaging(services: Services, connection: Connection, job: Row, fol
     wanted = row.configuration["Greengrass"]
     name, version = wanted["ComponentName"], wanted["ComponentVersion"]
     place = wanted["S3OutputLocation"]
-    base = f"{place.get('Prefix', '')}{name}/{version}/"
+    base = component(place.get("Prefix", ""), name, version)
+    require_writable(caller, place["Bucket"], (), base)
     write_spec(folder, {
         "bundle": str(bundle_folder(services.settings, model_id)), "target": target_name(wanted), "output": str(folder / "output"),
         "name": name, "version": version, "compiler_options": compiler_options(wanted),

@@ -27,6 +27,14 @@ class InvalidNameError(ObjectsError):
     """The name of a bucket or object cannot be stored."""
 
 
+class BucketTakenError(ObjectsError):
+    """Another account has a bucket of this name."""
+
+
+class BucketNotEmptyError(ObjectsError):
+    """A bucket with objects is not deleted."""
+
+
 class UnavailableError(ObjectsError):
     """The store does not answer, or refuses the server's own credentials. Trying again may help."""
 
@@ -45,6 +53,10 @@ class Stream(Protocol):
 
 class Objects(Protocol):
     """Buckets of objects."""
+
+    def owner(self, bucket: str) -> str | None:
+        """The account that a bucket belongs to; None when there is no such bucket."""
+        ...
 
     def open(self, bucket: str, key: str, version: str | None = None) -> AbstractContextManager[Stream]:
         """Read an object as a stream.

@@ -1,7 +1,6 @@
 """Buckets in a directory: an object is a plain file, ROOT/BUCKET/KEY, so that files put there by hand are objects too.
 
-What a file cannot say (its MD5, content type, the client's own metadata) lies in a note below ROOT/.linewatch, which counts
-only while size and time of the file are the same.
+What files cannot say lies below ROOT/.linewatch: `owners` has the account of each bucket, `notes` what belongs to an object.
 """
 
 import errno
@@ -10,31 +9,33 @@ import os
 import re
 import secrets
 import shutil
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-import msgspec
-
 from anomaly_model.bundle import replace_file
-from control_plane.objects import InvalidNameError, NoSuchBucketError, NoSuchObjectError, ObjectsError, Stream
+from control_plane.objects import (
+    BucketNotEmptyError,
+    BucketTakenError,
+    InvalidNameError,
+    NoSuchBucketError,
+    NoSuchObjectError,
+    Stream,
+)
+from control_plane.objects.keys import Keys
+from control_plane.objects.notes import DEFAULT_TYPE, Note, Notes
 
 PRIVATE = ".linewatch"
 _BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{1,61}[A-Za-z0-9]")
 _KEY_BYTES = 1024
 _NAME_BYTES = 255
+_STRIPES = 64
+_TRIES = 100
 
-
-class Note(msgspec.Struct, frozen=True):
-    """What is noted of an object."""
-
-    key: str
-    size: int
-    mtime_ns: int
-    etag: str
-    content_type: str = "binary/octet-stream"
-    metadata: dict[str, str] = {}
+Check = Callable[[str | None], None]
+"""Given the ETag of the object that is there, or None, raises what keeps it from being replaced or deleted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,18 +48,25 @@ class Entry:
     etag: str
 
 
-class BucketNotEmptyError(ObjectsError):
-    """A bucket with objects is not deleted."""
-
-
 class DirectoryObjects:
-    """Buckets below a directory."""
+    """Buckets below a directory. Names of buckets are those of all accounts, as on S3; each belongs to one account."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, account: str = "") -> None:
+        """Open, or make, the directory.
+
+        Args:
+            root: of the buckets.
+            account: that a bucket without an owner, such as a folder made by hand, belongs to from when it is first seen.
+        """
         self.root = root
+        self._account = account
         self._private = root / PRIVATE
-        for folder in (self._private / "incoming", self._private / "notes", self._private / "uploads"):
-            folder.mkdir(parents=True, exist_ok=True)
+        for name in ("incoming", "owners", "uploads"):
+            (self._private / name).mkdir(parents=True, exist_ok=True)
+        self._notes = Notes(self._private / "notes")
+        self._keys = Keys()
+        self._buckets = threading.Lock()  # of what makes and removes buckets
+        self._stripes = [threading.Lock() for _ in range(_STRIPES)]
 
     # --- buckets
 
@@ -66,19 +74,42 @@ class DirectoryObjects:
         """Whether there is a bucket."""
         return bool(_BUCKET.fullmatch(bucket)) and (self.root / bucket).is_dir()
 
-    def create_bucket(self, bucket: str) -> bool:
-        """Make a bucket; False when it was there.
+    def owner(self, bucket: str) -> str | None:
+        """See `Objects`."""
+        if not self.bucket_exists(bucket):
+            return None
+        with suppress(FileNotFoundError):
+            return self._owner_path(bucket).read_text()
+        with self._buckets:
+            if not self._owner_path(bucket).exists():
+                self._own(bucket, self._account)
+            return self._owner_path(bucket).read_text()
+
+    def _own(self, bucket: str, account: str) -> None:
+        replace_file(self._owner_path(bucket), account.encode())
+
+    def _owner_path(self, bucket: str) -> Path:
+        return self._private / "owners" / bucket
+
+    def create_bucket(self, bucket: str, account: str) -> bool:
+        """Make a bucket; False when it was there, and the account's.
 
         Raises:
-            InvalidNameError: the name is not allowed.
+            InvalidNameError: the name is not allowed. BucketTakenError: it is another account's.
         """
         if not _BUCKET.fullmatch(bucket):
             raise InvalidNameError(f"bucket name {bucket[:80]!r} is not allowed: 3 to 63 letters, digits, '-', '_' and '.'")
-        try:
-            (self.root / bucket).mkdir()
-        except FileExistsError:
-            return False
-        return True
+        owner = self.owner(bucket)
+        with self._buckets:
+            if owner is None and not self.bucket_exists(bucket):
+                self._own(bucket, account)  # first: a bucket is never without an owner
+                with suppress(FileExistsError):  # made by hand in this moment
+                    (self.root / bucket).mkdir()
+                return True
+        owner = self.owner(bucket)
+        if owner != account:
+            raise BucketTakenError(f"the name {bucket!r} is taken: names of buckets are those of all accounts")
+        return False
 
     def delete_bucket(self, bucket: str) -> None:
         """Remove an empty bucket.
@@ -87,19 +118,31 @@ class DirectoryObjects:
             NoSuchBucketError, BucketNotEmptyError
         """
         folder = self._bucket(bucket)
-        if next(self.list(bucket), None) is not None:
-            raise BucketNotEmptyError(f"bucket {bucket!r} has objects; delete them first")
-        shutil.rmtree(folder)
-        shutil.rmtree(self._private / "notes" / bucket, ignore_errors=True)
+        with self._buckets:
+            try:
+                folder.rmdir()  # the kernel's word: an object that came in this moment stays, and so does the bucket
+            except OSError as error:
+                if error.errno == errno.ENOENT:
+                    raise _no_bucket(bucket) from None
+                if error.errno in (errno.ENOTEMPTY, errno.EEXIST):
+                    raise BucketNotEmptyError(f"bucket {bucket!r} has objects; delete them first") from None
+                raise
+            self._notes.remove_bucket(bucket)
+            self._owner_path(bucket).unlink(missing_ok=True)
 
-    def buckets(self) -> list[tuple[str, float]]:
-        """Names and creation times, by name."""
-        found = [(p.name, p.stat().st_ctime) for p in self.root.iterdir() if p.is_dir() and _BUCKET.fullmatch(p.name)]
+    def buckets(self, account: str) -> list[tuple[str, float]]:
+        """Names and creation times of an account's buckets, by name."""
+        found = []
+        with os.scandir(self.root) as entries:
+            for entry in entries:
+                with suppress(FileNotFoundError):  # deleted in this moment
+                    if self.owner(entry.name) == account:
+                        found.append((entry.name, entry.stat().st_ctime))
         return sorted(found)
 
     def _bucket(self, bucket: str) -> Path:
         if not self.bucket_exists(bucket):
-            raise NoSuchBucketError(f"there is no bucket {bucket[:80]!r}; create it, or make the folder below {self.root}")
+            raise _no_bucket(bucket)
         return self.root / bucket
 
     # --- objects
@@ -166,68 +209,109 @@ class DirectoryObjects:
 
     def adopt(
         self, bucket: str, key: str, incoming: Path, etag: str, content_type: str | None = None,
-        metadata: dict[str, str] | None = None,
+        metadata: dict[str, str] | None = None, check: Check | None = None,
     ) -> None:  # fmt: skip
         """Make a file of `incoming` an object, on disk for good when this returns.
 
+        Args:
+            bucket: where.
+            key: as what.
+            incoming: the file; it is gone afterwards, whatever happens.
+            etag: of the object.
+            content_type: of the object.
+            metadata: the client's own.
+            check: asked, and the object put in place, with no other call in between.
+
         Raises:
-            NoSuchBucketError, InvalidNameError: and the file is removed.
+            NoSuchBucketError, InvalidNameError, and what `check` raises.
         """
         try:
             target = self._path(bucket, key)
-            if key.endswith("/"):
-                if incoming.stat().st_size:
-                    raise InvalidNameError(f"the key {key[:200]!r} ends with a slash: a folder, which cannot have content")
-                incoming.unlink()
-                target.mkdir(parents=True, exist_ok=True)
-                return
+            if key.endswith("/") and incoming.stat().st_size:
+                raise InvalidNameError(f"the key {key[:200]!r} ends with a slash: a folder, which cannot have content")
             with incoming.open("rb") as stream:
                 os.fsync(stream.fileno())
-            status = incoming.stat()
-            target.parent.mkdir(parents=True, exist_ok=True)
-            incoming.replace(target)
+            with self._stripe(bucket, key):
+                if check is not None:
+                    check(self._etag(bucket, key))
+                self._place(bucket, target, incoming, is_folder=key.endswith("/"))
+                if not key.endswith("/"):
+                    status = target.stat()
+                    note = Note(key, status.st_size, status.st_mtime_ns, etag, content_type or DEFAULT_TYPE, metadata or {})
+                    self._notes.write(bucket, note)
         except OSError as error:
-            incoming.unlink(missing_ok=True)
             if error.errno in (errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENOTEMPTY):
                 raise InvalidNameError(
                     f"the key {key[:200]!r} is in the way of another: in a directory a name is a file or a folder, not both"
                 ) from None
             raise
-        except ObjectsError:
+        finally:
             incoming.unlink(missing_ok=True)
-            raise
+
+    def _place(self, bucket: str, target: Path, incoming: Path, is_folder: bool) -> None:
+        """Move a file, or make a folder, below a bucket; the bucket itself, which may just have been deleted, is never made."""
+        folder = self._bucket(bucket)
+        above = [p for p in reversed(target.parents) if p.is_relative_to(folder) and p != folder]
+        for attempt in range(_TRIES):  # a call that deletes takes folders that have become empty
+            try:
+                for parent in above:
+                    with suppress(FileExistsError):
+                        parent.mkdir()
+                if not is_folder:
+                    incoming.replace(target)
+                elif not target.is_dir():
+                    target.mkdir()
+                break
+            except FileNotFoundError:
+                self._bucket(bucket)
+                if attempt == _TRIES - 1:
+                    raise
         descriptor = os.open(target.parent, os.O_RDONLY | os.O_DIRECTORY)
         try:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
-        note = Note(key, status.st_size, status.st_mtime_ns, etag, content_type or "binary/octet-stream", metadata or {})
-        place = self._note_path(bucket, key)
-        place.parent.mkdir(parents=True, exist_ok=True)
-        replace_file(place, msgspec.json.encode(note))
 
-    def delete(self, bucket: str, key: str) -> None:
+    def _stripe(self, bucket: str, key: str) -> threading.Lock:
+        """The lock of a key, and of some others: changes of one object come one after the other."""
+        return self._stripes[hash((bucket, key)) % _STRIPES]
+
+    def _etag(self, bucket: str, key: str) -> str | None:
+        try:
+            return self.note(bucket, key)[0].etag
+        except NoSuchObjectError:
+            return None
+
+    def delete(self, bucket: str, key: str, check: Check | None = None) -> None:
         """Remove an object; nothing happens when it is not there. Folders that become empty go too.
 
+        Args:
+            bucket: where.
+            key: which one.
+            check: as in `adopt`.
+
         Raises:
-            NoSuchBucketError
+            NoSuchBucketError, and what `check` raises.
         """
         folder = self._bucket(bucket)
-        with suppress(NoSuchObjectError):
-            path = self._file(bucket, key)
-            with suppress(OSError):
-                if path.is_dir():
-                    path.rmdir()
-                else:
-                    path.unlink()
-            self._note_path(bucket, key).unlink(missing_ok=True)
-            for parent in path.parents:
-                if parent == folder:
-                    break
-                try:
-                    parent.rmdir()
-                except OSError:
-                    break
+        with self._stripe(bucket, key):
+            if check is not None:
+                check(self._etag(bucket, key))
+            with suppress(NoSuchObjectError):
+                path = self._file(bucket, key)
+                with suppress(OSError):
+                    if path.is_dir():
+                        path.rmdir()
+                    else:
+                        path.unlink()
+                self._notes.remove(bucket, key)
+                for parent in path.parents:
+                    if parent == folder:
+                        break
+                    try:
+                        parent.rmdir()
+                    except OSError:
+                        break
 
     def note(self, bucket: str, key: str) -> tuple[Note, float, Path]:
         """What is known of an object, its time of change, and its file.
@@ -236,25 +320,14 @@ class DirectoryObjects:
             NoSuchBucketError, NoSuchObjectError
         """
         path = self._file(bucket, key)
-        status = path.stat()
-        return self._noted(bucket, key, status), status.st_mtime, path
+        try:
+            status = path.stat()
+        except FileNotFoundError:  # deleted in this moment
+            raise NoSuchObjectError(f"there is no object s3://{bucket}/{key}") from None
+        return self._notes.read(bucket, key, status), status.st_mtime, path
 
-    def _noted(self, bucket: str, key: str, status: os.stat_result) -> Note:
-        with suppress(OSError, msgspec.DecodeError):
-            note = msgspec.json.decode(self._note_path(bucket, key).read_bytes(), type=Note)
-            if (note.size, note.mtime_ns) == (status.st_size, status.st_mtime_ns):
-                return note
-        # Put there by hand: an ETag that changes with the file, and, by its dash, does not claim to be an MD5.
-        etag = f"{status.st_mtime_ns:016x}{status.st_size:016x}-1"
-        size = 0 if key.endswith("/") else status.st_size
-        return Note(key, size, status.st_mtime_ns, etag, _guess(key))
-
-    def _note_path(self, bucket: str, key: str) -> Path:
-        name = hashlib.sha256(key.encode(errors="surrogatepass")).hexdigest()
-        return self._private / "notes" / bucket / name[:2] / name
-
-    def list(self, bucket: str, prefix: str = "", after: str = "") -> Iterator[Entry]:
-        """Objects in the order of their keys' bytes.
+    def keys(self, bucket: str, prefix: str = "", after: str = "") -> Iterator[str]:
+        """Keys in the order of their bytes.
 
         Args:
             bucket: which one.
@@ -264,32 +337,20 @@ class DirectoryObjects:
         Raises:
             NoSuchBucketError
         """
-        for key, path in _walk(self._bucket(bucket), "", prefix, after):
-            try:
-                status = path.stat()
-            except FileNotFoundError:
-                continue
-            note = self._noted(bucket, key, status)
-            yield Entry(key, note.size, status.st_mtime, note.etag)
+        return self._keys.walk(self._bucket(bucket), prefix, after)
+
+    def entry(self, bucket: str, key: str) -> Entry | None:
+        """A key that `keys` gave, with what a listing tells of it; None when it was deleted meanwhile.
+
+        Raises:
+            NoSuchBucketError
+        """
+        try:
+            note, modified, _ = self.note(bucket, key)
+        except NoSuchObjectError:
+            return None
+        return Entry(key, note.size, modified, note.etag)
 
 
-def _walk(folder: Path, base: str, prefix: str, after: str) -> Iterator[tuple[str, Path]]:
-    """Keys and files below a folder, in order, without looking into folders that cannot hold a wanted key."""
-    names = []
-    with suppress(FileNotFoundError), os.scandir(folder) as entries:
-        names = sorted(base + e.name + ("/" if e.is_dir() else "") for e in entries)
-    if base and not names and base.startswith(prefix) and base > after:
-        yield base, folder
-    for key in names:
-        path = folder / key[len(base) :].removesuffix("/")
-        if key.endswith("/"):
-            reachable = key.startswith(prefix) or prefix.startswith(key)
-            if reachable and (key > after or after.startswith(key)):
-                yield from _walk(path, key, prefix, after)
-        elif key.startswith(prefix) and key > after:
-            yield key, path
-
-
-def _guess(key: str) -> str:
-    suffixes = {".png": "image/png", ".jpg": "image/jpeg", ".jpeg": "image/jpeg", ".json": "application/json"}
-    return suffixes.get(Path(key).suffix.lower(), "binary/octet-stream")
+def _no_bucket(bucket: str) -> NoSuchBucketError:
+    return NoSuchBucketError(f"there is no bucket {bucket[:80]!r}; create it first")

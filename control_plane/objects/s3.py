@@ -15,9 +15,10 @@ CONNECT_S, ATTEMPTS = 5, 4
 
 
 class S3Objects:
-    """Buckets of an S3 endpoint."""
+    """Buckets of an S3 endpoint. The server's own S3 keys open them all, so they belong to one account of the server."""
 
-    def __init__(self, endpoint: str | None, region: str, timeout_s: int) -> None:
+    def __init__(self, endpoint: str | None, region: str, timeout_s: int, account: str = "") -> None:
+        self._account = account
         # Path style: host names such as BUCKET.minio.plant.local rarely resolve.
         style = {"addressing_style": "path"} if endpoint else {}
         self._client: Any = boto3.client(
@@ -25,6 +26,10 @@ class S3Objects:
             config=Config(connect_timeout=CONNECT_S, read_timeout=timeout_s, s3=style,
                           retries={"max_attempts": ATTEMPTS, "mode": "standard"}),
         )  # fmt: skip
+
+    def owner(self, bucket: str) -> str | None:  # noqa: ARG002
+        """See `Objects`; whether there is a bucket is not asked."""
+        return self._account
 
     @contextmanager
     def open(self, bucket: str, key: str, version: str | None = None) -> Iterator[Stream]:

@@ -1,8 +1,11 @@
 """Datasets and their entries. What takes time becomes a job; the status says how far it is."""
 
+from collections.abc import Iterator
+
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
+from control_plane.access.rights import CALLER
 from control_plane.errors import ConflictError, ValidationError
 from control_plane.jobs.table import add_job, store_changes
 from control_plane.operations.lookup import Row, dataset_of, find_dataset, find_project
@@ -24,7 +27,9 @@ def create_dataset(call: Call, connection: Connection, params: Params) -> Result
     if "DatasetSource" in params and source is None:
         raise ValidationError("DatasetSource holds no GroundTruthManifest with an S3Object; leave it out for an empty dataset")
     if source is not None:
-        call.require("s3:GetObject", f"arn:aws:s3:::{source['Bucket']}/{source['Key']}")
+        call.require_object("s3:GetObject", source["Bucket"], source["Key"])
+        if "VersionId" in source:
+            call.require_object("s3:GetObjectVersion", source["Bucket"], source["Key"])
     moment = now()
     row = connection.execute(
         sa.insert(datasets)
@@ -33,7 +38,9 @@ def create_dataset(call: Call, connection: Connection, params: Params) -> Result
         .returning(datasets)
     ).one()  # fmt: skip
     if source is not None:
-        spec = {"bucket": source["Bucket"], "key": source["Key"], "version": source.get("VersionId")}
+        spec = {
+            "bucket": source["Bucket"], "key": source["Key"], "version": source.get("VersionId"), CALLER: call.identity.access_key,
+        }  # fmt: skip
         add_job(connection, "import", row.id, spec)
     return {"DatasetMetadata": describe_metadata(row)}
 
@@ -109,7 +116,8 @@ def update_dataset_entries(call: Call, connection: Connection, params: Params) -
         raise ConflictError(
             f"The {kind} dataset of {name} is {row.status}; it takes entries when it is complete", f"{name}/{kind}", "DATASET"
         )
-    add_job(connection, "update", row.id, {"changes": store_changes(call.services.settings.folder, params["Changes"])})
+    changes = store_changes(call.services.settings.folder, params["Changes"])
+    add_job(connection, "update", row.id, {"changes": changes, CALLER: call.identity.access_key})
     return {"Status": "UPDATE_IN_PROGRESS"}
 
 
@@ -136,3 +144,9 @@ def both_datasets(connection: Connection, project: Row) -> tuple[Row, Row | None
         )  # fmt: skip
     return train, dataset_of(connection, project.id, "test")
 
+
+def training_lines(connection: Connection, dataset_id: int) -> Iterator[str]:
+    """Lines of a dataset's labelled pictures, in the order in which they were added."""
+    labelled = sa.and_(entries.c.dataset_id == dataset_id, entries.c.anomaly_class.is_not(None))
+    query = sa.select(entries.c.line).where(labelled).order_by(entries.c.id)
+    return (line for (line,) in connection.execution_options(yield_per=1000).execute(query))

@@ -3,12 +3,15 @@
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
+from control_plane.access.rights import CALLER, require_readable, require_writable
+from control_plane.entries import parse_entry
 from control_plane.errors import ConflictError, QuotaError, ValidationError
 from control_plane.jobs.table import add_job
-from control_plane.operations.datasets import both_datasets
+from control_plane.operations.datasets import both_datasets, training_lines
 from control_plane.operations.lookup import Row, count, find_model, find_project
 from control_plane.operations.paging import read_page
 from control_plane.operations.tagging import put_tags
+from control_plane.results import evaluation
 from control_plane.services import Call, Result
 from control_plane.store.database import now
 from control_plane.store.schema import models, projects, tags
@@ -23,8 +26,12 @@ def create_model(call: Call, connection: Connection, params: Params) -> Result:
     name, settings, scope = params["ProjectName"], call.services.settings, call.scope
     project = find_project(connection, scope, name)
     location = params["OutputConfig"]["S3Location"]
-    both_datasets(connection, project)
-    call.require("s3:PutObject", f"arn:aws:s3:::{location['Bucket']}/{location.get('Prefix', '')}*")
+    datasets = [row for row in both_datasets(connection, project) if row is not None]
+    places = evaluation(location.get("Prefix", ""), name, project.next_version)
+    require_writable(call, location["Bucket"], places.files, places.masks)
+    for row in datasets:  # one that is being read is asked about when the training begins, as all are once more
+        lines = map(parse_entry, map(str.encode, training_lines(connection, row.id)))
+        require_readable(call, (address for entry in lines for address in entry.read_in_training))
     if params.get("Tags"):
         call.require("lookoutvision:TagResource", scope.model(name, project.next_version))
     _check_quotas(connection, call, project)
@@ -41,7 +48,7 @@ def create_model(call: Call, connection: Connection, params: Params) -> Result:
     ).one()  # fmt: skip
     if params.get("Tags"):
         put_tags(connection, row.id, params["Tags"], settings.quota_tags, f"{name}/{version}")
-    add_job(connection, "train", row.id, {})
+    add_job(connection, "train", row.id, {CALLER: call.identity.access_key})
     return {"ModelMetadata": _metadata(call, name, row)}
 
 

@@ -7,10 +7,12 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from anomaly_model.targets import GPU_OPTIONS, TargetError, find_target, parse_options
+from control_plane.access.rights import CALLER, require_writable
 from control_plane.errors import ConflictError, QuotaError, ValidationError
 from control_plane.jobs.table import add_job
 from control_plane.operations.lookup import Row, count, find_model, find_packaging, find_project
 from control_plane.operations.paging import read_page
+from control_plane.results import component as component_prefix
 from control_plane.services import Call, Result
 from control_plane.store.database import now
 from control_plane.store.schema import components, packagings, projects
@@ -32,15 +34,15 @@ def start_model_packaging_job(call: Call, connection: Connection, params: Params
             f"The model {project_name} version {model.version} is {model.status}; only a trained model can be packaged",
             f"{project_name}/{model.version}", "MODEL",
         )  # fmt: skip
-    place = wanted["S3OutputLocation"]
-    call.require("s3:PutObject", f"arn:aws:s3:::{place['Bucket']}/{place.get('Prefix', '')}*")
-    call.require("greengrass:CreateComponentVersion", f"arn:aws:greengrass:{scope.region}:{scope.account}:components:{wanted['ComponentName']}")
+    place, component = wanted["S3OutputLocation"], wanted["ComponentName"]
+    version = wanted.get("ComponentVersion") or f"{model.version}.0.0"
+    require_writable(call, place["Bucket"], (), component_prefix(place.get("Prefix", ""), component, version))
+    call.require("greengrass:CreateComponentVersion", f"arn:aws:greengrass:{scope.region}:{scope.account}:components:{component}")
     _check_quota(connection, call, project_name)
     job = params.get("JobName") or str(uuid.uuid4())
     taken = sa.select(packagings.c.id).where(packagings.c.project_id == project.id, packagings.c.name == job)
     if connection.execute(taken).first():
         raise ConflictError(f"The project {project_name} has a packaging job {job} already", job, "MODEL_PACKAGE_JOB")
-    component, version = wanted["ComponentName"], wanted.get("ComponentVersion") or f"{model.version}.0.0"
     configuration = {"Greengrass": {**wanted, "ComponentVersion": version}}
     moment = now()
     row_id = connection.execute(
@@ -56,7 +58,7 @@ def start_model_packaging_job(call: Call, connection: Connection, params: Params
             scope.component(component, version), "MODEL_PACKAGE_JOB",
         )  # fmt: skip
     connection.execute(sa.insert(components).values(**mine, packaging_id=row_id))
-    add_job(connection, "package", row_id, {})
+    add_job(connection, "package", row_id, {CALLER: call.identity.access_key})
     return {"JobName": job}
 
 

@@ -2,24 +2,26 @@
 
 from control_plane.exchange import in_thread
 from control_plane.s3_door import documents as xml
+from control_plane.s3_door.checksums import check_document
 from control_plane.s3_door.desk import XML, Desk, Request, read_document, require_bucket
 from control_plane.s3_door.errors import S3Error
 from control_plane.s3_door.listing import list_objects as render_listing
 
 
 async def list_buckets(desk: Desk, request: Request) -> None:
-    """ListBuckets."""
-    found = await in_thread(desk.pool, desk.objects.buckets)
-    owner = [("ID", request.caller.scope.account), ("DisplayName", "linewatch")]
+    """ListBuckets: the account's."""
+    account = request.caller.scope.account
+    found = await in_thread(desk.pool, desk.objects.buckets, account)
+    owner = [("ID", account), ("DisplayName", "linewatch")]
     buckets = [("Bucket", [("Name", name), ("CreationDate", xml.iso(created))]) for name, created in found]
     body = xml.document("ListAllMyBucketsResult", [("Owner", owner), ("Buckets", buckets)])
     await request.exchange.answer(200, XML, body)
 
 
 async def create_bucket(desk: Desk, request: Request) -> None:
-    """CreateBucket; one that is there is yours already."""
-    await read_document(desk, request)
-    made = await in_thread(desk.pool, desk.objects.create_bucket, request.bucket)
+    """CreateBucket. Names are those of all accounts, as on S3."""
+    check_document(request.exchange.headers, await read_document(desk, request))
+    made = await in_thread(desk.pool, desk.objects.create_bucket, request.bucket, request.caller.scope.account)
     # S3 answers so everywhere but in us-east-1, where scripts that run twice rely on success.
     if not made and request.caller.scope.region != "us-east-1":
         raise S3Error("BucketAlreadyOwnedByYou", 409, f"the bucket {request.bucket} exists and is yours")

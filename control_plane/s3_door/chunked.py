@@ -4,6 +4,7 @@ A chunk is its size in hexadecimal, `;chunk-signature=SIGNATURE` when chunks are
 size 0 ends the body; trailers may follow it.
 """
 
+import hashlib
 import hmac
 import re
 from collections.abc import Callable, Iterator
@@ -13,6 +14,7 @@ from control_plane.s3_door.errors import S3Error
 MOST_CHUNK = 16 << 20
 """Bytes of one signed chunk; it is held in memory until its signature is checked. Clients send 64 KiB to 1 MiB."""
 _MOST_LINE = 4096
+_MOST_TRAILERS = 8192
 _HEADER = re.compile(rb"([0-9A-Fa-f]{1,8})(?:;chunk-signature=([0-9a-f]{64}))?")
 
 
@@ -45,8 +47,8 @@ class ChunkDecoder:
                     return
                 if self._left == 0:
                     self._check(b"")
-                    self.finished = True  # what follows are trailers; checksums in them are the client's own matter
-                    return
+                    self.finished = True
+                    break
             if self._sign is None:
                 # Unsigned data goes on at once.
                 part = bytes(self._buffer[: self._left])
@@ -65,6 +67,30 @@ class ChunkDecoder:
                 yield part
             else:
                 return
+        if len(self._buffer) > _MOST_TRAILERS:
+            raise S3Error("InvalidRequest", 400, f"there are over {_MOST_TRAILERS} bytes behind the last chunk")
+
+    def trailers(self, sign: Callable[[str, str], str] | None = None) -> dict[str, str]:
+        """What came behind the last chunk: values by lower-case name.
+
+        Args:
+            sign: (signature before, SHA-256 of the trailers) to the signature that they must have; None when they are not signed.
+
+        Raises:
+            S3Error: malformed, or wrongly signed.
+        """
+        found, lines = {}, bytes(self._buffer).partition(b"\r\n\r\n")[0].strip().split(b"\r\n")
+        for line in filter(None, (part.strip() for part in lines)):
+            name, colon, value = line.decode("latin-1").partition(":")
+            if not colon:
+                raise S3Error("MalformedTrailerError", 400, "a trailer is not of the form NAME:VALUE")
+            found[name.strip().lower()] = value.strip()
+        if sign is not None and found:
+            signature = found.pop("x-amz-trailer-signature", "")
+            text = "".join(f"{name}:{value}\n" for name, value in sorted(found.items()))
+            if not hmac.compare_digest(sign(self._previous, hashlib.sha256(text.encode()).hexdigest()).encode(), signature.encode()):
+                raise S3Error("SignatureDoesNotMatch", 403, "the signature of the body's trailers is another one")
+        return found
 
     def _read_header(self) -> bool:
         """A chunk's first line, and before it the end of the last chunk's data; False when it is not there yet."""

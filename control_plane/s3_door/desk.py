@@ -9,10 +9,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from anomaly_model.numbers import read_digits
 from control_plane.access.authenticate import STREAMING, Caller, check_body, sha256
-from control_plane.access.sigv4 import chunk_signature, declared_hash
+from control_plane.access.sigv4 import UNSIGNED, chunk_signature, declared_hash, trailer_signature
 from control_plane.exchange import BodyBudget, Exchange, in_thread
 from control_plane.objects.directory import DirectoryObjects
+from control_plane.s3_door.checksums import Digest, Expected
 from control_plane.s3_door.chunked import ChunkDecoder
 from control_plane.s3_door.errors import S3Error
 from control_plane.s3_door.multipart import Multipart
@@ -83,17 +85,36 @@ async def read_document(desk: Desk, request: Request) -> bytes:
     return body
 
 
-async def receive(desk: Desk, request: Request) -> tuple[Path, str]:
-    """Write a body to a file; returns it and its MD5. The file is removed when the body is not as declared."""
+@dataclass(frozen=True, slots=True)
+class Incoming:
+    """A body that became a file, and is as its headers say.
+
+    Attributes:
+        path: of the file.
+        md5: of the body, hexadecimal.
+        told: headers that tell the client which checksum was compared.
+    """
+
+    path: Path
+    md5: str
+    told: list[tuple[str, str]]
+
+
+async def receive(desk: Desk, request: Request) -> Incoming:
+    """Write a body to a file. The file is removed when the body is not as declared."""
     exchange, claim = request.exchange, request.caller.claim
-    declared = (declared_hash(exchange.received, claim) if claim else exchange.headers.get("x-amz-content-sha256")) or ""
+    declared = (declared_hash(exchange.received, claim) if claim else exchange.headers.get("x-amz-content-sha256")) or UNSIGNED
     decoder = None
+    sign_trailers = None
     if declared in STREAMING:
-        sign = partial(chunk_signature, request.signing_key, claim) if claim and "HMAC" in declared else None
-        decoder = ChunkDecoder(sign, claim.signature if claim else "")
         if "HMAC" in declared and claim is None:
             raise S3Error("AccessDenied", 403, "signed chunks need a signed request")
-    if (exchange.length or 0) > OBJECT_BYTES:
+        sign = partial(chunk_signature, request.signing_key, claim) if claim and "HMAC" in declared else None
+        sign_trailers = partial(trailer_signature, request.signing_key, claim) if claim and sign and "TRAILER" in declared else None
+        decoder = ChunkDecoder(sign, claim.signature if claim else "")
+    expected = Expected(exchange.headers)
+    length = read_digits(exchange.headers.get("x-amz-decoded-content-length", "0"), OBJECT_BYTES)
+    if length is None or (exchange.length or 0) > OBJECT_BYTES:
         raise S3Error("EntityTooLarge", 400, f"an object comes in parts of at most {OBJECT_BYTES} bytes")
     incoming = desk.objects.incoming()
     md5, sha = hashlib.md5(usedforsecurity=False), hashlib.sha256()
@@ -107,24 +128,26 @@ async def receive(desk: Desk, request: Request) -> tuple[Path, str]:
                 if total > OBJECT_BYTES:
                     raise S3Error("EntityTooLarge", 400, f"an object comes in parts of at most {OBJECT_BYTES} bytes")
                 if len(pending) >= BLOCK:
-                    await in_thread(desk.pool, _write, stream, bytes(pending), md5, sha)
+                    await in_thread(desk.pool, _write, stream, bytes(pending), md5, sha, expected)
                     pending.clear()
-            await in_thread(desk.pool, _write, stream, bytes(pending), md5, sha)
+            await in_thread(desk.pool, _write, stream, bytes(pending), md5, sha, expected)
         if decoder is not None and not decoder.finished:
             raise S3Error("IncompleteBody", 400, "the body ended before its last chunk")
-        if decoder is None and claim is not None:
-            check_body(declared, sha.hexdigest())
+        if decoder is not None and "x-amz-decoded-content-length" in exchange.headers and total != length:
+            raise S3Error("IncompleteBody", 400, f"the chunks have {total} bytes; x-amz-decoded-content-length says {length}")
+        check_body(declared, sha.hexdigest())
         if exchange.length is not None and exchange.read != exchange.length:
             raise S3Error("IncompleteBody", 400, f"the body has {exchange.read} of {exchange.length} bytes")
+        told = expected.check(md5.digest(), decoder.trailers(sign_trailers) if decoder else {})
     except BaseException:
         incoming.unlink(missing_ok=True)
         raise
-    return incoming, md5.hexdigest()
+    return Incoming(incoming, md5.hexdigest(), told)
 
 
-def _write(stream: Any, data: bytes, md5: Any, sha: Any) -> None:
-    md5.update(data)
-    sha.update(data)
+def _write(stream: Any, data: bytes, *digests: Digest | Expected) -> None:
+    for digest in digests:
+        digest.update(data)
     stream.write(data)
 
 
@@ -147,7 +170,7 @@ def byte_range(text: str, size: int) -> tuple[int, int] | None:
     Raises:
         S3Error: beyond the end.
     """
-    match = re.fullmatch(r"bytes=(\d{0,18})-(\d{0,18})", text)
+    match = re.fullmatch(r"bytes=([0-9]{0,18})-([0-9]{0,18})", text)
     if not match or not (match[1] or match[2]):
         return None
     first = int(match[1]) if match[1] else max(size - int(match[2]), 0)

@@ -8,16 +8,18 @@ from typing import Any
 from urllib.parse import unquote
 
 from anomaly_model.errors import LinewatchError
-from control_plane.access.authenticate import Caller, identify, prove, sha256
+from control_plane.access import sigv2
+from control_plane.access.authenticate import Caller, identify, identify_url, prove, sha256
 from control_plane.access.sigv4 import declared_hash, query_pairs, read_claim
-from control_plane.errors import ApiError
+from control_plane.errors import AccessDeniedError, ApiError
 from control_plane.exchange import BodyBudget, ClientGoneError, Exchange, in_thread
 from control_plane.objects.directory import DirectoryObjects
 from control_plane.s3_door import buckets, object_actions, upload_actions
+from control_plane.s3_door.conditions import refuse_promises
 from control_plane.s3_door.desk import DOCUMENT_BYTES, XML, Action, Desk, Request
 from control_plane.s3_door.errors import S3Error, render, translate
 from control_plane.s3_door.multipart import Multipart
-from control_plane.services import Services
+from control_plane.services import Call, Services
 
 log = logging.getLogger(__name__)
 
@@ -69,12 +71,18 @@ class S3Door:
     async def _answer(self, exchange: Exchange) -> None:
         bucket, _, key = exchange.path.removeprefix("/").partition("/")
         query = dict(query_pairs(exchange.query))
+        url = sigv2.read_claim(exchange.received)
+        if url is not None:
+            exchange.headers = {**url.headers, **exchange.headers}
         name, action, permission = find_action(exchange, bool(bucket), bool(key), query)
         exchange.facts |= {"eventName": name, "readOnly": exchange.method in ("GET", "HEAD"),
                            "requestParameters": {"bucket": bucket[:80], "key": unquote(key)[:500]}}  # fmt: skip
         if self._desk is None:
             raise S3Error("NotImplemented", 501, "the objects of this server lie in S3; call that endpoint")
-        caller: Caller = await in_thread(self._pool, identify, self._services, exchange.received)
+        if url is not None:
+            caller: Caller = await in_thread(self._pool, identify_url, self._services, exchange.received, url)
+        else:
+            caller = await in_thread(self._pool, identify, self._services, exchange.received)
         exchange.facts |= {
             "accessKey": caller.identity.access_key,
             "account": caller.scope.account,
@@ -87,13 +95,32 @@ class S3Door:
             body = await exchange.body(DOCUMENT_BYTES, self._budget)
             request.signing_key = prove(caller, exchange.received, sha256(body))
             exchange.receive, exchange.ended = _replay(body), False
-        resource = f"arn:aws:s3:::{request.bucket}" + (f"/{request.key}" if request.key else "")
-        request.call(self._services).require(permission, resource)
+        await in_thread(self._pool, _authorize, request.call(self._services), request, name, permission)
+        refuse_promises(exchange.headers)
         await action(self._desk, request)
 
 
+def _authorize(call: Call, request: Request, name: str, permission: str) -> None:
+    """Refuse what the caller may not do.
+
+    Raises:
+        ApiError
+    """
+    if name in ("CreateBucket", "ListBuckets"):  # whose a bucket is does not matter, or decides what is listed
+        call.require(permission, f"arn:aws:s3:::{request.bucket}")
+        return
+    if name == "DeleteObjects":  # each key is asked about by itself
+        call.require_bucket(request.bucket)
+    else:
+        call.require_object(permission, request.bucket, request.key)
+    expected = request.exchange.headers.get("x-amz-expected-bucket-owner", call.scope.account)
+    if expected != call.scope.account:
+        raise AccessDeniedError(f"the bucket {request.bucket[:80]} belongs to {call.scope.account}, not to {expected[:40]}")
+
+
 _IGNORED = {"x-id", "encoding-type", "list-type", "prefix", "delimiter", "max-keys", "continuation-token", "start-after", "marker",
-            "fetch-owner", "versionId", "partNumber", "uploadId", "allow-unordered"}  # fmt: skip
+            "fetch-owner", "versionId", "partNumber", "uploadId", "allow-unordered", "content-md5", "content-type",
+            *sigv2.NAMES}  # fmt: skip
 _RESPONSE = re.compile(r"response-|X-Amz-|x-amz-", re.IGNORECASE)
 
 

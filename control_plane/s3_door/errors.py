@@ -4,8 +4,13 @@ from xml.sax.saxutils import escape
 
 from anomaly_model.errors import LinewatchError
 from control_plane.errors import ApiError, SkewedClockError
-from control_plane.objects import InvalidNameError, NoSuchBucketError, NoSuchObjectError
-from control_plane.objects.directory import BucketNotEmptyError
+from control_plane.objects import (
+    BucketNotEmptyError,
+    BucketTakenError,
+    InvalidNameError,
+    NoSuchBucketError,
+    NoSuchObjectError,
+)
 
 
 class S3Error(LinewatchError):
@@ -32,6 +37,7 @@ _OF_OBJECTS: dict[type[LinewatchError], tuple[str, int]] = {
     NoSuchObjectError: ("NoSuchKey", 404),
     InvalidNameError: ("InvalidArgument", 400),
     BucketNotEmptyError: ("BucketNotEmpty", 409),
+    BucketTakenError: ("BucketAlreadyExists", 409),
 }
 _FAULT = ("InternalError", 500)
 

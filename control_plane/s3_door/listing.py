@@ -4,11 +4,14 @@ import base64
 import binascii
 from collections.abc import Mapping
 
+from anomaly_model.numbers import read_digits
 from control_plane.objects.directory import DirectoryObjects, Entry
+from control_plane.objects.keys import LAST
 from control_plane.s3_door import documents as xml
 from control_plane.s3_door.errors import S3Error
 
 PAGE = 1000
+_MOST_KEYS = 2**31 - 1
 
 
 def list_objects(objects: DirectoryObjects, bucket: str, query: Mapping[str, str]) -> bytes:
@@ -25,9 +28,10 @@ def list_objects(objects: DirectoryObjects, bucket: str, query: Mapping[str, str
     second = query.get("list-type") == "2"
     prefix, delimiter, encoding = query.get("prefix", ""), query.get("delimiter", ""), query.get("encoding-type")
     text = query.get("max-keys", str(PAGE))
-    if not text.isdigit():
-        raise S3Error("InvalidArgument", 400, f"max-keys is {text[:40]!r}; expected a number")
-    most = min(int(text), PAGE)
+    stated = read_digits(text, _MOST_KEYS)
+    if stated is None:
+        raise S3Error("InvalidArgument", 400, f"max-keys is {text[:40]!r}; expected a number from 0 to {_MOST_KEYS}")
+    most = min(stated, PAGE)
     after = query.get("start-after" if second else "marker", "")
     if second and "continuation-token" in query:
         after = _decode(query["continuation-token"])
@@ -70,20 +74,19 @@ def _page(
     prefixes: list[str] = []
     last = after
     # Behind a common prefix that ended a page are keys that it stands for: they are not listed again.
-    skipped = after if delimiter and after.endswith(delimiter) else None
-    for entry in objects.list(bucket, prefix, after):
-        if skipped and entry.key.startswith(skipped):
-            continue
-        cut = entry.key.find(delimiter, len(prefix)) if delimiter else -1
-        group = entry.key[: cut + len(delimiter)] if cut >= 0 else None
-        if group is not None and prefixes and prefixes[-1] == group:
+    keys = objects.keys(bucket, prefix, after + LAST if delimiter and after.endswith(delimiter) else after)
+    while (key := next(keys, None)) is not None:
+        cut = key.find(delimiter, len(prefix)) if delimiter else -1
+        entry = objects.entry(bucket, key) if cut < 0 else None
+        if cut < 0 and entry is None:
             continue
         if len(found) + len(prefixes) >= most:
             return found, prefixes, last, most > 0
-        if group is not None:
-            prefixes.append(group)
-            last = group
-        else:
+        if entry is not None:
             found.append(entry)
-            last = entry.key
+            last = key
+        else:
+            last = key[: cut + len(delimiter)]
+            prefixes.append(last)
+            keys = objects.keys(bucket, prefix, last + LAST)
     return found, prefixes, last, False

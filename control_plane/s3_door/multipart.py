@@ -5,16 +5,21 @@ import re
 import secrets
 import shutil
 import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import BinaryIO
 
 import msgspec
 
 from anomaly_model.bundle import replace_file
-from control_plane.objects.directory import PRIVATE, DirectoryObjects
+from anomaly_model.numbers import read_digits
+from control_plane.objects.directory import PRIVATE, Check, DirectoryObjects
+from control_plane.s3_door.checksums import digest_of, read_header, read_value
 from control_plane.s3_door.errors import S3Error
 
 _ID = re.compile(r"[0-9a-f]{32}")
-_PART = re.compile(r"(\d{5})-([0-9a-f]{32})")
+_PART = re.compile(r"([0-9]{5})-([0-9a-f]{32})")
 MOST_PARTS = 10_000
 FORGOTTEN_S = 7 * 24 * 3600
 """Uploads that nobody completed are removed after this time."""
@@ -27,6 +32,69 @@ class Upload(msgspec.Struct, frozen=True):
     key: str
     content_type: str
     metadata: dict[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A part that a client wants in the object.
+
+    Attributes:
+        number: of the part.
+        etag: MD5, hexadecimal.
+        checksums: further ones, by algorithm.
+    """
+
+    number: int
+    etag: str
+    checksums: dict[str, bytes] = field(default_factory=dict)
+
+
+class Whole:
+    """What a client says of a whole object: its size, and a checksum of its bytes or of its parts' checksums."""
+
+    def __init__(self, size: int | None = None, algorithm: str = "", text: str = "", composite: bool = False) -> None:
+        """Begin.
+
+        Args:
+            size: in bytes; None where it is not told.
+            algorithm: of the checksum; empty without one.
+            text: the checksum as it is written; behind a composite one may be a dash and the number of parts.
+            composite: the checksum is one of checksums.
+
+        Raises:
+            S3Error: the checksum is malformed.
+        """
+        value, dash, count = text.partition("-")
+        self._size, self._algorithm, self._count = size, algorithm, count if dash else ""
+        self._value = read_value(algorithm, value) if algorithm else b""
+        self.digest = digest_of(algorithm or "sha256")
+        self.of_parts = (algorithm,) if composite and algorithm else ()
+        self.of_bytes = () if composite or not algorithm else (self.digest,)
+
+    def check(self, size: int, parts: int) -> None:
+        """Compare with the object that was put together.
+
+        Raises:
+            S3Error: it is another one.
+        """
+        if self._size is not None and size != self._size:
+            raise S3Error("InvalidRequest", 400, f"the parts have {size} bytes; x-amz-mp-object-size says {self._size}")
+        if self._algorithm and (self.digest.digest() != self._value or self._count not in ("", str(parts))):
+            raise S3Error("BadDigest", 400, f"the object's {self._algorithm} is not the one that the call states")
+
+
+def read_whole(headers: Mapping[str, str]) -> Whole:
+    """What the headers of CompleteMultipartUpload say of the object.
+
+    Raises:
+        S3Error: malformed.
+    """
+    size, text = None, headers.get("x-amz-mp-object-size")
+    if text is not None and (size := read_digits(text, 1 << 50)) is None:
+        raise S3Error("InvalidRequest", 400, f"x-amz-mp-object-size is {text[:40]!r}; expected a number of bytes")
+    algorithm, value = read_header(headers) or ("", "")
+    kind = headers.get("x-amz-checksum-type", "FULL_OBJECT" if algorithm == "crc64nvme" else "COMPOSITE")
+    return Whole(size, algorithm, value, composite=kind != "FULL_OBJECT")
 
 
 class Multipart:
@@ -79,32 +147,52 @@ class Multipart:
                 found[int(match[1])] = (match[2], path)
         return found
 
-    def complete(self, folder: Path, upload: Upload, wanted: list[tuple[int, str]]) -> str:
+    def complete(self, folder: Path, upload: Upload, parts: list[Part], whole: Whole, check: Check | None) -> str:
         """Put the parts together as an object; returns its ETag.
 
         Args:
             folder: of the upload.
             upload: what it is for.
-            wanted: numbers and ETags, in order.
+            parts: in order.
+            whole: what the client says of the object.
+            check: asked before the object is put in place, as `DirectoryObjects.adopt` has it.
 
         Raises:
-            S3Error: a part is missing, another, or out of order.
+            S3Error: a part is missing, another, or out of order; the object is not as the client says.
         """
         there = self.parts(folder)
-        numbers = [number for number, _ in wanted]
-        if not wanted or numbers != sorted(set(numbers)):
+        numbers = [part.number for part in parts]
+        if not parts or numbers != sorted(set(numbers)):
             raise S3Error("InvalidPartOrder", 400, "the parts are not in ascending order, each once")
         digests = bytearray()
         incoming = self._objects.incoming()
-        with incoming.open("xb") as target:
-            for number, etag in wanted:
-                if number not in there or there[number][0] != etag:
-                    incoming.unlink()
-                    raise S3Error("InvalidPart", 400, f"part {number} was not uploaded, or is another than the one named")
-                with there[number][1].open("rb") as source:
-                    shutil.copyfileobj(source, target, 1 << 20)
-                digests += bytes.fromhex(etag)
-        etag = f"{hashlib.md5(digests, usedforsecurity=False).hexdigest()}-{len(wanted)}"
-        self._objects.adopt(upload.bucket, upload.key, incoming, etag, upload.content_type, upload.metadata)
+        try:
+            with incoming.open("xb") as target:
+                for part in parts:
+                    if part.number not in there or there[part.number][0] != part.etag:
+                        raise S3Error("InvalidPart", 400, f"part {part.number} was not uploaded, or is another than the one named")
+                    _append(there[part.number][1], target, part, whole)
+                    digests += bytes.fromhex(part.etag)
+                whole.check(target.tell(), len(parts))
+        except BaseException:
+            incoming.unlink(missing_ok=True)
+            raise
+        etag = f"{hashlib.md5(digests, usedforsecurity=False).hexdigest()}-{len(parts)}"
+        self._objects.adopt(upload.bucket, upload.key, incoming, etag, upload.content_type, upload.metadata, check)
         shutil.rmtree(folder, ignore_errors=True)
         return etag
+
+
+def _append(path: Path, target: BinaryIO, part: Part, whole: Whole) -> None:
+    """Add a part to the object, and compare its checksums."""
+    found = {algorithm: digest_of(algorithm) for algorithm in {*part.checksums, *whole.of_parts}}
+    with path.open("rb") as source:
+        while block := source.read(1 << 20):
+            target.write(block)
+            for digest in (*found.values(), *whole.of_bytes):
+                digest.update(block)
+    for algorithm, value in part.checksums.items():
+        if found[algorithm].digest() != value:
+            raise S3Error("InvalidPart", 400, f"the {algorithm} of part {part.number} is not the one named")
+    for algorithm in whole.of_parts:
+        whole.digest.update(found[algorithm].digest())

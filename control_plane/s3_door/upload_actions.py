@@ -2,12 +2,16 @@
 
 import shutil
 from functools import partial
+from xml.etree.ElementTree import Element
 
+from anomaly_model.numbers import read_digits
 from control_plane.exchange import in_thread
 from control_plane.s3_door import documents as xml
+from control_plane.s3_door.checksums import ALGORITHMS, read_value
+from control_plane.s3_door.conditions import write_check
 from control_plane.s3_door.desk import XML, Desk, Request, about, read_document, receive, require_bucket
 from control_plane.s3_door.errors import S3Error
-from control_plane.s3_door.multipart import MOST_PARTS, Upload
+from control_plane.s3_door.multipart import MOST_PARTS, Part, Upload, read_whole
 from control_plane.s3_door.object_actions import copy_source
 
 
@@ -24,36 +28,48 @@ async def create_multipart_upload(desk: Desk, request: Request) -> None:
 
 async def upload_part(desk: Desk, request: Request) -> None:
     """UploadPart and UploadPartCopy."""
-    text = request.query["partNumber"]
-    if not text.isdigit() or not 1 <= int(text) <= MOST_PARTS:
-        raise S3Error("InvalidArgument", 400, f"partNumber is {text[:40]!r}; expected 1 to {MOST_PARTS}")
+    number = _part_number(request.query["partNumber"])
     folder, _ = desk.uploads.find(request.query["uploadId"], request.bucket, request.key)
     if "x-amz-copy-source" in request.exchange.headers:
         _, modified, incoming, etag = await in_thread(desk.pool, copy_source, desk, request)
-        await in_thread(desk.pool, desk.uploads.add_part, folder, int(text), incoming, etag)
+        await in_thread(desk.pool, desk.uploads.add_part, folder, number, incoming, etag)
         body = xml.document("CopyPartResult", [("LastModified", xml.iso(modified)), ("ETag", f'"{etag}"')])
         await request.exchange.answer(200, XML, body)
         return
-    incoming, etag = await receive(desk, request)
-    await in_thread(desk.pool, desk.uploads.add_part, folder, int(text), incoming, etag)
-    await request.exchange.answer(200, [("etag", f'"{etag}"')])
+    came = await receive(desk, request)
+    await in_thread(desk.pool, desk.uploads.add_part, folder, number, came.path, came.md5)
+    await request.exchange.answer(200, [("etag", f'"{came.md5}"'), *came.told])
+
+
+def _part_number(text: str) -> int:
+    number = read_digits(text, MOST_PARTS)
+    if not number:
+        raise S3Error("InvalidArgument", 400, f"the part number is {text[:40]!r}; expected 1 to {MOST_PARTS}")
+    return number
 
 
 async def complete_multipart_upload(desk: Desk, request: Request) -> None:
     """CompleteMultipartUpload."""
     folder, upload = desk.uploads.find(request.query["uploadId"], request.bucket, request.key)
+    headers = request.exchange.headers
     root = xml.parse(await read_document(desk, request), "CompleteMultipartUpload")
-    wanted = []
-    for part in xml.children(root, "Part"):
-        number, etag = xml.text_of(part, "PartNumber") or "", (xml.text_of(part, "ETag") or "").strip('"')
-        if not number.isdigit():
-            raise S3Error("MalformedXML", 400, "a part has no number")
-        wanted.append((int(number), etag))
-    etag = await in_thread(desk.pool, desk.uploads.complete, folder, upload, wanted)
+    parts = [_read_part(item) for item in xml.children(root, "Part")]
+    whole = read_whole(headers)
+    etag = await in_thread(desk.pool, desk.uploads.complete, folder, upload, parts, whole, write_check(headers))
     body = xml.document("CompleteMultipartUploadResult", [
         ("Location", request.exchange.path), ("Bucket", request.bucket), ("Key", request.key), ("ETag", f'"{etag}"'),
     ])  # fmt: skip
     await request.exchange.answer(200, XML, body)
+
+
+def _read_part(item: Element) -> Part:
+    """A part that a client wants in the object."""
+    checksums = {}
+    for algorithm in ALGORITHMS:
+        text = xml.text_of(item, f"Checksum{algorithm.upper()}")
+        if text:
+            checksums[algorithm] = read_value(algorithm, text)
+    return Part(_part_number(xml.text_of(item, "PartNumber") or ""), (xml.text_of(item, "ETag") or "").strip('"'), checksums)
 
 
 async def abort_multipart_upload(desk: Desk, request: Request) -> None:

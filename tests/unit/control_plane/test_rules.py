@@ -157,7 +157,7 @@ def test_every_remedy_has_its_call() -> None:
 
 def test_a_job_that_takes_too_long_is_ended(tmp_path: Path) -> None:
     (tmp_path / "spec.json").write_text("{}")
-    placement = Placement("train", str(tmp_path), 1e-5, str(tmp_path / "objects"), "", "r", 1, [], [])
+    placement = Placement("train", str(tmp_path), 1e-5, str(tmp_path / "objects"), "", "r", 1, [], [], "111122223333")
     outcome = msgspec.json.decode(run_job(msgspec.json.encode(placement)), type=Outcome)
     assert "the most that the settings allow" in outcome.error
     assert msgspec.json.decode((tmp_path / "final.json").read_bytes(), type=Outcome) == outcome
