@@ -158,12 +158,14 @@ BODIES = st.one_of(
         max_size=4), max_leaves=12).map(lambda v: json.dumps(v).encode()),
 )  # fmt: skip
 QUERIES = st.lists(st.sampled_from(["nextToken=%ff", "maxResults=-1", "maxResults=9" * 20, "labeled=x", "createdBefore=1e999", "a",
-                                    "tagKeys=", "uploads", "uploadId=../x", "partNumber=0", "delete", "list-type=2", "max-keys=-5",
+                                    "tagKeys=", "uploads", "uploadId=../x", "partNumber=0", "delete", "list-type=2", "max-keys=-5", "max-keys=%C2%B2",
+                                    "partNumber=%C2%B2", "AWSAccessKeyId=a&Signature=%ff&Expires=" + "9" * 5000,
                                     "X-Amz-Signature=1", "prefix=%00"]), max_size=3).map("&".join)  # fmt: skip
 HEADERS = st.lists(st.sampled_from([("x-amz-target", "RekognitionService.DescribeDataset"), ("x-amz-target", "\x00"),
                                     ("content-type", "image/png"), ("authorization", "AWS4-HMAC-SHA256 x"), ("range", "bytes=9-1"),
                                     ("x-amz-copy-source", "/%00/.."), ("x-amz-copy-source", "bkt"), ("content-length", "x"),
                                     ("x-amz-content-sha256", "STREAMING-UNSIGNED-PAYLOAD-TRAILER"), ("x-amzn-client-token", "a b"),
+                                    ("content-md5", "\u00b2"), ("x-amz-checksum-crc32", "x"), ("if-match", "*"), ("if-none-match", "*"),
                                     ("x-amz-meta-a", "\u00e9".encode().decode("latin-1"))]), max_size=3).map(dict)  # fmt: skip
 
 
