@@ -89,10 +89,10 @@ class Server:
         """Its database."""
         return Store(Settings(data=str(self.data), database=str(self.settings.get("database", ""))).database_url)
 
-    def credential(self, policy: Policy = ROLES["full"], hours: float | None = None) -> dict[str, str]:
+    def credential(self, policy: Policy = ROLES["full"], hours: float | None = None, account: str = ACCOUNT) -> dict[str, str]:
         """A new credential, as keyword arguments of a boto3 client."""
         store = self.store()
-        made = Registry(store, MasterKey.open(self.data)).create(ACCOUNT, "test", policy, hours)
+        made = Registry(store, MasterKey.open(self.data)).create(account, "test", policy, hours)
         store.close()
         return {
             "aws_access_key_id": made["access_key_id"],

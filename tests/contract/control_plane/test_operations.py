@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from botocore.exceptions import ClientError
 
-from control_plane.access.policy import ROLES
+from control_plane.access.policy import ROLES, Policy, Statement
 from control_plane.wire.service_model import operations
 from tests.contract.control_plane.conftest import Bench, entry, manifest
 from tests.server import ACCOUNT, REGION, wait_for
@@ -196,6 +196,51 @@ def create_a_dataset_from_a_manifest(b: Bench) -> None:
     assert done["ImageStats"] == {
         "Total": 1234, "Labeled": len(labelled), "Normal": len(labelled) - anomalies, "Anomaly": anomalies,
     }  # fmt: skip
+
+
+@case("CreateDataset")
+def a_manifest_of_pictures_that_its_writer_may_not_read(b: Bench) -> None:
+    b.make()
+    bucket = f"manifests-{secrets.token_hex(4)}"
+    b.s3.create_bucket(Bucket=bucket, CreateBucketConfiguration={"LocationConstraint": REGION})
+    b.s3.put_object(Bucket=bucket, Key="m", Body=manifest(20))
+    client = may_read(b, f"arn:aws:s3:::{bucket}/*")
+    source = {"GroundTruthManifest": {"S3Object": {"Bucket": bucket, "Key": "m"}}}
+    client.create_dataset(ProjectName=b.project, DatasetType="train", DatasetSource=source)
+    done = b.settled()
+    assert (done["Status"], done["ImageStats"]["Total"]) == ("CREATE_FAILED", 0)
+    assert "s3:GetObject on 20 of 20 pictures and masks: s3://pictures/part-00000.png" in done["StatusMessage"]
+
+
+@case("UpdateDatasetEntries")
+def entries_that_the_caller_may_not_read(b: Bench) -> None:
+    b.make("train", lines=3)
+    may_read(b, "arn:aws:s3:::pictures/part-00007.png").update_dataset_entries(
+        ProjectName=b.project, DatasetType="train", Changes=manifest(2, start=7)
+    )
+    done = b.settled()
+    assert (done["Status"], done["ImageStats"]["Total"]) == ("UPDATE_FAILED_ROLLBACK_COMPLETE", 3)
+    assert "1 of 2 pictures and masks: s3://pictures/part-00008.png" in done["StatusMessage"]
+
+
+@case("CreateModel", "AccessDeniedException")
+def train_on_pictures_that_the_caller_may_not_read(b: Bench) -> None:
+    b.make("train", lines=3)
+    found = refused(lambda: may_read(b, "arn:aws:s3:::pictures/part-00001.png").create_model(ProjectName=b.project, **train_config()),
+                    "AccessDeniedException", 403)  # fmt: skip
+    assert "s3://pictures/part-00002.png" in found["Error"]["Message"]  # the unlabelled one is not read
+    other = b.server.credential(account="999988887777")
+    bucket = f"theirs-{secrets.token_hex(4)}"
+    b.server.client(other, "s3").create_bucket(Bucket=bucket, CreateBucketConfiguration={"LocationConstraint": REGION})
+    refused(lambda: b.api.create_model(ProjectName=b.project, OutputConfig={"S3Location": {"Bucket": bucket}}), "AccessDeniedException", 403)
+
+
+def may_read(b: Bench, *resources: str) -> Any:
+    """A client that may do all but read other objects than these."""
+    statements = [
+        Statement("Allow", ["lookoutvision:*", "s3:PutObject"]), Statement("Allow", "s3:GetObject", list(resources)),
+    ]  # fmt: skip
+    return b.server.client(b.server.credential(Policy(statements)))
 
 
 @pytest.mark.parametrize(("body", "reason"), [

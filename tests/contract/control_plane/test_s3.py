@@ -1,7 +1,10 @@
 """The S3 door with boto3 as it is today: its own transfer manager, every action, and errors as S3 names them."""
 
 import hashlib
+import os
 import secrets
+import subprocess
+import urllib.request
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +12,7 @@ import pytest
 from boto3.s3.transfer import TransferConfig
 from botocore.exceptions import ClientError
 
+from tests.conftest import old_client
 from tests.contract.control_plane.conftest import Bench
 from tests.server import REGION
 
@@ -128,10 +132,10 @@ def test_what_is_refused(bench: Bench, bucket: str) -> None:
     assert bench.s3.get_object(Bucket=bucket, Key="a")["Body"].read() == b"x"
 
 
-def _only(*actions: str) -> Any:
+def _only(*actions: str, **extra: Any) -> Any:
     from tests.contract.control_plane.conftest import policy
 
-    return policy(*actions)
+    return policy(*actions, **extra)
 
 
 def test_another_secret(bench: Bench, bucket: str) -> None:
@@ -155,3 +159,65 @@ def test_a_changed_body_leaves_nothing(bench: Bench, bucket: str) -> None:
     status, _, body = send(bench.server, "PUT", f"/{bucket}/k", b"two", dict(request.headers))
     assert (status, b"SignatureDoesNotMatch" in body) == (403, True)
     assert code(lambda: bench.s3.head_object(Bucket=bucket, Key="k")) == ("404", 404)
+
+
+def test_another_account_has_nothing_here(bench: Bench, bucket: str) -> None:
+    put = bench.s3.put_object(Bucket=bucket, Key="k", Body=b"one")
+    upload = bench.s3.create_multipart_upload(Bucket=bucket, Key="k")["UploadId"]
+    other = bench.server.client(bench.server.credential(account="999988887777"), "s3")
+    where = {"Bucket": bucket, "Key": "k"}
+    theirs = f"theirs-{bucket}"
+    other.create_bucket(Bucket=theirs, **REGIONAL)
+    for call in (
+        lambda: other.list_objects_v2(Bucket=bucket), lambda: other.get_bucket_location(Bucket=bucket),
+        lambda: other.get_object(**where), lambda: other.put_object(**where, Body=b"two"), lambda: other.delete_object(**where),
+        lambda: other.delete_bucket(Bucket=bucket), lambda: other.delete_objects(Bucket=bucket, Delete={"Objects": [{"Key": "k"}]}),
+        lambda: other.copy_object(Bucket=theirs, Key="c", CopySource=where), lambda: other.create_multipart_upload(**where),
+        lambda: other.copy_object(Bucket=bucket, Key="c", CopySource={"Bucket": theirs, "Key": "k"}),
+        lambda: other.upload_part(**where, UploadId=upload, PartNumber=1, Body=b"x"), lambda: other.list_parts(**where, UploadId=upload),
+        lambda: other.abort_multipart_upload(**where, UploadId=upload),
+        lambda: other.complete_multipart_upload(**where, UploadId=upload, MultipartUpload={"Parts": [{"PartNumber": 1, "ETag": "x"}]}),
+    ):  # fmt: skip
+        assert code(call) == ("AccessDenied", 403)
+    assert code(lambda: other.head_object(**where)) == ("403", 403)
+    assert code(lambda: other.head_bucket(Bucket=bucket)) == ("403", 403)
+    assert code(lambda: other.create_bucket(Bucket=bucket, **REGIONAL)) == ("BucketAlreadyExists", 409)
+    assert [b["Name"] for b in other.list_buckets()["Buckets"] if bucket in b["Name"]] == [theirs]
+    assert theirs not in [b["Name"] for b in bench.s3.list_buckets()["Buckets"]]
+    assert bench.s3.get_object(**where)["ETag"] == put["ETag"]
+    assert code(lambda: bench.s3.get_object(**where, ExpectedBucketOwner="999988887777")) == ("AccessDenied", 403)
+    part = bench.s3.upload_part_copy(**where, UploadId=upload, PartNumber=1, CopySource=where)["CopyPartResult"]["ETag"]
+    bench.s3.complete_multipart_upload(**where, UploadId=upload, MultipartUpload={"Parts": [{"PartNumber": 1, "ETag": part}]})
+
+
+def test_deleting_many_asks_about_each_key(bench: Bench, bucket: str) -> None:
+    for key in ("a/1", "b/1"):
+        bench.s3.put_object(Bucket=bucket, Key=key, Body=b"x")
+    limited = bench.server.client(bench.server.credential(_only("s3:DeleteObject", Resource=f"arn:aws:s3:::{bucket}/a/*")), "s3")
+    done = limited.delete_objects(Bucket=bucket, Delete={"Objects": [{"Key": "a/1"}, {"Key": "b/1"}]})
+    assert [(d["Key"], e["Key"], e["Code"]) for d, e in zip(done["Deleted"], done["Errors"], strict=True)] == [("a/1", "b/1", "AccessDenied")]
+
+
+@pytest.mark.parametrize("algorithm", ["CRC32", "SHA256"])
+def test_what_a_client_says_of_a_body_is_checked(bench: Bench, bucket: str, algorithm: str) -> None:
+    put = bench.s3.put_object(Bucket=bucket, Key="k", Body=b"one", ChecksumAlgorithm=algorithm)
+    wrong = {f"Checksum{algorithm}": put[f"Checksum{algorithm}"]}
+    assert code(lambda: bench.s3.put_object(Bucket=bucket, Key="k", Body=b"two", **wrong)) == ("BadDigest", 400)
+    assert code(lambda: bench.s3.put_object(Bucket=bucket, Key="k", Body=b"two", IfNoneMatch="*")) == ("PreconditionFailed", 412)
+    assert bench.s3.get_object(Bucket=bucket, Key="k")["Body"].read() == b"one"
+
+
+def test_urls_that_old_clients_presign(bench: Bench, bucket: str) -> None:
+    script = (
+        "import boto3, sys; s3 = boto3.client('s3', endpoint_url=sys.argv[1], region_name='us-east-1')\n"
+        "for action in ('put_object', 'get_object'): print(s3.generate_presigned_url(action, Params={'Bucket': sys.argv[2], 'Key': 'a b'}))"
+    )
+    key = bench.server.credential()
+    environment = {**os.environ, **{name.upper(): value for name, value in key.items()}}
+    done = subprocess.run([old_client(), "-c", script, bench.server.url, bucket], env=environment, capture_output=True, text=True, check=True)
+    put, get = done.stdout.splitlines()
+    assert "AWSAccessKeyId" in put
+    with urllib.request.urlopen(urllib.request.Request(put, b"one", {"Content-Type": ""}, method="PUT"), timeout=10) as answer:
+        assert answer.status == 200
+    with urllib.request.urlopen(get, timeout=10) as answer:
+        assert answer.read() == b"one"
