@@ -46,7 +46,7 @@ def make_model(folder: Path) -> Bundle:
 def packaging(bundle: Path, target: str) -> dict[str, object]:
     """Package in a process of its own, with nothing measured or kept from before."""
     with tempfile.TemporaryDirectory() as folder:
-        command = [sys.executable, "-m", "linewatch.cli", "package", str(bundle), "--target", target, "-o", f"{folder}/out", "--json"]
+        command = [sys.executable, "-P", "-m", "linewatch.cli", "package", str(bundle), "--target", target, "-o", f"{folder}/out", "--json"]
         kept = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "linewatch" / "runtime"
         (Path(folder) / "linewatch").mkdir()
         if kept.is_dir():  # TVM's runtime for other machines is fetched once and not part of packaging

@@ -72,7 +72,7 @@ class Bench:
         environment = {**os.environ, "LINEWATCH_SERVER_DATA": str(self.data), "LINEWATCH_SERVER_PORT": "0"}
         self.log = folder / "server.log"
         with self.log.open("wb") as stream:
-            command = [sys.executable, "-m", "linewatch.cli", "serve"]
+            command = [sys.executable, "-P", "-m", "linewatch.cli", "serve"]
             self.process = subprocess.Popen(command, env=environment, stdout=stream, stderr=stream)
         while '"server listening"' not in self.log.read_text():
             if self.process.poll() is not None:

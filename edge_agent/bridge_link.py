@@ -61,7 +61,7 @@ class BridgeLink:
         ours, theirs = channel_pair()
         options = _options(self._settings, theirs.fileno())
         with theirs:
-            command = [sys.executable, "-m", "edge_agent.bridge", msgspec.json.encode(options).decode()]
+            command = [sys.executable, "-P", "-m", "edge_agent.bridge", msgspec.json.encode(options).decode()]
             process = subprocess.Popen(command, stdin=subprocess.DEVNULL, pass_fds=[theirs.fileno()])
         with self._lock:
             self._channel, self._process = ours, process

@@ -1,4 +1,4 @@
-"""The process that runs one model: `python -m edge_agent.worker OPTIONS`, with `WorkerOptions` as JSON.
+"""The process that runs one model: `python -P -m edge_agent.worker OPTIONS`, with `WorkerOptions` as JSON.
 
 A process of its own gives a stopped model's memory back, and a crash in generated code ends this process only.
 """

@@ -208,7 +208,7 @@ class WorkerLink:
             settings.threads, settings.trusted_keys, settings.measured, cpus, settings.other_sizes, settings.confine,
             settings.worker_mib,
         )  # fmt: skip
-        command = [sys.executable, "-m", "edge_agent.worker", msgspec.json.encode(options).decode()]
+        command = [sys.executable, "-P", "-m", "edge_agent.worker", msgspec.json.encode(options).decode()]
         user = settings.worker_user or None
         try:
             self.process = subprocess.Popen(

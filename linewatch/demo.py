@@ -142,7 +142,7 @@ def running_agent(models: Path) -> Iterator[str]:
     """
     with tempfile.TemporaryDirectory(prefix="linewatch-") as folder:
         address = f"unix://{folder}/agent.sock"
-        command = [sys.executable, "-m", "linewatch.cli", "agent", "--models", str(models), "--socket", address]
+        command = [sys.executable, "-P", "-m", "linewatch.cli", "agent", "--models", str(models), "--socket", address]
         log = Path(folder) / "agent.log"
         with log.open("wb") as stream:
             process = subprocess.Popen(command, stdout=stream, stderr=stream, env={**os.environ, "PYTHONUNBUFFERED": "1", "PYTHONFAULTHANDLER": "1"})

@@ -11,7 +11,7 @@ class ChildError(Exception):
 
 
 def run_module(module: str, *arguments: str, timeout_s: int, given: bytes = b"") -> bytes:
-    """`python -m module arguments`; returns what it wrote to standard output.
+    """`python -P -m module arguments`; returns what it wrote to standard output.
 
     Args:
         module: whose `__main__` part does the work.
@@ -22,7 +22,7 @@ def run_module(module: str, *arguments: str, timeout_s: int, given: bytes = b"")
     Raises:
         ChildError: it took too long, or ended with another exit code than 0.
     """
-    command = [sys.executable, "-m", module, *arguments]
+    command = [sys.executable, "-P", "-m", module, *arguments]
     try:
         result = subprocess.run(command, input=given, capture_output=True, timeout=timeout_s, check=False)
     except subprocess.TimeoutExpired:

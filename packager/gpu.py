@@ -2,7 +2,7 @@
 
 No GPU is needed. TVM's own CUDA runtime has to be loadable all the same, or it would silently embed source text instead
 of machine code; where the machine has no driver, stand-ins with the same symbols are linked for it, which nothing calls.
-Both would get in the way of the packager's process, so that `python -m packager.gpu` does it in one of its own.
+Both would get in the way of the packager's process, so that `python -P -m packager.gpu` does it in one of its own.
 """
 
 import ctypes

@@ -1,4 +1,4 @@
-"""Packaging as a job: `python -m packager.job FOLDER`; see `anomaly_model.child_job`."""
+"""Packaging as a job: `python -P -m packager.job FOLDER`; see `anomaly_model.child_job`."""
 
 import sys
 from pathlib import Path

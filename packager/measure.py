@@ -1,6 +1,6 @@
 """Times compiled code against ONNX Runtime on this machine, in a process that holds only what a device holds.
 
-Run as `python -m packager.measure BUNDLE VARIANT ROUNDS`; prints one JSON object. A process of its own, so that the TVM
+Run as `python -P -m packager.measure BUNDLE VARIANT ROUNDS`; prints one JSON object. A process of its own, so that the TVM
 compiler is not loaded, memory can be told, and a crash of generated code is an error message and not our end.
 """
 

@@ -1,7 +1,7 @@
 """Measures a few schedules a layer on this machine and keeps the fastest.
 
 What was measured is kept in a log, by the layer's shape: the next packaging takes it from there, which is fast and gives
-the same bytes. `python -m packager.tune MODEL MCPU < NAMES` measures in a process of its own, so that a crash of generated
+the same bytes. `python -P -m packager.tune MODEL MCPU < NAMES` measures in a process of its own, so that a crash of generated
 code is not our end.
 """
 

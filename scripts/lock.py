@@ -26,7 +26,7 @@ def compile_lock(*sources: str) -> list[str]:
     """Entries of the registry's resolution of some sources, one text each."""
     with tempfile.TemporaryDirectory() as folder:
         target = Path(folder) / "lock.txt"
-        command = [sys.executable, "-m", "piptools", "compile", "-q", "--upgrade", "--generate-hashes", "--strip-extras",
+        command = [sys.executable, "-P", "-m", "piptools", "compile", "-q", "--upgrade", "--generate-hashes", "--strip-extras",
                    "--allow-unsafe", "--no-header", "--no-emit-index-url", "--no-emit-trusted-host", "--no-emit-find-links",
                    *sources, "-o", str(target)]  # fmt: skip
         # Without this machine's own sources of wheels: the lock must say what everybody finds.
@@ -41,7 +41,7 @@ def compile_lock(*sources: str) -> list[str]:
 def cpu_hashes() -> list[str]:
     """SHA-256 of the CPU build of torch, where this machine has one."""
     with tempfile.TemporaryDirectory() as folder:
-        subprocess.run([sys.executable, "-m", "pip", "download", "-q", "--no-deps", TORCH, "-d", folder], check=True)
+        subprocess.run([sys.executable, "-P", "-m", "pip", "download", "-q", "--no-deps", TORCH, "-d", folder], check=True)
         return [hashlib.sha256(p.read_bytes()).hexdigest() for p in Path(folder).glob("torch-*cpu*.whl")]
 
 

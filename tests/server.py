@@ -50,7 +50,7 @@ class Server:
         with log.open("ab") as stream:
             begin = stream.tell()
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "linewatch.cli", "serve"], stdout=stream, stderr=stream, stdin=subprocess.DEVNULL,
+                [sys.executable, "-P", "-m", "linewatch.cli", "serve"], stdout=stream, stderr=stream, stdin=subprocess.DEVNULL,
                 env={**os.environ, **environment},
             )
         deadline = time.monotonic() + START_S

@@ -1,4 +1,4 @@
-"""Training as a job: `python -m training.job FOLDER`; see `anomaly_model.child_job`."""
+"""Training as a job: `python -P -m training.job FOLDER`; see `anomaly_model.child_job`."""
 
 import sys
 from collections import Counter

@@ -113,7 +113,7 @@ class HostedModel:
         """
         models = self._folder / "models"
         models.mkdir()
-        command = [sys.executable, "-m", "linewatch.cli", "agent", "--models", str(models), "--socket", self._address,
+        command = [sys.executable, "-P", "-m", "linewatch.cli", "agent", "--models", str(models), "--socket", self._address,
                    "--threads", str(self._threads)]  # fmt: skip
         self._process = _SPAWNER.submit(_spawn, command, self._folder / "agent.log").result()
         try:
@@ -252,6 +252,6 @@ class HostedModel:
 def _spawn(command: list[str], log_file: Path) -> "subprocess.Popen[bytes]":
     with log_file.open("ab") as stream:
         return subprocess.Popen(
-            [sys.executable, "-m", "control_plane.hosting.tether", str(os.getpid()), *command], stdin=subprocess.DEVNULL,
+            [sys.executable, "-P", "-m", "control_plane.hosting.tether", str(os.getpid()), *command], stdin=subprocess.DEVNULL,
             stdout=stream, stderr=stream,
         )  # fmt: skip

@@ -195,7 +195,7 @@ def _run_child(placement: Placement, folder: Path, lock: int) -> None:
     deadline = time.monotonic() + placement.hours * 3600
     with (folder / LOG).open("ab") as log_file:
         process = subprocess.Popen(
-            [sys.executable, "-m", MODULES[placement.kind], str(folder), "--tied"], stdin=subprocess.PIPE, stdout=log_file,
+            [sys.executable, "-P", "-m", MODULES[placement.kind], str(folder), "--tied"], stdin=subprocess.PIPE, stdout=log_file,
             stderr=log_file, start_new_session=True, pass_fds=(lock,),  # while the child lives, so does the lock
         )  # fmt: skip
     try:

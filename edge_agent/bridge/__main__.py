@@ -1,4 +1,4 @@
-"""The bridge's process: `python -m edge_agent.bridge OPTIONS`, with `BridgeOptions` as JSON. Ends when the agent does."""
+"""The bridge's process: `python -P -m edge_agent.bridge OPTIONS`, with `BridgeOptions` as JSON. Ends when the agent does."""
 
 import os
 import signal

@@ -41,17 +41,17 @@ else
         exit 1
     fi
     rm -rf "$part" "$target"
-    if ! "$python" -m venv "$part"; then
+    if ! "$python" -P -m venv "$part"; then
         say "the module venv of $python does not work; on Debian and Ubuntu: apt-get install python3.11-venv"
         exit 1
     fi
-    "$part/bin/python" -m pip install --quiet --disable-pip-version-check --no-index --find-links "$here/wheels" --require-hashes \
+    "$part/bin/python" -P -m pip install --quiet --disable-pip-version-check --no-index --find-links "$here/wheels" --require-hashes \
         -r "$here/requirements.txt"
     # Each missing library is named here, with its remedy, and nothing has been switched over yet.
-    "$part/bin/python" -m linewatch.cli doctor >&2
+    "$part/bin/python" -P -m linewatch.cli doctor >&2
     cp "$here/run.sh" "$part/run.sh"
     # Programs of an environment name its folder: they are written again for the final one.
-    "$python" -m venv --upgrade "$part" >/dev/null 2>&1 || true
+    "$python" -P -m venv --upgrade "$part" >/dev/null 2>&1 || true
     for script in "$part"/bin/*; do
         [ -f "$script" ] && [ ! -L "$script" ] && sed -i "s|$part|$target|g" "$script"
     done

@@ -15,7 +15,7 @@ pytestmark = pytest.mark.e2e
 
 
 def linewatch(*arguments: object, code: int = 0) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "linewatch.cli", *map(str, arguments)]
+    command = [sys.executable, "-P", "-m", "linewatch.cli", *map(str, arguments)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == code, f"exit code {done.returncode}\n{done.stdout}\n{done.stderr}"
     return done

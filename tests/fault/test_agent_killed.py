@@ -65,7 +65,7 @@ def start_agent(models: Path, folder: Path, address: str) -> "subprocess.Popen[b
                 "MQTT": "mqtt://127.0.0.1:9"}  # fmt: skip
     with (folder / "agent.log").open("ab") as log:
         return subprocess.Popen(
-            [sys.executable, "-m", "linewatch.cli", "agent"], stdout=log, stderr=log,
+            [sys.executable, "-P", "-m", "linewatch.cli", "agent"], stdout=log, stderr=log,
             env={**os.environ, **{f"LINEWATCH_AGENT_{name}": str(value) for name, value in settings.items()}},
         )  # fmt: skip
 

@@ -199,7 +199,7 @@ def test_a_full_shared_memory_refuses_the_mask_and_keeps_the_model(models: Path,
 
 
 def agent_process(models: Path, socket: Path) -> subprocess.Popen[bytes]:
-    command = [sys.executable, "-m", "linewatch.cli", "agent", "--models", str(models), "--socket", f"unix://{socket}"]
+    command = [sys.executable, "-P", "-m", "linewatch.cli", "agent", "--models", str(models), "--socket", f"unix://{socket}"]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
 
 
@@ -253,7 +253,7 @@ def test_a_file_in_the_sockets_place_is_left_alone(models: Path, tmp_path: Path)
 
 
 def trainer(data: Path, output: Path, *extra: str) -> subprocess.Popen[bytes]:
-    command = [sys.executable, "-m", "linewatch.cli", "train", str(data), "-o", str(output), "--side", "64", *extra]
+    command = [sys.executable, "-P", "-m", "linewatch.cli", "train", str(data), "-o", str(output), "--side", "64", *extra]
     return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
 
 

@@ -216,7 +216,7 @@ def cluster(tmp_path: Path) -> Iterator[tuple[str, list["subprocess.Popen[bytes]
     running = []
     for command in commands:
         with (tmp_path / "dask.log").open("ab") as log:
-            running.append(subprocess.Popen([sys.executable, "-m", *command], stdout=log, stderr=log, cwd=tmp_path))
+            running.append(subprocess.Popen([sys.executable, "-P", "-m", *command], stdout=log, stderr=log, cwd=tmp_path))
     try:
         yield address, running[1:]
     finally:

@@ -50,7 +50,7 @@ def bench_of(server: Server, bundle: Bundle) -> Bench:
 
 
 def command(*arguments: object) -> "subprocess.CompletedProcess[str]":
-    return subprocess.run([sys.executable, "-m", "linewatch.cli", *map(str, arguments)], capture_output=True, text=True, check=False,
+    return subprocess.run([sys.executable, "-P", "-m", "linewatch.cli", *map(str, arguments)], capture_output=True, text=True, check=False,
                           cwd=ROOT)  # fmt: skip
 
 

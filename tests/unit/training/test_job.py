@@ -98,7 +98,7 @@ def test_a_job_in_a_process_writes_its_outcome(parts: Path, tmp_path: Path) -> N
     manifest = tmp_path / "train.manifest"
     manifest.write_text("\n".join(lines))
     (tmp_path / SPEC).write_bytes(msgspec.json.encode(spec(tmp_path, manifest, root=str(tmp_path / "pictures"))))
-    done = subprocess.run([sys.executable, "-m", "training.job", str(tmp_path)], stdin=subprocess.DEVNULL, capture_output=True, check=False)
+    done = subprocess.run([sys.executable, "-P", "-m", "training.job", str(tmp_path)], stdin=subprocess.DEVNULL, capture_output=True, check=False)
     assert done.returncode == 0, done.stderr
     outcome = read_outcome(tmp_path)
     assert outcome is not None
@@ -118,13 +118,13 @@ def test_bad_data_is_an_outcome_and_a_fault_of_ours_says_so(tmp_path: Path) -> N
     with pytest.raises(DatasetError, match="no labelled pictures"):
         run(spec(tmp_path, tmp_path / "train.manifest"), ProgressFile(tmp_path / "progress.json"))
     (tmp_path / SPEC).write_bytes(msgspec.json.encode(spec(tmp_path, tmp_path / "train.manifest")))
-    done = subprocess.run([sys.executable, "-m", "training.job", str(tmp_path)], stdin=subprocess.DEVNULL, capture_output=True, check=False)
+    done = subprocess.run([sys.executable, "-P", "-m", "training.job", str(tmp_path)], stdin=subprocess.DEVNULL, capture_output=True, check=False)
     outcome = read_outcome(tmp_path)
     assert (done.returncode, outcome) == (1, Outcome(error=outcome.error if outcome else ""))
     assert outcome is not None
     assert "no labelled pictures" in outcome.error
     (tmp_path / SPEC).write_bytes(b"{}")
-    subprocess.run([sys.executable, "-m", "training.job", str(tmp_path)], stdin=subprocess.DEVNULL, capture_output=True, check=False)
+    subprocess.run([sys.executable, "-P", "-m", "training.job", str(tmp_path)], stdin=subprocess.DEVNULL, capture_output=True, check=False)
     outcome = read_outcome(tmp_path)
     assert outcome is not None
     assert outcome.fault
