@@ -105,6 +105,12 @@ class BodyTooLargeError(ApiError):
     code, status = "RequestEntityTooLargeException", 413
 
 
+class SlowBodyError(ApiError):
+    """The body did not come, or too slowly."""
+
+    code, status = "RequestTimeoutException", 408
+
+
 class MissingTokenError(ApiError):
     """The request is not signed."""
 

@@ -1,25 +1,28 @@
 """One HTTP request and its answer, over ASGI: what every door works with."""
 
 import asyncio
+import re
 import time
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, MutableMapping
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
 from anomaly_model.numbers import read_digits
 from control_plane.access.sigv4 import Received
-from control_plane.errors import BodyTooLargeError, ThrottlingError
+from control_plane.bodies import BodyBudget, Hold
+from control_plane.connections import neighbourhood
+from control_plane.errors import BodyTooLargeError, SlowBodyError
 
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 
-_DRAINED = 64 << 20
 _LONGEST = 1 << 62
-_SILENCE_S = 60
-"""A client that sends nothing of its body for so long is gone."""
+_DRAINED, _DRAIN_S = 64 << 20, 5.0
+BODY_RATE = 16 << 10
+"""Bytes a second that a body brings at least, on average and after some patience."""
 
 
 class ClientGoneError(Exception):
@@ -35,11 +38,14 @@ class Exchange:
         path: raw, with its escapes.
         query: raw.
         headers: by lower-case name; several of one name joined by commas.
+        scheme: http or https.
         peer: address of the client.
+        patience_s: that a body may keep us waiting, beside the time that it takes at `BODY_RATE`.
         request_id: of this call, in the answer and in the logs.
         status: of the answer, once it has begun; 0 before.
         read: bytes of the body that came.
         ended: the body has been read to its end.
+        waited: seconds that were spent waiting for the body.
         facts: what the audit log will tell.
     """
 
@@ -47,7 +53,9 @@ class Exchange:
     path: str
     query: str
     headers: dict[str, str]
+    scheme: str
     peer: str
+    patience_s: float
     receive: Receive
     send: Send
     request_id: str = field(default_factory=lambda: str(uuid.uuid4()))
@@ -55,10 +63,12 @@ class Exchange:
     status: int = 0
     read: int = 0
     ended: bool = False
+    waited: float = 0.0
     facts: dict[str, Any] = field(default_factory=dict)
+    _hold: Hold | None = None
 
     @classmethod
-    def of(cls, scope: Message, receive: Receive, send: Send) -> "Exchange":
+    def of(cls, scope: Message, receive: Receive, send: Send, patience_s: float) -> "Exchange":
         """From ASGI's scope."""
         headers: dict[str, str] = {}
         for raw_name, raw_value in scope["headers"]:
@@ -67,7 +77,7 @@ class Exchange:
         path = scope.get("raw_path") or scope["path"].encode()
         return cls(
             scope["method"], path.decode("latin-1"), scope["query_string"].decode("latin-1"), headers,
-            (scope.get("client") or ("", 0))[0], receive, send,
+            scope.get("scheme", "http"), (scope.get("client") or ("", 0))[0], patience_s, receive, send,
         )  # fmt: skip
 
     @property
@@ -85,14 +95,20 @@ class Exchange:
         """The body as it comes.
 
         Raises:
-            ClientGoneError
+            ClientGoneError, SlowBodyError
         """
         while not self.ended:
+            began = time.perf_counter()
             try:
-                async with asyncio.timeout(_SILENCE_S):
+                async with asyncio.timeout(self.patience_s + self.read / BODY_RATE - self.waited):
                     message = await self.receive()
             except TimeoutError:
-                raise ClientGoneError from None
+                raise SlowBodyError(
+                    f"after {self.read} bytes the body did not go on; it may stand still for {self.patience_s:g} s in all, beside "
+                    f"the time that it takes at {BODY_RATE >> 10} KiB a second"
+                ) from None
+            finally:
+                self.waited += time.perf_counter() - began
             if message["type"] == "http.disconnect":
                 raise ClientGoneError
             self.ended = not message.get("more_body", False)
@@ -105,28 +121,49 @@ class Exchange:
         if "expect" in self.headers and not self.read:
             return  # the client has not begun to send
         limit = self.read + _DRAINED
-        async for _ in self.chunks():
-            if self.read > limit:
-                return
+        with suppress(TimeoutError, SlowBodyError):
+            async with asyncio.timeout(_DRAIN_S):
+                async for _ in self.chunks():
+                    if self.read > limit:
+                        return
 
-    async def body(self, limit: int, budget: "BodyBudget") -> bytes:
-        """The whole body.
+    async def body(self, limit: int, budget: BodyBudget, proven: bool = False) -> bytes:
+        """The whole body. Its memory is held until `release`.
+
+        Args:
+            limit: bytes of it.
+            budget: where its memory comes from.
+            proven: the signature was checked.
 
         Raises:
             BodyTooLargeError: over the limit; no more than that is taken into memory.
+            SlowBodyError: it does not come.
             ThrottlingError: other bodies fill the memory that is set aside for them.
         """
         if (self.length or 0) > limit:
             raise BodyTooLargeError(f"the body has {self.length} bytes; this call takes at most {limit}")
-        size = self.length if self.length is not None else (limit if "transfer-encoding" in self.headers else 0)
-        with budget.take(size):
-            parts, total = [], 0
-            async for part in self.chunks():
-                total += len(part)
-                if total > limit:
-                    raise BodyTooLargeError(f"the body has over {limit} bytes, the most that this call takes")
-                parts.append(part)
-            return b"".join(parts)
+        self._hold = budget.hold(neighbourhood(self.peer), self.facts.get("accessKey", ""), proven)
+        parts = []
+        async for part in self.chunks():
+            if self.read > limit:
+                raise BodyTooLargeError(f"the body has over {limit} bytes, the most that this call takes")
+            self._hold.take(len(part))
+            parts.append(part)
+        return b"".join(parts)
+
+    def proven(self) -> None:
+        """The signature over the body that was read is right.
+
+        Raises:
+            ThrottlingError: this caller's bodies fill the memory that is set aside for them.
+        """
+        if self._hold is not None:
+            self._hold.prove()
+
+    def release(self) -> None:
+        """The call is over, and its body is no longer needed."""
+        if self._hold is not None:
+            self._hold.release()
 
     async def begin(self, status: int, headers: list[tuple[str, str]]) -> None:
         """Send status and headers."""
@@ -144,28 +181,6 @@ class Exchange:
         empty = status in (204, 304)
         await self.begin(status, headers if empty else [*headers, ("content-length", str(len(body)))])
         await self.send({"type": "http.response.body", "body": b"" if self.method == "HEAD" or empty else body})
-
-
-class BodyBudget:
-    """Memory that bodies which are being read may take, all together."""
-
-    def __init__(self, size: int) -> None:
-        self._free = size
-
-    @contextmanager
-    def take(self, size: int) -> Iterator[None]:
-        """Set memory aside while a body is read.
-
-        Raises:
-            ThrottlingError: there is not enough.
-        """
-        if size > self._free:
-            raise ThrottlingError("too many large bodies are being read; send fewer calls at a time")
-        self._free -= size
-        try:
-            yield
-        finally:
-            self._free += size
 
 
 async def in_thread(executor: Any, function: Callable[..., Any], *arguments: Any) -> Any:

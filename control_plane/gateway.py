@@ -1,25 +1,31 @@
 """The door of the server: every request comes in here and goes through the same steps.
 
-    find the operation -> find the credential -> read the body, bounded -> prove the signature -> check the parameters by
-    the service model -> authorise -> run -> serialise by the model -> audit
+    find the operation -> find the credential -> prove the signature, where the headers tell what is signed -> read the body,
+    bounded -> prove the signature over it -> check the parameters by the service model -> authorise -> run -> serialise by
+    the model -> audit
 
 Whatever goes wrong on the way becomes an answer in the caller's protocol; a fault of ours says no more than its request id.
 """
 
 import logging
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
+from functools import partial
+from typing import Any
 
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Histogram, generate_latest
 
 from anomaly_model.limits import LIMITS
 from control_plane.access.audit import AuditLog, loggable
-from control_plane.access.authenticate import Caller, identify, prove, sha256
+from control_plane.access.authenticate import Caller, identify, prove, prove_early, sha256
+from control_plane.access.origin import check_origin
 from control_plane.access.sigv4 import query_pairs
+from control_plane.bodies import BodyBudget
 from control_plane.dispatch import invoke
 from control_plane.errors import ApiError, InternalError, ThrottlingError, UnknownOperationError
-from control_plane.exchange import BodyBudget, ClientGoneError, Exchange, Message, Receive, Send, in_thread
+from control_plane.exchange import ClientGoneError, Exchange, Message, Receive, Send, in_thread
 from control_plane.metrics import HostingCollector
 from control_plane.s3_door.door import S3Door
 from control_plane.services import Call, Services
@@ -36,6 +42,8 @@ MIB = 1 << 20
 UPDATE_BYTES = 15 * MIB
 """10 MiB of lines are 13,981,014 characters in base64, and JSON around them."""
 CALL_BYTES = MIB
+PICTURE_BYTES = 2 * LIMITS.picture_file_bytes
+"""So that a picture which is somewhat too large gets the operation's own answer."""
 
 CALLS = Counter("linewatch_calls", "Calls by operation and error code", ("operation", "code"))
 SECONDS = Histogram("linewatch_call_seconds", "Time of calls", ("operation",),
@@ -51,7 +59,7 @@ class Gateway:
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="call")
         # Pictures wait for their model: they must not keep other calls from their turn.
         self._pictures = ThreadPoolExecutor(threads, thread_name_prefix="picture")
-        self._budget = BodyBudget(services.settings.body_mib * MIB)
+        self._budget = BodyBudget(services.settings.body_mib * MIB, PICTURE_BYTES)
         self._calls, self._most_calls = 0, 2 * threads + services.settings.calls_waiting
         self._hosting = CollectorRegistry()
         self._hosting.register(HostingCollector(services.store, services.hosting))
@@ -61,25 +69,34 @@ class Gateway:
         """ASGI's entry."""
         if scope["type"] != "http":
             return
-        exchange = Exchange.of(scope, receive, send)
-        self._calls += 1
+        exchange = Exchange.of(scope, receive, send, self._services.settings.body_s)
         try:
             await self._answer(exchange)
         except ClientGoneError:
             exchange.facts["errorCode"] = "ClientGone"
         finally:
-            self._calls -= 1
+            exchange.release()
             self._finish(exchange)
 
     async def _answer(self, exchange: Exchange) -> None:
-        if exchange.path.startswith(OWN):
-            await self._own(exchange)
-        elif "x-amz-target" in exchange.headers:
-            await self._api(exchange, "rekognition")
-        elif exchange.path.startswith(API_PREFIX) or not self._s3.is_meant(exchange):
-            await self._api(exchange, "lookoutvision")
+        if "x-amz-target" in exchange.headers:
+            service = "rekognition"
+        elif exchange.path.startswith((OWN, API_PREFIX)) or not self._s3.is_meant(exchange):
+            service = "lookoutvision"
         else:
-            await self._s3.answer(exchange)
+            service = "s3"
+        try:
+            if self._services.settings.anonymous:
+                check_origin(exchange.scheme, exchange.headers)
+            if exchange.path.startswith(OWN):
+                return await self._own(exchange)
+            self._require_room()
+        except ApiError as error:
+            refuse = self._s3.refuse if service == "s3" else partial(self._refuse, service)
+            return await refuse(exchange, error)
+        if service == "s3":
+            return await self._s3.answer(exchange)
+        return await self._api(exchange, service)
 
     async def _own(self, exchange: Exchange) -> None:
         exchange.facts["eventName"] = exchange.path
@@ -90,39 +107,49 @@ class Gateway:
                 hosting = await in_thread(self._pool, generate_latest, self._hosting)
                 await exchange.answer(200, [("content-type", CONTENT_TYPE_LATEST)], generate_latest() + hosting)
             case _:
-                await self._refuse(exchange, "lookoutvision", UnknownOperationError(f"there is nothing at {exchange.path}"))
+                raise UnknownOperationError(f"there is nothing at {exchange.path[:500]}")
 
     async def _api(self, exchange: Exchange, service: str) -> None:
         exchange.facts["eventSource"] = f"{service}.amazonaws.com"
         try:
-            self._require_room()
             operation, labels = _find(exchange, service)
             exchange.facts |= {"eventName": operation.name, "readOnly": operation.is_read}
-            caller: Caller = await in_thread(self._pool, identify, self._services, exchange.received)
+            caller: Caller = await self._turn(self._pool, identify, self._services, exchange.received)
             exchange.facts |= {"accessKey": caller.identity.access_key, "account": caller.scope.account,
                                "region": caller.scope.region}  # fmt: skip
-            body = await exchange.body(_body_limit(operation), self._budget)
+            proven = prove_early(caller, exchange.received)
+            body = await exchange.body(_body_limit(operation), self._budget, proven)
             pool = self._pictures if operation.name == "DetectAnomalies" else self._pool
-            answer = await in_thread(pool, self._call, exchange, operation, labels, caller, body)
+            answer = await self._turn(pool, self._call, exchange, operation, labels, caller, body)
         except ApiError as error:
-            await self._refuse(exchange, service, error)
+            await self._refuse(service, exchange, error)
         except ClientGoneError:
             raise
         # A fault of ours: the log has the trace, the client an id to ask with.
         except Exception:
             log.exception("request %s failed", exchange.request_id)
-            await self._refuse(exchange, service, InternalError(f"internal error; the server's log has request {exchange.request_id}"))
+            await self._refuse(service, exchange, InternalError(f"internal error; the server's log has request {exchange.request_id}"))
         else:
             await exchange.answer(*answer)
 
     def _require_room(self) -> None:
-        if self._calls > self._most_calls:
+        if self._calls >= self._most_calls:
             raise ThrottlingError(f"{self._calls} calls are being answered or wait; send fewer at a time")
+
+    async def _turn(self, pool: ThreadPoolExecutor, function: Callable[..., Any], *arguments: Any) -> Any:
+        """Wait for a thread, and run what blocks there. Calls whose bodies are still coming wait for none, and count for none."""
+        self._require_room()
+        self._calls += 1
+        try:
+            return await in_thread(pool, function, *arguments)
+        finally:
+            self._calls -= 1
 
     def _call(
         self, exchange: Exchange, operation: Operation, labels: dict[str, str], caller: Caller, body: bytes
     ) -> tuple[int, Headers, bytes]:
         prove(caller, exchange.received, sha256(body))
+        exchange.proven()
         if operation.service == "rekognition":
             params = parse_json(operation, body)
         else:
@@ -131,7 +158,7 @@ class Gateway:
         call = Call(self._services, caller.scope, caller.identity)
         return render(operation, invoke(call, operation, params))
 
-    async def _refuse(self, exchange: Exchange, service: str, error: ApiError) -> None:
+    async def _refuse(self, service: str, exchange: Exchange, error: ApiError) -> None:
         exchange.facts |= {"errorCode": error.code, "errorMessage": str(error)[:500]}
         status, headers, body = render_error(service, error)
         await exchange.drain()
@@ -172,7 +199,7 @@ def _find(exchange: Exchange, service: str) -> tuple[Operation, dict[str, str]]:
 def _body_limit(operation: Operation) -> int:
     match operation.name:
         case "DetectAnomalies":
-            return 2 * LIMITS.picture_file_bytes  # so that a picture which is somewhat too large gets the operation's own answer
+            return PICTURE_BYTES
         case "UpdateDatasetEntries":
             return UPDATE_BYTES
         case _:

@@ -1,8 +1,10 @@
 """The server as a program: open everything, serve, stop cleanly on SIGTERM."""
 
+import asyncio
 import fcntl
 import logging
 import os
+import resource
 import signal
 import socket
 import ssl
@@ -13,13 +15,13 @@ from pathlib import Path
 
 import structlog
 import uvicorn
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from anomaly_model.errors import LinewatchError
 from anomaly_model.settings import SettingsError
 from control_plane.access.audit import AuditLog
 from control_plane.access.credentials import MasterKey
 from control_plane.access.registry import account_of_found
+from control_plane.connections import Listener, Loop, Places, bounded, neighbourhood
 from control_plane.gateway import Gateway
 from control_plane.hosting.manager import HostingManager
 from control_plane.jobs.place import open_objects
@@ -32,32 +34,7 @@ from control_plane.wire.page_tokens import PageTokens
 
 log = structlog.get_logger()
 
-HEADER_BYTES = 64 << 10
 _GRACE_S = 30
-
-
-class BoundedProtocol(HttpToolsProtocol):
-    """HTTP/1.1 with a bound on headers, which the parser itself does not have."""
-
-    _header_bytes = 0  # of the request that is coming in; -1 while none is
-
-    def on_message_begin(self) -> None:
-        """A new request."""
-        self._header_bytes = 0
-        super().on_message_begin()
-
-    def on_headers_complete(self) -> None:
-        """The headers are over."""
-        self._header_bytes = -1
-        super().on_headers_complete()
-
-    def data_received(self, data: bytes) -> None:
-        """Count what came while the headers are not over."""
-        super().data_received(data)
-        if self._header_bytes >= 0:
-            self._header_bytes += len(data)
-            if self._header_bytes > HEADER_BYTES:
-                self.send_400_response("the headers of the request are over 64 KiB")
 
 
 @contextmanager
@@ -146,13 +123,18 @@ def serve(settings: Settings) -> None:
         audit = AuditLog(settings.audit_file)
         gateway = Gateway(services, audit)
         config = uvicorn.Config(
-            gateway, host=settings.host, port=settings.port, http=BoundedProtocol, ws="none", lifespan="off", log_config=None,
-            access_log=False, server_header=False, timeout_graceful_shutdown=_GRACE_S, backlog=512,
+            gateway, host=settings.host, port=settings.port, http=bounded(settings.headers_s), ws="none", lifespan="off",
+            log_config=None, access_log=False, server_header=False, timeout_graceful_shutdown=_GRACE_S, backlog=512,
+            proxy_headers=bool(settings.proxy_names), forwarded_allow_ips=list(settings.proxy_names),
             ssl_certfile=settings.tls_certificate or None, ssl_keyfile=settings.tls_key or None,
         )  # fmt: skip
         runner = JobRunner(services)
+        # Each connection is a descriptor, and so is much else.
+        _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+        places = Places(settings.connections, settings.connections_each, frozenset(map(neighbourhood, settings.proxy_names)))
         try:
-            listening = config.bind_socket()
+            listening = Listener(config.bind_socket(), places)
         except SystemExit:  # uvicorn's way to say so
             raise SettingsError(f"{settings.host}:{settings.port} cannot be bound: it is in use, or no address of this machine") from None
         # Connections inherit it. asyncio would set it, but not on a socket that names no protocol, as uvicorn's does not; an
@@ -168,7 +150,8 @@ def serve(settings: Settings) -> None:
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: None)
         try:
-            uvicorn.Server(config).run(sockets=[listening])
+            with asyncio.Runner(loop_factory=lambda: Loop(settings.headers_s)) as loop:
+                loop.run(uvicorn.Server(config).serve(sockets=[listening]))
         finally:
             log.info("server stopping")
             runner.stop()

@@ -33,7 +33,12 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
         audit: file of the audit log; empty is audit.log in the data folder.
         threads: calls that are worked on together.
         calls_waiting: calls that may wait for their turn; the next one is answered ThrottlingException.
-        body_mib: memory for bodies of calls that are being read, all together.
+        body_mib: memory for bodies, from their first byte until the call is answered, all together.
+        body_s: seconds that a body may stand still in all, beside the time that it takes at 16 KiB a second.
+        headers_s: seconds that a connection may take for TLS, for the headers of a request, and to take an answer's next bytes.
+        connections: connections that may be open at the same time; more are closed at once.
+        connections_each: the same of one IPv4 address, or of one /64 of IPv6.
+        proxies: addresses of proxies, by commas: X-Forwarded-For of theirs is believed, and connections_each is not for them.
         jobs_scheduler: address of a dask scheduler, tcp://HOST:PORT; empty runs jobs on this machine.
         jobs_parallel: trainings and packagings that run at the same time, over all workers.
         jobs_lease_s: seconds without a sign of life after which a job is given to another worker.
@@ -84,6 +89,11 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     threads: _Positive = 32
     calls_waiting: _Count = 512
     body_mib: Annotated[int, msgspec.Meta(ge=16)] = 256
+    body_s: _Positive = 30
+    headers_s: _Positive = 10
+    connections: _Positive = 1000
+    connections_each: _Positive = 250
+    proxies: str = ""
     jobs_scheduler: str = ""
     jobs_parallel: _Positive = 1
     jobs_lease_s: _Positive = 60
@@ -121,6 +131,11 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     def folder(self) -> Path:
         """The data folder."""
         return Path(self.data)
+
+    @property
+    def proxy_names(self) -> tuple[str, ...]:
+        """Addresses of proxies."""
+        return tuple(name for part in self.proxies.split(",") if (name := part.strip()))
 
     @property
     def database_url(self) -> str:

@@ -11,7 +11,7 @@ import sqlalchemy as sa
 from control_plane.access import sigv2
 from control_plane.access.credentials import Identity
 from control_plane.access.policy import ROLES, Policy
-from control_plane.access.sigv4 import UNSIGNED, Claim, Received, check_time, declared_hash, read_claim, verify
+from control_plane.access.sigv4 import EMPTY_SHA256, UNSIGNED, Claim, Received, check_time, declared_hash, read_claim, verify
 from control_plane.errors import ApiError, InvalidSignatureError, UnknownClientError
 from control_plane.identifiers import Scope
 from control_plane.services import Services
@@ -96,6 +96,21 @@ def identify_url(services: Services, request: Received, claim: sigv2.QueryClaim)
 def anonymous(account: str) -> Identity:
     """Whoever calls in the anonymous mode."""
     return Identity(ANONYMOUS, account, ROLES["full"], ANONYMOUS)
+
+
+def prove_early(caller: Caller, request: Received) -> bool:
+    """Check the signature before the body is read, where the headers tell all that is signed; returns whether they do.
+
+    Raises:
+        InvalidSignatureError
+    """
+    if caller.claim is None:
+        return True
+    has_body = "transfer-encoding" in request.headers or request.headers.get("content-length", "0") != "0"
+    if declared_hash(request, caller.claim) is None and has_body:
+        return False
+    prove(caller, request, None if has_body else EMPTY_SHA256)
+    return True
 
 
 def prove(caller: Caller, request: Received, body_hash: str | None) -> bytes:

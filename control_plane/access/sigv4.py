@@ -7,7 +7,7 @@ The rules, in the order in which they are checked:
 3. The date is within `SKEW_S` of ours; a presigned request is within its own time, at most seven days.
 4. The canonical request is made of what was received, not signed again by a client's library: such libraries leave out
    headers (user-agent, expect) that other clients sign.
-5. The path is quoted once more for every service but S3.
+5. For every service but S3 the path is quoted once more, without dot segments and empty ones (RFC 3986, 5.2.4).
 6. The body's SHA-256 is that of the signed hash, unless the caller declared the payload unsigned.
 7. Signatures are compared in constant time.
 """
@@ -250,11 +250,21 @@ def trailer_signature(key: bytes, claim: Claim, previous: str, digest: str) -> s
 
 
 def _canonical(request: Received, claim: Claim, payload_hash: str) -> str:
-    path = request.path if claim.service == "s3" else quote(request.path, safe="/-_.~")
+    path = request.path if claim.service == "s3" else quote(_normalized(request.path), safe="/-_.~")
     pairs = [(quote(k, safe="-_.~"), quote(v, safe="-_.~")) for k, v in query_pairs(request.query) if k != "X-Amz-Signature"]
     query = "&".join(f"{k}={v}" for k, v in sorted(pairs))
     headers = "".join(f"{name}:{_trim(request.headers.get(name, ''))}\n" for name in claim.signed_headers)
     return "\n".join([request.method, path or "/", query, headers, ";".join(claim.signed_headers), payload_hash])
+
+
+def _normalized(path: str) -> str:
+    names: list[str] = []
+    for name in path.split("/"):
+        if name == "..":
+            del names[-1:]
+        elif name not in ("", "."):
+            names.append(name)
+    return "/" + "/".join(names) + ("/" if names and path.endswith("/") else "")
 
 
 def query_pairs(query: str) -> Sequence[tuple[str, str]]:

@@ -12,7 +12,8 @@ from typing import Any
 from anomaly_model.numbers import read_digits
 from control_plane.access.authenticate import STREAMING, Caller, check_body, sha256
 from control_plane.access.sigv4 import UNSIGNED, chunk_signature, declared_hash, trailer_signature
-from control_plane.exchange import BodyBudget, Exchange, in_thread
+from control_plane.bodies import BodyBudget
+from control_plane.exchange import Exchange, in_thread
 from control_plane.objects.directory import DirectoryObjects
 from control_plane.s3_door.checksums import Digest, Expected
 from control_plane.s3_door.chunked import ChunkDecoder
@@ -77,7 +78,7 @@ Action = Callable[[Desk, Request], Awaitable[None]]
 
 async def read_document(desk: Desk, request: Request) -> bytes:
     """A small body, checked against its declared hash."""
-    body = await request.exchange.body(DOCUMENT_BYTES, desk.budget)
+    body = await request.exchange.body(DOCUMENT_BYTES, desk.budget, proven=True)
     claim = request.caller.claim
     declared = declared_hash(request.exchange.received, claim) if claim else None
     if declared is not None:

@@ -11,8 +11,9 @@ from anomaly_model.errors import LinewatchError
 from control_plane.access import sigv2
 from control_plane.access.authenticate import Caller, identify, identify_url, prove, sha256
 from control_plane.access.sigv4 import declared_hash, query_pairs, read_claim
+from control_plane.bodies import BodyBudget
 from control_plane.errors import AccessDeniedError, ApiError
-from control_plane.exchange import BodyBudget, ClientGoneError, Exchange, in_thread
+from control_plane.exchange import ClientGoneError, Exchange, in_thread
 from control_plane.objects.directory import DirectoryObjects
 from control_plane.s3_door import buckets, object_actions, upload_actions
 from control_plane.s3_door.conditions import refuse_promises
@@ -47,7 +48,7 @@ class S3Door:
         try:
             await self._answer(exchange)
         except LinewatchError as error:
-            await self._refuse(exchange, translate(error))
+            await self.refuse(exchange, error)
         except ClientGoneError:
             raise
         # A fault of ours: the log has the trace, the client an id to ask with.
@@ -59,9 +60,11 @@ class S3Door:
                 if full
                 else f"internal error; the server's log has request {exchange.request_id}"
             )
-            await self._refuse(exchange, S3Error("InternalError", 503 if full else 500, message))
+            await self.refuse(exchange, S3Error("InternalError", 503 if full else 500, message))
 
-    async def _refuse(self, exchange: Exchange, error: S3Error) -> None:
+    async def refuse(self, exchange: Exchange, reason: LinewatchError) -> None:
+        """Answer with an error."""
+        error = translate(reason)
         exchange.facts |= {"errorCode": error.code, "errorMessage": str(error)[:500]}
         if exchange.status:  # in the midst of an answer: breaking the connection is all that is left to say
             raise ClientGoneError

@@ -28,6 +28,7 @@ _OF_API: dict[str, tuple[str, int]] = {
     "InvalidSignatureException": ("SignatureDoesNotMatch", 403),
     "AccessDeniedException": ("AccessDenied", 403),
     "RequestEntityTooLargeException": ("EntityTooLarge", 400),
+    "RequestTimeoutException": ("RequestTimeout", 400),
     "ThrottlingException": ("SlowDown", 503),
 }
 

@@ -1,6 +1,8 @@
 """From results and errors to bytes, by the service model."""
 
 import base64
+import random
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
@@ -28,14 +30,24 @@ def render(operation: Operation, result: dict[str, Any]) -> tuple[int, Headers, 
     return operation.status, [("content-type", _TYPES[operation.service])], msgspec.json.encode(body)
 
 
-def render_error(service: str, error: ApiError) -> tuple[int, Headers, bytes]:
-    """Status, headers and body of an error: its code stands in the header and in the body, as some clients read only one."""
+_SPREAD = 4
+"""Callers that are refused together are told times between one and this many times more, lest they come back together."""
+
+
+def render_error(service: str, error: ApiError, chance: Callable[[], float] = random.random) -> tuple[int, Headers, bytes]:
+    """Status, headers and body of an error: its code stands in the header and in the body, as some clients read only one.
+
+    Args:
+        service: whose names and protocol it has.
+        error: what to tell.
+        chance: gives numbers of [0, 1).
+    """
     code, status = error.code, error.status
     headers = [("content-type", _TYPES[service])]
     members = dict(error.members)
     retry_after = members.pop("RetryAfterSeconds", None)
     if retry_after is not None:
-        headers.append(("retry-after", str(retry_after)))
+        headers.append(("retry-after", str(int(int(retry_after) * (1 + _SPREAD * chance())))))
     if service == "rekognition":
         code, members = _REKOGNITION_CODES.get(code, code), {}
         status = 500 if code == "InternalServerError" else 400

@@ -82,6 +82,11 @@ def test_what_botocore_signs_is_accepted(path: str, body: bytes, method: str, qu
         prove(request, body, "another secret")
 
 
+@pytest.mark.parametrize("path", ["/.", "/..", "/a/./b", "/a/../b", "//a//b", "/a/..", "/a/b/", "/a/.", "/../.."])
+def test_a_path_is_normalized_as_the_rules_of_signing_say(path: str) -> None:
+    prove(sign("GET", path, b""), b"")
+
+
 def test_an_escaped_arn_is_accepted() -> None:
     prove(sign("GET", "/2020-11-20/tags/arn%3Aaws%3Alookoutvision%3Aus-east-1%3A1%3Amodel%2Fw1%2F1", b""), b"")
 

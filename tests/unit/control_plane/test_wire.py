@@ -3,7 +3,9 @@
 import base64
 import gzip
 import json
+import random
 import re
+from collections import Counter
 from contextlib import suppress
 
 import msgspec
@@ -215,9 +217,16 @@ def test_errors_stand_in_header_and_body() -> None:
 
 
 def test_retry_after_is_a_header() -> None:
-    status, headers, body = render_error("lookoutvision", ThrottlingError("busy", 3))
+    status, headers, body = render_error("lookoutvision", ThrottlingError("busy", 3), chance=lambda: 0.0)
     assert (status, dict(headers)["retry-after"]) == (429, "3")
     assert "RetryAfterSeconds" not in json.loads(body)
+
+
+def test_those_who_are_throttled_together_do_not_come_back_together() -> None:
+    chance = random.Random(1).random
+    told = [int(dict(render_error("lookoutvision", ThrottlingError("busy", 2), chance)[1])["retry-after"]) for _ in range(400)]
+    assert set(told) == set(range(2, 10))
+    assert max(Counter(told).values()) < 100
 
 
 @pytest.mark.parametrize(("error", "code", "status"), [
