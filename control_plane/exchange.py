@@ -1,7 +1,6 @@
 """One HTTP request and its answer, over ASGI: what every door works with."""
 
 import asyncio
-import re
 import time
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping
