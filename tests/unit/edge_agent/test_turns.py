@@ -114,3 +114,37 @@ def test_lanes_that_were_withdrawn_are_used_to_their_call_s_end_and_no_more() ->
     assert turns.wait_until_idle([old], 1)
     with turns.turn(Patient()) as lane:
         assert lane is new
+
+
+def test_a_caller_that_breaks_off_while_it_waits_takes_no_lane_along() -> None:
+    turns = opened(Lane(), queue=1)
+
+    class NoThread(Patient):
+        def about_to_wait(self) -> None:
+            raise RuntimeError("can't start new thread")
+
+    class NoThreadAndALane(Patient):
+        def when_gone(self, callback: object) -> None:
+            holding.__exit__(None, None, None)  # the lane comes at this moment
+            raise RuntimeError("can't start new thread")
+
+    holding = turns.turn(Patient())
+    holding.__enter__()
+    with pytest.raises(RuntimeError), turns.turn(NoThread()):
+        pass
+    assert turns.waiting == 0
+    with pytest.raises(RuntimeError), turns.turn(NoThreadAndALane()):
+        pass
+    assert (turns.waiting, turns.busy) == (0, 0)
+    with turns.turn(Patient(remaining=0)):
+        assert turns.busy == 1
+
+
+def test_a_broken_lane_is_not_offered_again() -> None:
+    first, second = Lane(), Lane()
+    turns = opened(first, second)
+    with turns.turn(Patient()) as lane:
+        lane.broken = True
+    for _ in range(3):
+        with turns.turn(Patient()) as other:
+            assert other is not lane
