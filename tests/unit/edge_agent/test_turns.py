@@ -120,7 +120,7 @@ def test_a_caller_that_breaks_off_while_it_waits_takes_no_lane_along() -> None:
     turns = opened(Lane(), queue=1)
 
     class NoThread(Patient):
-        def about_to_wait(self) -> None:
+        def when_gone(self, callback: object) -> None:
             raise RuntimeError("can't start new thread")
 
     class NoThreadAndALane(Patient):

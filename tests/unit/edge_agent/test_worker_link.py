@@ -21,6 +21,8 @@ from edge_agent.judging import Judged
 from edge_agent.model_host import ModelHost
 from edge_agent.settings import Settings
 from edge_agent.states import State
+from edge_agent.turns import Caller
+from edge_agent.worker_link import Lane, Picture
 from tests.callers import Patient
 from tests.fake_workers import FAULTS, SIDE, FakeWorkers, mask_of, picture
 
@@ -76,9 +78,29 @@ class SabotagedCaller(Patient):
         self._saboteur.at("told who to tell")
         super().when_gone(callback)
 
-    def about_to_wait(self) -> None:
+    @property
+    def remaining(self) -> float | None:
         self._saboteur.at("while it waits")
+        return None
+
+    @remaining.setter
+    def remaining(self, _: float | None) -> None:
+        pass
+
+    def meanwhile(self) -> None:
+        """Called between request and reply."""
         self._saboteur.at("meanwhile")
+
+
+def asked_with_something_in_between(
+    lane: Lane, picture: Picture, caller: Caller, timeout_s: float, meanwhile: Callable[[], None], real: Any = Lane.ask
+) -> Any:
+    def both() -> None:
+        if isinstance(caller, SabotagedCaller):
+            caller.meanwhile()
+        meanwhile()
+
+    return real(lane, picture, caller, timeout_s, both)
 
 
 class Device:
@@ -88,6 +110,7 @@ class Device:
         self.saboteur, self.workers = Saboteur(), FakeWorkers()
         self._patch = pytest.MonkeyPatch()
         self._patch.setattr(worker_link.subprocess, "Popen", self.workers)
+        self._patch.setattr(Lane, "ask", asked_with_something_in_between)
         self._patch.setattr(worker_link, "send", self.saboteur.send)
         self._patch.setattr(worker_link, "receive_reply", self.saboteur.receive_reply)
         chosen: dict[str, Any] = {"call_timeout_s": _WAIT_S, "restarts": 10**6, "queue": 64, "free_mib": 0, **changed}
@@ -209,7 +232,7 @@ def test_a_call_goes_to_the_next_worker_when_its_own_was_ended_for_another_call(
         first, outcome = threading.Event(), []
 
         class Late(SabotagedCaller):
-            def about_to_wait(self) -> None:
+            def meanwhile(self) -> None:
                 first.wait(5)
                 raise RuntimeError("can't start new thread")
 
@@ -242,7 +265,7 @@ def test_a_caller_that_goes_late_withdraws_no_other_call() -> None:
             made.call(caller=caller)
 
         class Meddling(SabotagedCaller):
-            def about_to_wait(self) -> None:
+            def meanwhile(self) -> None:
                 for caller in callers:
                     caller.leave()
 
@@ -252,8 +275,9 @@ def test_a_caller_that_goes_late_withdraws_no_other_call() -> None:
 
 def test_a_caller_that_left_gets_nothing_painted() -> None:
     with device() as made:
+
         class Leaving(SabotagedCaller):
-            def about_to_wait(self) -> None:
+            def meanwhile(self) -> None:
                 self.gone = True  # and the worker has begun: it does not look again
 
         with pytest.raises(CallerGoneError):
