@@ -102,7 +102,8 @@ class Agent:
         """What one look at the disk finds, and what serves: while a component is updated there may be neither version for a moment."""
         installed = self._catalog.scan()
         for component, host in list(self._hosts.items()):
-            if not _is_there(installed.get(component)) and host.status[0] in _SERVING:
+            found = installed.get(component)
+            if (found is None or found.manifest is None) and host.status[0] in _SERVING:
                 installed[component] = self._known[component]
         return installed
 
