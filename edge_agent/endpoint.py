@@ -78,10 +78,12 @@ class EndpointLimits:
             ("grpc.max_concurrent_streams", self.streams),
             ("grpc.http2.lookahead_bytes", _AHEAD_BYTES),
             ("grpc.http2.bdp_probe", 0),  # would let streams send megabytes ahead
-            ("grpc.max_metadata_size", 8 * 1024),
-            ("grpc.absolute_max_metadata_size", 16 * 1024),
+            ("grpc.max_metadata_size", 4 * 1024),
+            ("grpc.absolute_max_metadata_size", 8 * 1024),
+            ("grpc.http2.hpack_table_size.decoder", 512),  # holds a fair call's headers, and nothing that references could multiply
             ("grpc.server_handshake_timeout_ms", int(self.handshake_s * 1e3)),
             ("grpc.max_connection_idle_ms", int(self.idle_s * 1e3)),
+            ("grpc.http2.settings_timeout", int(self.handshake_s * 1e3)),
             ("grpc.keepalive_time_ms", 60_000),
             ("grpc.keepalive_timeout_ms", 20_000),
             ("grpc.http2.min_ping_interval_without_data_ms", int(self.ping_s * 1e3)),

@@ -11,6 +11,8 @@ _PREFACE_BYTES = 24
 _DATA = 0
 _EACH, _A_BYTE = 16, 4
 """What a frame costs, and what each of its bytes costs when they are not DATA; bytes of DATA count for nothing."""
+_LONG = 64
+"""Bytes that make each byte of a frame cost one more: a byte of a long header block can stand for a whole header, time after time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,15 +53,19 @@ class Pace:
                 self._begun = header
                 return 0
             length = int.from_bytes(header[:3], "big")
-            cost = _EACH + (0 if header[3] == _DATA else length * _A_BYTE)
+            cost = _price(header[3], length)
             at, self._begun = missing + length, b""
         size = len(data)
         while at + _HEADER_BYTES <= size:
             length = data[at] << 16 | data[at + 1] << 8 | data[at + 2]
-            cost += _EACH if data[at + 3] == _DATA else _EACH + length * _A_BYTE
+            cost += _price(data[at + 3], length)
             at += _HEADER_BYTES + length
         if at < size:
             self._begun, self._skip = bytes(data[at:]), 0
         else:
             self._skip = at - size
         return cost
+
+
+def _price(kind: int, length: int) -> int:
+    return _EACH if kind == _DATA else _EACH + length * (_A_BYTE + length // _LONG)

@@ -23,8 +23,9 @@ log = structlog.get_logger()
 _UCRED = struct.Struct("3i")
 _PIECE_BYTES = 128 * 1024
 _SWEEP_S = 0.5
-_FULL_S = 0.01
-"""Between connections that are accepted, when each of them makes another leave."""
+_A_SECOND = 100
+"""Connections that are accepted, once as many have come as there may be."""
+_WAIT_S = 1 / _A_SECOND
 _FAREWELL_S = 1.0
 _REST_S = 1.0
 """How long a connection that was used has been quiet before it makes room for another."""
@@ -77,6 +78,14 @@ class Door:
     target: str
     limits: Limits
     open: "set[_Connection]" = field(default_factory=set)
+    credit: float = 0.0
+    at: float = 0.0
+
+    def spend(self, now: float) -> bool:
+        """Take note of a connection that came; returns whether the next one has to wait."""
+        self.credit = min(self.limits.connections, self.credit + (now - self.at) * _A_SECOND) - 1
+        self.at = now
+        return self.credit < 1
 
 
 class _End:
@@ -124,8 +133,6 @@ class Relay:
         self._waker, self._woken = socket.socketpair()
         self._epoll.register(self._woken, select.EPOLLIN)
         self._leaving, self._ended = False, 0.0
-        self._name = secrets.token_hex(8)
-        self._count = 0
         self._thread = threading.Thread(target=self._run, name="relay", daemon=True)
 
     def listen(self, listener: socket.socket, target: str, limits: Limits) -> None:
@@ -217,15 +224,15 @@ class Relay:
                 log.warning("connection not accepted", reason=str(error))
                 time.sleep(0.01)
             return
-        peer = Peer(_uid(outer), f"{self._name}-{self._count}")
-        self._count += 1
-        if len(door.open) >= door.limits.connections:
-            self._paused[door] = time.monotonic() + _FULL_S
+        peer = Peer(_uid(outer), secrets.token_hex(12))
+        now = time.monotonic()
+        if door.spend(now):
+            self._paused[door] = now + _WAIT_S
             self._epoll.unregister(door.listener)
-            if not self._make_room(door):
-                log.warning("connection refused", peer=peer.name, reason=f"{door.limits.connections} connections are in use")
-                outer.close()
-                return
+        if len(door.open) >= door.limits.connections and not self._make_room(door):
+            log.warning("connection refused", peer=peer.name, reason=f"{door.limits.connections} connections are in use")
+            outer.close()
+            return
         inner = socket.socket(socket.AF_UNIX)
         try:
             inner.setblocking(False)
@@ -238,7 +245,7 @@ class Relay:
             return
         if outer.family != socket.AF_UNIX:
             outer.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        connection = _Connection(door, peer, outer, inner, time.monotonic())
+        connection = _Connection(door, peer, outer, inner, now)
         door.open.add(connection)
         self._peers[f"unix-abstract:{peer.address}"] = peer
         for end in (connection.outer, connection.inner):

@@ -18,7 +18,7 @@ def test_pieces_do_not_matter(frames: list[tuple[int, int]], cuts: list[int]) ->
         at += cut
         if at >= len(data):
             break
-    assert seconds == 16 + sum(16 + (0 if kind == DATA else 4 * length) for kind, length in frames)
+    assert seconds == 16 + sum(16 + (0 if kind == DATA else length * (4 + length // 64)) for kind, length in frames)
 
 
 def test_pictures_never_wait_and_floods_do() -> None:
