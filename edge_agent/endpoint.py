@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import structlog
 from google.protobuf.message import DecodeError, Message
@@ -263,6 +263,7 @@ class _Served:
 
     def __init__(self, name: str, method: Method, intake: Intake, relay: Relay) -> None:
         self._name, self._method, self._intake, self._relay = name, method, intake, relay
+        self._handle: Any = method.handle  # of one of three types; `handler` knows which
 
     def handler(self) -> grpc.RpcMethodHandler:
         if isinstance(self._method, Unary):
@@ -282,9 +283,9 @@ class _Served:
         try:
             request, held = self._take(requests, call, context)
             call.peer.calls.add(call)
-            answer: bytes = self._method.handle(request, call).SerializeToString()  # type: ignore[arg-type, call-arg, union-attr]
+            answer: bytes = self._handle(request, call).SerializeToString()
         except Exception as error:
-            raise self._ended(error, call, context) from None
+            self._end(error, call, context)
         finally:
             call.answered()
             call.peer.calls.discard(call)
@@ -299,9 +300,9 @@ class _Served:
         call = self._begin(context)
         try:
             request, _ = self._take(requests, call, context)
-            self._method.handle(request, call, send)  # type: ignore[arg-type, call-arg]
+            self._handle(request, call, send)
         except Exception as error:
-            raise self._ended(error, call, context) from None
+            self._end(error, call, context)
 
     def _conversation(self, requests: Iterator[bytes], context: grpc.ServicerContext) -> Iterator[Message]:
         call = self._begin(context)
@@ -312,9 +313,9 @@ class _Served:
                     yield self._take(requests, call, context)[0]
 
         try:
-            yield from self._method.handle(arriving(), call)  # type: ignore[arg-type, call-arg, misc]
+            yield from self._handle(arriving(), call)
         except Exception as error:
-            raise self._ended(error, call, context) from None
+            self._end(error, call, context)
 
     def _begin(self, context: grpc.ServicerContext) -> Call:
         """Know who calls."""
@@ -345,11 +346,11 @@ class _Served:
             self._intake.release(held)
             raise InvalidRequestError(f"the message is no {self._method.request.DESCRIPTOR.full_name}: {error}") from None
 
-    def _ended(self, error: Exception, call: Call, context: grpc.ServicerContext) -> Exception:
-        """Make a status of what went wrong; what is returned is to be raised, as gRPC wants it."""
+    def _end(self, error: Exception, call: Call, context: grpc.ServicerContext) -> NoReturn:
+        """End the call with a status for what went wrong."""
         call.peer.answered = True
         if isinstance(error, grpc.RpcError):  # the caller has gone
-            return error
+            raise error
         if isinstance(error, LinewatchError):
             status, reason = status_of(error), _bounded(str(error))
             log.log(_LEVELS.get(status, logging.INFO), "call failed", method=call.method, status=status.name, reason=reason,
@@ -357,10 +358,7 @@ class _Served:
         else:  # a fault of ours: INTERNAL says so, the log has the trace, the caller does not
             status, reason = Status.INTERNAL, "internal fault of the agent; its log has the details"
             log.error("call failed", exc_info=error, method=call.method, request_id=call.request_id)
-        try:
-            context.abort(status, reason)
-        except Exception as ending:
-            return ending
+        context.abort(status, reason)
         raise AssertionError("abort raises")
 
 
