@@ -24,10 +24,8 @@ from edge_agent.errors import ExhaustedError, InvalidRequestError
 from edge_agent.intake import LARGE_BYTES, Intake, IntakeLimits
 from edge_agent.relay import Limits, Peer, Relay
 
-# Read when gRPC is loaded. It would write to standard error what peers do wrong, as often as they do it; and with its own event engine
-# a call goes through a thread more, which takes 0.1 ms. A gRPC that does not know the name goes on without.
+# Read when gRPC is loaded. It would write to standard error what peers do wrong, as often as they do it.
 os.environ.setdefault("GRPC_VERBOSITY", "NONE")
-os.environ.setdefault("GRPC_EXPERIMENTS", "-event_engine_listener")
 
 import grpc
 
