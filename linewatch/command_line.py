@@ -40,7 +40,7 @@ FLAGS = {
     Remedy.RESIZE: "`linewatch train --resize` takes pictures of several sizes, as the agent does",
     Remedy.NAME_ROOT: "Copy the pictures there, or say with --root where they lie",
     Remedy.HOLD_OUT_NONE: "Add pictures, name a test set with --test, or hold out none with --test-share 0",
-    Remedy.FREE_SPACE: "Free some space",
+    Remedy.FREE_SPACE: "Free space there",
     Remedy.OTHER_OUTPUT: "Name another --output",
     Remedy.OTHER_VERSION: "Package it with another --component-version",
 }

@@ -28,7 +28,7 @@ _TOLD: dict[int, tuple[str, str]] = {
 _ANYWHERE: dict[int, tuple[str, str]] = {
     errno.ENOSPC: ("no space left", "Free some and try again; nothing half-written is left"),
     errno.EDQUOT: ("no space left within this user's quota", "Free some and try again; nothing half-written is left"),
-    errno.EFBIG: ("a file would be larger than is allowed here", "Raise the limit (ulimit -f), or name another place"),
+    errno.EFBIG: ("no space left: a file would be larger than is allowed here", "Raise the limit (ulimit -f), or name another place"),
     errno.EMFILE: ("too many open files for one process", "Raise the limit (ulimit -n)"),
     errno.ENFILE: ("too many open files on this machine", "Stop other programs, or raise fs.file-max"),
     errno.ENOMEM: ("no memory left", "Stop other programs"),
