@@ -11,7 +11,7 @@ from anomaly_model.bundle import atomic_file
 from anomaly_model.child_job import Outcome
 from anomaly_model.errors import LinewatchError
 from control_plane.access.rights import caller_of, require_readable, require_writable
-from control_plane.entries import parse_entry
+from control_plane.entries import EntryError, parse_entry
 from control_plane.errors import AccessDeniedError
 from control_plane.identifiers import Scope
 from control_plane.jobs.place import Placement, write_spec
@@ -135,8 +135,11 @@ def _write_manifest(connection: Connection, dataset_id: int, path: Path) -> list
                 stream.write(line.encode() + b"\n")
     addresses: list[str] = []
     with path.open("rb") as lines:
-        for entry in map(parse_entry, lines):
-            addresses += entry.read_in_training
+        for line in lines:
+            try:
+                addresses += parse_entry(line).read_in_training
+            except EntryError as error:  # of a version that took it
+                raise PreparationError(f"a line of the dataset {error}. Make the dataset again without it") from None
     return addresses
 
 
