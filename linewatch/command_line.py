@@ -57,7 +57,8 @@ def guarded(command: Callable[..., None]) -> Callable[..., None]:
         try:
             command(*args, **kwargs)
         except LinewatchError as error:
-            click.echo(f"linewatch: {'. '.join([str(error), *(FLAGS[remedy] for remedy in error.remedies)])}", err=True)
+            between = "\n" if "\n" in str(error) else ". "  # a list of problems stands for itself
+            click.echo(f"linewatch: {between.join([str(error), *(FLAGS[remedy] for remedy in error.remedies)])}", err=True)
             sys.exit(3 if getattr(error, "code", "") == "UNAVAILABLE" else 1)
         except KeyboardInterrupt:
             click.echo(

@@ -7,6 +7,8 @@ import click
 from rich.console import Console
 from rich.table import Table
 
+from training.survey import MOST_SKIPPED
+
 if TYPE_CHECKING:
     from linewatch.demo import DemoResult
     from packager.component import Component
@@ -70,6 +72,9 @@ def print_training(trained: "Trained", output: Path, results: Path) -> None:
         console.print(f'test: Average IoU of {name} {iou:.3f}, F1 of "shows it" {evaluation["label_f1"][name]:.3f}')
     for warning in [*training["warnings"], *evaluation.get("warnings", [])]:
         console.print(f"warning: {warning}", style="yellow")
+    if skipped := training["skipped"]:
+        number = f"{len(skipped)}{' or more' if len(skipped) >= MOST_SKIPPED else ''}"
+        console.print(f"warning: left out as they cannot be read, {number}: {', '.join(skipped[:3])}", style="yellow")
     console.print(
         f"{training['pictures']} pictures, {training['seconds']} s, {training['cost']['milliseconds']} ms a picture by count; "
         f"bundle: {output}; report: {results / 'report.html'}; next: linewatch package {output} -o component"

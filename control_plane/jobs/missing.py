@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from control_plane.objects import Objects, ObjectsError, UnavailableError, split_address
 
 SHOWN = 5
-_THREADS = 16
+_THREADS = 8
 """An S3 endpoint takes some 20 ms to say whether an object is there."""
 
 
