@@ -103,6 +103,8 @@ def train(
     started = time.monotonic()
     check_replaceable(output)  # else a night's work is found to have no place
     _check_counts(dataset)
+    if test is not None:
+        _check_test(dataset, test)
     dataset = survey(dataset, leave_out=options.leave_out, resize=options.resize, progress=progress)
     if test is not None and dataset.samples:
         [(common, _)] = count_sizes(dataset).most_common(1)
