@@ -24,7 +24,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
         tls_certificate: PEM file; with it the server speaks HTTPS only.
         tls_key: PEM file of its private key.
         anonymous: answer unsigned calls too; only on a loopback address.
-        account: account of unsigned calls and of new credentials, twelve digits.
+        account: account of unsigned calls, of new credentials and of buckets without an owner, twelve digits.
         region: region of unsigned calls.
         database: address of the database; empty is SQLite in the data folder.
         objects: folder of the buckets, or s3 for an S3 endpoint; empty is objects/ in the data folder.
