@@ -14,7 +14,7 @@ from control_plane.access.rights import caller_of, require_readable, require_wri
 from control_plane.entries import EntryError, parse_entry
 from control_plane.errors import AccessDeniedError
 from control_plane.identifiers import Scope
-from control_plane.jobs.place import Placement, write_spec
+from control_plane.jobs.place import LOG, Placement, write_spec
 from control_plane.jobs.remedies import advise
 from control_plane.jobs.table import Row
 from control_plane.operations.datasets import training_lines
@@ -53,24 +53,26 @@ def prepare(services: Services, job: Row) -> Placement:
     folder = (services.settings.folder / "jobs" / str(job.id)).absolute()
     folder.mkdir(parents=True, exist_ok=True)
     try:
-        caller = caller_of(services, job.spec)
+        # Once its process was started it has read what it needs: rights that end later do not take a night's work with them.
+        caller = None if (folder / LOG).exists() else caller_of(services, job.spec)
         with services.store.read() as connection:
             write = _prepare_training if job.kind == "train" else _prepare_packaging
-            fetch, upload = write(services, connection, job, folder, caller)
+            account, fetch, upload = write(services, connection, job, folder, caller)
     except AccessDeniedError as error:
         raise PreparationError(str(error)) from None
     settings = services.settings
     return Placement(
         job.kind, str(folder), float(settings.training_hours) if job.kind == "train" else _PACKAGE_HOURS,
         settings.objects_root, settings.objects_endpoint, settings.region, settings.objects_timeout_s, fetch, upload,
-        caller.scope.account,
+        account,
     )  # fmt: skip
 
 
-Files = tuple[list[str], list[tuple[str, str, str, str]]]
+Files = tuple[str, list[str], list[tuple[str, str, str, str]]]
+"""The account that they belong to, what is read, and what is written."""
 
 
-def _prepare_training(services: Services, connection: Connection, job: Row, folder: Path, caller: Call) -> Files:
+def _prepare_training(services: Services, connection: Connection, job: Row, folder: Path, caller: Call | None) -> Files:
     joined = models.join(projects, models.c.project_id == projects.c.id)
     query = sa.select(models, projects.c.account, projects.c.region, projects.c.name).select_from(joined)
     model = connection.execute(query.where(models.c.id == job.subject_id)).first()
@@ -94,8 +96,9 @@ def _prepare_training(services: Services, connection: Connection, job: Row, fold
             # The first attempt's copy stays: what is changed in the dataset later is not part of this training.
             fetch += _write_manifest(connection, row.id, manifests[row.kind])
     places = evaluation(model.output_prefix, model.name, version)
-    require_readable(caller, fetch)
-    require_writable(caller, model.output_bucket, places.files, places.masks)
+    if caller is not None:
+        require_readable(caller, fetch)
+        require_writable(caller, model.output_bucket, places.files, places.masks)
     write_spec(folder, {
         "manifest": str(manifests["train"]),
         "test_manifest": str(manifests["test"]) if "test" in manifests else None,
@@ -124,7 +127,7 @@ def _prepare_training(services: Services, connection: Connection, job: Row, fold
         (f"results/EvaluationResult-{name}", bucket, places.result, "application/json"),
         ("results/report.html", bucket, places.report, "text/html"),
     ]
-    return sorted(set(fetch)), files
+    return model.account, sorted(set(fetch)), files
 
 
 def _write_manifest(connection: Connection, dataset_id: int, path: Path) -> list[str]:
@@ -143,7 +146,7 @@ def _write_manifest(connection: Connection, dataset_id: int, path: Path) -> list
     return addresses
 
 
-def _prepare_packaging(services: Services, connection: Connection, job: Row, folder: Path, caller: Call) -> Files:
+def _prepare_packaging(services: Services, connection: Connection, job: Row, folder: Path, caller: Call | None) -> Files:
     joined = packagings.join(projects, packagings.c.project_id == projects.c.id)
     found = sa.select(packagings, projects.c.account, projects.c.region).select_from(joined)
     row = connection.execute(found.where(packagings.c.id == job.subject_id)).first()
@@ -157,7 +160,8 @@ def _prepare_packaging(services: Services, connection: Connection, job: Row, fol
     name, version = wanted["ComponentName"], wanted["ComponentVersion"]
     place = wanted["S3OutputLocation"]
     base = component(place.get("Prefix", ""), name, version)
-    require_writable(caller, place["Bucket"], (), base)
+    if caller is not None:
+        require_writable(caller, place["Bucket"], (), base)
     write_spec(folder, {
         "bundle": str(bundle_folder(services.settings, model_id)), "target": target_name(wanted), "output": str(folder / "output"),
         "name": name, "version": version, "compiler_options": compiler_options(wanted),
@@ -165,7 +169,7 @@ def _prepare_packaging(services: Services, connection: Connection, job: Row, fol
         "location": f"s3://{place['Bucket']}/{base}", "key": services.settings.packaging_key,
         **_publishing(services.settings, Scope(row.account, row.region), place),
     })  # fmt: skip
-    return [], [
+    return row.account, [], [
         ("output/component.json", place["Bucket"], f"{base}component.json", "application/json"),
         (f"output/artifacts/{name}/{version}/*.zip", place["Bucket"], base, "application/zip"),
         (f"output/recipes/{name}-{version}.json", place["Bucket"], f"{base}recipe.json", "application/json"),

@@ -17,7 +17,7 @@ from control_plane.access.registry import Registry
 from control_plane.access.rights import CALLER, caller_of, require_readable, require_writable
 from control_plane.errors import AccessDeniedError
 from control_plane.jobs.chores import ChoreError, import_manifest, update_entries
-from control_plane.jobs.place import Placement, run_job
+from control_plane.jobs.place import LOG, Placement, run_job
 from control_plane.jobs.preparation import PreparationError, prepare
 from control_plane.jobs.table import add_job, store_changes
 from control_plane.services import Services
@@ -110,6 +110,8 @@ def test_rights_are_those_of_when_the_job_runs(services: Services) -> None:
             caller_of(services, spec)
     with pytest.raises(PreparationError, match="ask again"):
         prepare(services, job)
+    (Path(placement.folder) / LOG).touch()  # its process was started: it has read what it needs
+    assert prepare(services, job) == placement
 
 
 @pytest.mark.parametrize(("fetch", "upload"), [(["s3://theirs/a"], []), ([], [("result", "theirs", "k", "text/plain")])])

@@ -6,13 +6,14 @@ import re
 import string
 from collections.abc import Iterator
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from control_plane.access.sigv4 import Claim, chunk_signature
+from control_plane.access.sigv4 import Claim, chunk_signature, trailer_signature
 from control_plane.objects import InvalidNameError, NoSuchBucketError, NoSuchObjectError, split_address
 from control_plane.objects.directory import PRIVATE, DirectoryObjects
 from control_plane.s3_door import documents as xml
@@ -64,6 +65,24 @@ def test_a_flipped_bit_of_a_signed_body_is_noticed(place: int) -> None:
         return
     # The bit was one of a letter's case in the size, or the body now waits for more.
     assert not decoder.finished or out == b"helloworld"
+
+
+def test_signed_trailers_are_those_of_the_signer() -> None:
+    body = encode([b"hello"], signed=True).partition(b"x-amz-checksum")[0]
+    last = body.rpartition(b"chunk-signature=")[2][:64].decode()
+    line = "x-amz-checksum-crc32:NhCmhg=="
+    signature = trailer_signature(b"key", CLAIM, last, hashlib.sha256(f"{line}\n".encode()).hexdigest())
+
+    def read(text: str) -> dict[str, str]:
+        decoder = ChunkDecoder(sign, "seed")
+        list(decoder.feed(body + text.encode()))
+        return decoder.trailers(partial(trailer_signature, b"key", CLAIM))
+
+    assert read(f"{line}\r\nx-amz-trailer-signature:{signature}\r\n\r\n") == {"x-amz-checksum-crc32": "NhCmhg=="}
+    assert read("\r\n") == {}
+    for wrong in (f"{line}\r\n\r\n", f"{line[:-1]}\r\nx-amz-trailer-signature:{signature}\r\n\r\n", "no colon\r\n\r\n", "x" * 9000):
+        with pytest.raises(S3Error):
+            read(wrong)
 
 
 @given(st.binary(max_size=100), st.booleans())
