@@ -1,6 +1,7 @@
 """Reading and writing bundles on disk: a folder, or a zip of it. The rules are in `anomaly_model.manifest`."""
 
 import ctypes
+import errno
 import hashlib
 import itertools
 import os
@@ -234,25 +235,42 @@ def replace_file(path: Path, data: bytes, mode: int = 0o644) -> None:
 
 
 def replace_folder(source: Path, target: Path) -> None:
-    """Move `source` to `target` in one step; whoever looks sees the old folder or the new one, and never neither."""
-    if target.exists():
-        _exchange(source, target)
-        _sync_folder(target.parent)
-        shutil.rmtree(source)
-    else:
+    """Move `source` to `target` in one step; whoever looks sees the old folder or the new one, and never neither.
+
+    NFS and others cannot exchange names. There it takes two steps: for a moment there is nothing at `target`, and a power cut
+    in between leaves the old folder beside it as `.NAME.before`, which the next call removes once the new one is in place.
+    """
+    before = target.with_name(f".{target.name}.before")
+    if not target.exists():
         source.replace(target)
-        _sync_folder(target.parent)
+    elif _exchange(source, target):
+        before = source
+    else:
+        shutil.rmtree(before, ignore_errors=True)
+        target.replace(before)
+        try:
+            source.replace(target)
+        except OSError:
+            before.replace(target)
+            raise
+    _sync_folder(target.parent)
+    if before.exists():
+        shutil.rmtree(before)
 
 
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2
+_CANNOT_EXCHANGE = (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP)
 
 
-def _exchange(a: Path, b: Path) -> None:
-    """Swap two folders atomically (Linux's renameat2, which Python does not offer)."""
+def _exchange(a: Path, b: Path) -> bool:
+    """Swap two folders atomically (Linux's renameat2, which Python does not offer); False where the file system cannot."""
     libc = ctypes.CDLL(None, use_errno=True)
-    if libc.renameat2(_AT_FDCWD, os.fsencode(a), _AT_FDCWD, os.fsencode(b), _RENAME_EXCHANGE):
-        code = ctypes.get_errno()
-        raise OSError(code, os.strerror(code), str(b))
+    if not libc.renameat2(_AT_FDCWD, os.fsencode(a), _AT_FDCWD, os.fsencode(b), _RENAME_EXCHANGE):
+        return True
+    code = ctypes.get_errno()
+    if code in _CANNOT_EXCHANGE:
+        return False
+    raise OSError(code, os.strerror(code), str(b))
 
 
 def _sync_folder(folder: Path) -> None:

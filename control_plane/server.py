@@ -120,7 +120,7 @@ def serve(settings: Settings) -> None:
     _check_tls(settings)
     with only_server(settings.folder):
         services = open_services(settings)
-        audit = AuditLog(settings.audit_file)
+        audit = AuditLog(settings.audit_file, settings.audit_mib << 20, settings.audit_files)
         gateway = Gateway(services, audit)
         config = uvicorn.Config(
             gateway, host=settings.host, port=settings.port, http=bounded(settings.headers_s), ws="none", lifespan="off",

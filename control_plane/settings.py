@@ -31,6 +31,8 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
         objects_endpoint: address of the S3 endpoint; empty is AWS's own.
         objects_timeout_s: seconds without an answer of S3 after which it is asked again.
         audit: file of the audit log; empty is audit.log in the data folder.
+        audit_mib: size at which the audit log gets another name, with the time in it, and a new one begins; 0 never.
+        audit_files: such older audit logs that are kept; 0 keeps all.
         threads: calls that are worked on together.
         calls_waiting: calls that may wait for their turn; the next one is answered ThrottlingException.
         body_mib: memory for bodies, from their first byte until the call is answered, all together.
@@ -43,6 +45,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
         jobs_parallel: trainings and packagings that run at the same time, over all workers.
         jobs_lease_s: seconds without a sign of life after which a job is given to another worker.
         jobs_attempts: how often a job that was lost is tried.
+        jobs_keep_days: days after which finished jobs, their folders and logs are removed; 0 keeps them.
         training_effort: quick, standard or thorough.
         training_hours: hours after which a training fails.
         packaging_publish: where component versions are created: store (components/ in the data folder), or aws.
@@ -86,6 +89,8 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     objects_endpoint: str = ""
     objects_timeout_s: _Positive = 30
     audit: str = ""
+    audit_mib: _Count = 64
+    audit_files: _Count = 16
     threads: _Positive = 32
     calls_waiting: _Count = 512
     body_mib: Annotated[int, msgspec.Meta(ge=16)] = 256
@@ -98,6 +103,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     jobs_parallel: _Positive = 1
     jobs_lease_s: _Positive = 60
     jobs_attempts: _Positive = 3
+    jobs_keep_days: _Count = 30
     training_effort: Annotated[str, msgspec.Meta(pattern="^(quick|standard|thorough)$")] = "standard"
     training_hours: _Positive = 24
     packaging_publish: Annotated[str, msgspec.Meta(pattern="^(store|aws)$")] = "store"

@@ -60,7 +60,7 @@ MODEL = _machine(
         "interrupted": ({"HOSTED"}, "SYSTEM_UPDATING"),
         "stop": ({"HOSTED", "STARTING_HOSTING", "SYSTEM_UPDATING", "HOSTING_FAILED"}, "STOPPING_HOSTING"),
         "stopped": ({"STOPPING_HOSTING"}, "TRAINED"),
-        "delete": ({"TRAINING", "TRAINED", "TRAINING_FAILED", "HOSTING_FAILED"}, "DELETING"),
+        "delete": ({"TRAINED", "TRAINING_FAILED", "HOSTING_FAILED"}, "DELETING"),
     },
 )
 

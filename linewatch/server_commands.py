@@ -1,5 +1,7 @@
-"""The commands of the server: serve, credentials, client, backup, restore."""
+"""The commands of the server: serve, credentials, jobs, client, backup, restore."""
 
+import getpass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -113,6 +115,78 @@ def delete_credential(access_key: str, **flags: Any) -> None:
 
 
 @click.group()
+def jobs() -> None:
+    """Trainings, packagings and other work of the server."""
+
+
+def _job_desk(settings_file: Path | None, **flags: Any) -> Any:
+    from control_plane.jobs.desk import JobDesk
+    from control_plane.server import open_store
+    from control_plane.settings import load_settings
+
+    return JobDesk(open_store(load_settings(settings_file, flags=flags)))
+
+
+def _line(job: dict[str, Any]) -> str:
+    created = datetime.fromtimestamp(job["created"], UTC).strftime("%Y-%m-%d %H:%M")
+    return f"{job['job']:>6}  {job['kind']:<12}  {job['state']:<9}  {created}  {job['subject']}  {job['message'][:100]}".rstrip()
+
+
+@jobs.command("list", epilog=examples("linewatch jobs list --data /var/lib/linewatch", "linewatch jobs list --all --json"))
+@click.option("--all", "everything", is_flag=True, help="Finished jobs too.")
+@data_option
+@database_option
+@settings_option
+@json_option
+@guarded
+def list_jobs(everything: bool, as_json: bool, **flags: Any) -> None:
+    """List jobs that wait or run."""
+    rows = _job_desk(**flags).list(everything)
+    if as_json:
+        print_json(rows)
+        return
+    for row in rows:
+        click.echo(_line(row))
+
+
+@jobs.command("show", epilog=examples("linewatch jobs show 17 --data /var/lib/linewatch"))
+@click.argument("job", type=click.IntRange(1, 2**63 - 1))
+@data_option
+@database_option
+@settings_option
+@json_option
+@guarded
+def show_job(job: int, as_json: bool, **flags: Any) -> None:
+    """Show a job's steps and the end of its log."""
+    found = _job_desk(**flags).show(job)
+    if as_json:
+        print_json(found)
+        return
+    click.echo(_line(found))
+    for step in found["steps"]:
+        at = datetime.fromtimestamp(step["at"], UTC).strftime("%Y-%m-%d %H:%M:%S")
+        click.echo(f"{at}  {step['from']} -> {step['to']}  {step['note']}".rstrip())
+    for line in found["log_end"]:
+        click.echo(f"    {line}")
+
+
+@jobs.command("cancel", epilog=examples("linewatch jobs cancel 17 --data /var/lib/linewatch"))
+@click.argument("job", type=click.IntRange(1, 2**63 - 1))
+@data_option
+@database_option
+@settings_option
+@json_option
+@guarded
+def cancel_job(job: int, as_json: bool, **flags: Any) -> None:
+    """Cancel a training or packaging. A running server ends its process within seconds."""
+    found = _job_desk(**flags).cancel(job, f"{getpass.getuser()} with linewatch jobs cancel")
+    if as_json:
+        print_json(found)
+    else:
+        click.echo(_line(found))
+
+
+@click.group()
 def client() -> None:
     """What new releases of boto3 and the AWS CLI need."""
 
@@ -128,7 +202,7 @@ def install_client(folder: Path | None, endpoint: str, as_json: bool) -> None:
 
     done = install(folder)
     lines = [f"export AWS_DATA_PATH={done.folder.absolute()}"] if done.needs_path else []
-    lines += [f"export AWS_ENDPOINT_URL_LOOKOUTVISION={endpoint}", f"export AWS_ENDPOINT_URL_S3={endpoint}"]
+    lines += [f"export AWS_ENDPOINT_URL_{service}={endpoint}" for service in ("LOOKOUTVISION", "REKOGNITION", "S3")]
     if as_json:
         print_json({"folder": str(done.folder), "files": [str(p) for p in done.files], "configuration": lines})
         return
@@ -168,4 +242,4 @@ def restore(file: Path, settings_file: Path | None, **flags: Any) -> None:
     click.echo(f"restored to {settings.folder}; next: linewatch serve --data {settings.folder}")
 
 
-COMMANDS = (serve, credentials, client, backup, restore)
+COMMANDS = (serve, credentials, jobs, client, backup, restore)

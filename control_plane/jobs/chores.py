@@ -22,7 +22,7 @@ from control_plane.access.rights import caller_of, require_readable
 from control_plane.entries import LINE_CHARS, Entry, EntryError, parse_entry
 from control_plane.errors import AccessDeniedError
 from control_plane.jobs.missing import tell_missing
-from control_plane.jobs.table import Row, job_of
+from control_plane.jobs.table import Row
 from control_plane.objects import UnavailableError, read_lines
 from control_plane.operations.lookup import count
 from control_plane.services import Call, Services
@@ -241,17 +241,8 @@ def purge(services: Services, job: Row) -> None:
 
 
 def delete_model(services: Services, job: Row) -> None:
-    """Cancel a model's training, remove its files, and then the model."""
-    folder = services.settings.folder
-    with services.store.write() as connection:
-        training = job_of(connection, "train", job.subject_id)
-        if training is not None:
-            advance(connection, "job", training.id, "cancel", finished=now())
-    if training is not None:
-        place = folder / "jobs" / str(training.id)
-        if place.is_dir():
-            (place / "cancel").touch()
-    shutil.rmtree(folder / "models" / str(job.subject_id), ignore_errors=True)
+    """Remove a model's files, and then the model."""
+    shutil.rmtree(services.settings.folder / "models" / str(job.subject_id), ignore_errors=True)
     with services.store.write() as connection:
         connection.execute(sa.delete(models).where(models.c.id == job.subject_id, models.c.status == "DELETING"))
 

@@ -1,19 +1,51 @@
 """dask.distributed: in this process by default, or a scheduler elsewhere. Begun with the first job, as that takes seconds."""
 
 import logging
-from dataclasses import dataclass, field
+import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from control_plane.jobs.place import STOPPING, Placement, run_job
+from control_plane.jobs.place import HEARTBEAT, STOPPING, Placement, run_job
 from control_plane.jobs.table import Row
 from control_plane.settings import Settings
 from control_plane.store.database import now
 
 log = logging.getLogger(__name__)
 _CONNECT_S, _CLOSE_S = 10, 15
+
+
+class Pulse:
+    """Whether an attempt shows signs of life. Pure, and no clock but ours is asked: a worker's may be hours off."""
+
+    def __init__(self, last: float, moment: float) -> None:
+        """Begin to look.
+
+        Args:
+            last: mark of the last sign before this attempt.
+            moment: of our clock, in seconds.
+        """
+        self._last, self._since = last, moment
+        self.begun = False
+
+    def look(self, mark: float, moment: float) -> None:
+        """Take what the sign is now; each change of it is a beat."""
+        if mark != self._last:
+            self._last, self._since, self.begun = mark, moment, True
+
+    def silent_s(self, moment: float) -> float:
+        """Seconds since the last beat; of an attempt that has not begun, none."""
+        return moment - self._since if self.begun else 0.0
+
+
+def heartbeat_of(folder: Path) -> float:
+    """Mark of a job's last sign of life; 0 before the first."""
+    try:
+        return (folder / HEARTBEAT).stat().st_mtime
+    except OSError:
+        return 0.0
 
 
 @dataclass(slots=True)
@@ -24,7 +56,7 @@ class Placed:
         job: its row, as it was claimed.
         future: of its outcome.
         folder: of the job.
-        submitted: epoch seconds.
+        pulse: of the attempt.
         message: as it was last told.
         told: when, epoch seconds.
     """
@@ -32,7 +64,7 @@ class Placed:
     job: Row
     future: Any
     folder: Path
-    submitted: float = field(default_factory=now)
+    pulse: Pulse
     message: str = ""
     told: float = 0.0
 
@@ -52,10 +84,12 @@ class Cluster:
             OSError: the scheduler does not answer.
         """
         client = self._connected()
+        folder = Path(placement.folder)
+        pulse = Pulse(heartbeat_of(folder), time.monotonic())
         future = client.submit(
             run_job, msgspec.json.encode(placement), key=f"linewatch-{job.id}-{job.attempt}-{now()}", pure=False, retries=0
         )
-        return Placed(job, future, Path(placement.folder))
+        return Placed(job, future, folder, pulse)
 
     def _connected(self) -> Any:
         if self._client is not None and self._client.status == "running":

@@ -86,7 +86,7 @@ def run_job(data: bytes) -> bytes:
     """
     placement = msgspec.json.decode(data, type=Placement)
     folder = Path(placement.folder)
-    with _locked(folder) as lock:
+    with _locked(folder) as lock, _beating(folder, placement.hours * 3600):
         final = folder / FINAL
         if final.exists():
             return final.read_bytes()
@@ -110,6 +110,29 @@ def _locked(folder: Path) -> Iterator[int]:
         yield descriptor
     finally:
         os.close(descriptor)
+
+
+@contextmanager
+def _beating(folder: Path, seconds: float) -> Iterator[None]:
+    """Give signs of life from a thread of its own, however long a single object takes.
+
+    Not for ever: an attempt that hangs in one call can be lost when the time that a job may take is over.
+    """
+    over = threading.Event()
+    deadline = time.monotonic() + seconds + _GRACE_S
+
+    def beat() -> None:
+        while not over.wait(_BEAT_S) and time.monotonic() < deadline:
+            with suppress(OSError):  # the file system is away for a while: so is the sign of life
+                (folder / HEARTBEAT).touch()
+
+    thread = threading.Thread(target=beat, name="heartbeat", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
 
 
 def _attempt(placement: Placement, folder: Path, lock: int) -> Outcome:

@@ -186,11 +186,16 @@ def _publishing(settings: Settings, owner: Scope, place: dict[str, str]) -> dict
 def finish(connection: Connection, services: Services, job: Row, outcome: Outcome) -> None:
     """Carry an outcome to the model or packaging, in the transaction that ends the job."""
     log.info("job %s %s: %s", job.id, job.kind, outcome.error or "succeeded")
+    settle(connection, job, outcome)
+    services.work.set()
+
+
+def settle(connection: Connection, job: Row, outcome: Outcome) -> None:
+    """What an outcome changes in the store."""
     if job.kind == "train":
         _finish_training(connection, job, outcome)
     else:
         _finish_packaging(connection, job, outcome)
-    services.work.set()
 
 
 def _finish_training(connection: Connection, job: Row, outcome: Outcome) -> None:

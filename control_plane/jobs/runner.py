@@ -6,6 +6,7 @@ import shutil
 import threading
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from typing import Any
 
 import msgspec
@@ -14,9 +15,10 @@ import sqlalchemy as sa
 from anomaly_model.child_job import Outcome, describe_fault, read_progress
 from anomaly_model.errors import LinewatchError
 from control_plane.jobs.chores import CHORE, WORTH_RETRYING, ChoreError
-from control_plane.jobs.cluster import Cluster, Placed
-from control_plane.jobs.place import HEARTBEAT, ChildKilledError, WorkerEndsError, clean_up
+from control_plane.jobs.cluster import Cluster, Placed, heartbeat_of
+from control_plane.jobs.place import CANCEL, ChildKilledError, WorkerEndsError, clean_up
 from control_plane.jobs.preparation import NotYetError, PreparationError, bundle_folder, finish, prepare
+from control_plane.jobs.retention import forget_old_jobs
 from control_plane.jobs.table import CHORES, PLACED, Row, beat, claim, queued, running
 from control_plane.objects import ObjectsError
 from control_plane.services import Services
@@ -30,8 +32,6 @@ _IDLE_S = 0.5
 _CHORE_THREADS = 4
 _TIDY_S = 600
 _AGAIN_S, _LOOK_AGAIN_S = 5, 1
-_CLOCKS_S = 2
-"""How much the clocks of a server and a file system may differ."""
 TOKEN_LIFE_S = 8 * 3600
 """How long a client token is remembered."""
 
@@ -98,8 +98,16 @@ class JobRunner:
                 self._placing = self._placer.submit(self._place, job)
         if time.monotonic() - self._tidied > _TIDY_S:
             self._tidied = time.monotonic()
+            self._pool.submit(self._tidy)
+
+    def _tidy(self) -> None:
+        try:
             with self._store.write() as connection:
                 connection.execute(sa.delete(client_tokens).where(client_tokens.c.created < now() - TOKEN_LIFE_S))
+            forget_old_jobs(self._store, self._settings, now())
+        # What cannot be tidied now can be later.
+        except Exception:
+            log.exception("old jobs cannot be removed; trying again in %s s", _TIDY_S)
 
     # --- chores
 
@@ -184,6 +192,7 @@ class JobRunner:
         if self._placing.done() and self._placing.exception() is not None:
             log.error("a job cannot be placed; trying again", exc_info=self._placing.exception())
             self._placing = self._placer.submit(lambda: None)
+        self._end_cancelled()
         for job_id, placed in list(self._placed.items()):
             if placed.future.done():
                 del self._placed[job_id]
@@ -191,22 +200,30 @@ class JobRunner:
             else:
                 self._watch(placed)
 
+    def _end_cancelled(self) -> None:
+        """Tell the workers of jobs that an operator cancelled."""
+        if not self._placed:
+            return
+        cancelled = sa.and_(jobs.c.id.in_(self._placed), jobs.c.state == "CANCELLED")
+        with self._store.read() as connection:
+            ids = connection.execute(sa.select(jobs.c.id).where(cancelled)).scalars().all()
+        for job_id in ids:
+            with suppress(FileNotFoundError):
+                (self._placed[job_id].folder / CANCEL).touch()
+
     def _watch(self, placed: Placed) -> None:
         """Mirror signs of life and progress; give the job to another worker when there are none."""
-        job, folder = placed.job, placed.folder
-        try:
-            heartbeat = (folder / HEARTBEAT).stat().st_mtime
-        except OSError:
-            heartbeat = 0.0
-        begun = heartbeat >= placed.submitted - _CLOCKS_S  # else it is an earlier attempt's, and this one waits for a worker
-        if begun and now() - heartbeat > self._settings.jobs_lease_s:
+        job, folder, pulse, moment = placed.job, placed.folder, placed.pulse, time.monotonic()
+        pulse.look(heartbeat_of(folder), moment)
+        silent_s = pulse.silent_s(moment)
+        if silent_s > self._settings.jobs_lease_s:
             placed.future.cancel()
-        progress = read_progress(folder) if begun else None
+        progress = read_progress(folder) if pulse.begun else None
         message = f"{progress.what}: {progress.done} of {progress.total}" if progress else "waiting for a worker"
         if message != placed.message or now() - placed.told > self._settings.jobs_lease_s / 4:
             placed.message, placed.told = message, now()
             with self._store.write() as connection:
-                beat(connection, job, heartbeat if begun else now(), self._settings.jobs_lease_s, message)
+                beat(connection, job, now() - silent_s, self._settings.jobs_lease_s, message)
                 tell(connection, job, message)
 
     def _collect(self, placed: Placed) -> None:
@@ -224,7 +241,7 @@ class JobRunner:
         with self._store.write() as connection:
             if advance(connection, "job", job.id, event, message=outcome.error, finished=now()):
                 finish(connection, self._services, job, outcome)
-            elif job.kind == "train":  # cancelled meanwhile: what it wrote after its model was removed goes too
+            elif job.kind == "train":  # cancelled meanwhile: nobody will ask for what it wrote
                 shutil.rmtree(bundle_folder(self._settings, job.subject_id).parent, ignore_errors=True)
         clean_up(placed.folder)
 

@@ -10,7 +10,7 @@ from sqlalchemy.engine import Connection
 
 from anomaly_model.bundle import replace_file
 from control_plane.store.database import now
-from control_plane.store.schema import jobs
+from control_plane.store.schema import jobs, models
 from control_plane.store.transitions import advance
 
 CHORES = ("import", "update", "purge", "distribute", "delete_model")
@@ -60,7 +60,9 @@ def beat(connection: Connection, job: Row, heartbeat: float, lease: float, messa
     connection.execute(sa.update(jobs).where(mine).values(heartbeat=heartbeat, lease=heartbeat + lease, message=message))
 
 
-def job_of(connection: Connection, kind: str, subject_id: int) -> Row | None:
-    """The newest job of a kind for a dataset, model or packaging."""
-    query = sa.select(jobs).where(jobs.c.kind == kind, jobs.c.subject_id == subject_id).order_by(jobs.c.id.desc()).limit(1)
-    return connection.execute(query).first()
+def waiting_training(connection: Connection, project_id: int) -> int | None:
+    """Version of a project's model whose training has not begun: it has no copy of the datasets yet."""
+    query = sa.select(models.c.version).select_from(models.join(jobs, jobs.c.subject_id == models.c.id)).where(
+        models.c.project_id == project_id, jobs.c.kind == "train", jobs.c.state == "QUEUED", jobs.c.attempt == 0
+    )  # fmt: skip
+    return connection.execute(query.limit(1)).scalar()

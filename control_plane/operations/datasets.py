@@ -7,7 +7,7 @@ from sqlalchemy.engine import Connection
 
 from control_plane.access.rights import CALLER
 from control_plane.errors import ConflictError, ValidationError
-from control_plane.jobs.table import add_job, store_changes
+from control_plane.jobs.table import add_job, store_changes, waiting_training
 from control_plane.operations.lookup import Row, dataset_of, find_dataset, find_project
 from control_plane.operations.paging import read_page
 from control_plane.services import Call, Result
@@ -73,6 +73,12 @@ def delete_dataset(call: Call, connection: Connection, params: Params) -> Result
     """DeleteDataset: gone at once for everybody; its entries are removed in the background."""
     name, kind = params["ProjectName"], params["DatasetType"]
     row = find_dataset(connection, call.scope, name, kind)
+    version = waiting_training(connection, row.project_id)
+    if version is not None:
+        raise ConflictError(
+            f"The model version {version} of {name} waits to be trained on its datasets; delete them when its training has begun",
+            f"{name}/{kind}", "DATASET",
+        )  # fmt: skip
     if not release(connection, row):
         raise ConflictError(f"The {kind} dataset of {name} is {row.status}; try again when that is done", f"{name}/{kind}", "DATASET")
     return {}

@@ -9,12 +9,13 @@ from control_plane.errors import ConflictError, QuotaError, ValidationError
 from control_plane.jobs.table import add_job
 from control_plane.operations.datasets import both_datasets, training_lines
 from control_plane.operations.lookup import Row, count, find_model, find_project
+from control_plane.operations.packaging import UNFINISHED
 from control_plane.operations.paging import read_page
 from control_plane.operations.tagging import put_tags
 from control_plane.results import evaluation
 from control_plane.services import Call, Result
 from control_plane.store.database import now
-from control_plane.store.schema import models, projects, tags
+from control_plane.store.schema import models, packagings, projects, tags
 from control_plane.store.transitions import advance
 from control_plane.wire.requests import Params
 
@@ -101,13 +102,27 @@ def list_models(call: Call, connection: Connection, params: Params) -> Result:
     return {"Models": [_metadata(call, name, row) for row in rows], "NextToken": token}
 
 
+_BEFORE_DELETING = {
+    "TRAINING": "wait until it is trained, or cancel its job with: linewatch jobs cancel",
+    "DELETING": "it is on its way out",
+}
+
+
 def delete_model(call: Call, connection: Connection, params: Params) -> Result:
-    """DeleteModel. A training is cancelled by it; a hosted model is to be stopped first."""
+    """DeleteModel, of a model that nothing works on: not while it is trained, hosted or packaged."""
     name, version = params["ProjectName"], params["ModelVersion"]
     row = find_model(connection, call.scope, name, version)
     if not advance(connection, "model", row.id, "delete"):
-        advice = "it is on its way out" if row.status == "DELETING" else "stop it with StopModel first"
+        advice = _BEFORE_DELETING.get(row.status, "stop it with StopModel first")
         raise ConflictError(f"The model {name} version {version} is {row.status}; {advice}", f"{name}/{version}", "MODEL")
+    busy = sa.and_(packagings.c.project_id == row.project_id, packagings.c.model_version == row.version,
+                   packagings.c.status.in_(UNFINISHED))  # fmt: skip
+    job = connection.execute(sa.select(packagings.c.name).where(busy).limit(1)).scalar()
+    if job is not None:
+        raise ConflictError(
+            f"The model {name} version {version} is being packaged by the job {job}; wait until that is done",
+            f"{name}/{version}", "MODEL",
+        )  # fmt: skip
     add_job(connection, "delete_model", row.id, {})
     return {"ModelArn": call.scope.model(name, row.version)}
 

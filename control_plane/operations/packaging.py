@@ -15,11 +15,14 @@ from control_plane.operations.paging import read_page
 from control_plane.results import component as component_prefix
 from control_plane.services import Call, Result
 from control_plane.store.database import now
-from control_plane.store.schema import components, packagings, projects
+from control_plane.store.schema import components, models, packagings, projects
 from control_plane.wire.requests import Params
 
 METHOD = "Greengrass"
 PACKABLE = ("TRAINED", "STARTING_HOSTING", "HOSTED", "SYSTEM_UPDATING", "STOPPING_HOSTING", "HOSTING_FAILED")
+
+
+UNFINISHED = ("CREATED", "RUNNING")
 
 
 def start_model_packaging_job(call: Call, connection: Connection, params: Params) -> Result:
@@ -29,9 +32,11 @@ def start_model_packaging_job(call: Call, connection: Connection, params: Params
     model = find_model(connection, scope, project_name, params["ModelVersion"])
     wanted = params["Configuration"]["Greengrass"]
     check_target(wanted)
-    if model.status not in PACKABLE:
+    # On PostgreSQL a DeleteModel that is being answered is waited for, and one that comes later waits for us.
+    status = connection.execute(sa.select(models.c.status).where(models.c.id == model.id).with_for_update()).scalar()
+    if status not in PACKABLE:
         raise ConflictError(
-            f"The model {project_name} version {model.version} is {model.status}; only a trained model can be packaged",
+            f"The model {project_name} version {model.version} is {status}; only a trained model can be packaged",
             f"{project_name}/{model.version}", "MODEL",
         )  # fmt: skip
     place, component = wanted["S3OutputLocation"], wanted["ComponentName"]
@@ -65,7 +70,7 @@ def start_model_packaging_job(call: Call, connection: Connection, params: Params
 def _check_quota(connection: Connection, call: Call, project: str) -> None:
     quota = call.services.settings.quota_packagings
     joined = packagings.join(projects, packagings.c.project_id == projects.c.id)
-    unfinished = packagings.c.status.in_(("CREATED", "RUNNING"))
+    unfinished = packagings.c.status.in_(UNFINISHED)
     running = count(connection, joined, projects.c.account == call.scope.account, unfinished)
     if running >= quota:
         raise QuotaError(

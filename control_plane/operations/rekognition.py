@@ -9,7 +9,7 @@ from control_plane.errors import ApiError, ConflictError, NotFoundError, Validat
 from control_plane.identifiers import parse_dataset_arn
 from control_plane.jobs.table import add_job
 from control_plane.operations.datasets import image_stats
-from control_plane.operations.lookup import Row, dataset_of, owned, project_of
+from control_plane.operations.lookup import Row, count, dataset_of, owned, project_of
 from control_plane.operations.paging import read_page
 from control_plane.services import Call, Result
 from control_plane.store.schema import datasets, entries, projects
@@ -21,6 +21,9 @@ _STATUS = {
     "UPDATE_FAILED_ROLLBACK_COMPLETE": "UPDATE_FAILED",
 }
 """What Rekognition calls our statuses. Those that are not here have the same name there."""
+
+
+_LEAST_ENTRIES = 5
 
 
 class InvalidPageTokenError(ApiError):
@@ -39,6 +42,10 @@ def distribute_dataset_entries(call: Call, connection: Connection, params: Param
     if first.id == second.id:
         raise ValidationError("both ARNs are those of one dataset; give the training and the test dataset of the project")
     train, test = (first, second) if first.kind == "train" else (second, first)
+    if count(connection, entries, entries.c.dataset_id == train.id) < _LEAST_ENTRIES:
+        raise ValidationError(
+            f"the training dataset has fewer than {_LEAST_ENTRIES} entries, of which a fifth is not one; add entries first"
+        )
     if connection.execute(sa.select(entries.c.id).where(entries.c.dataset_id == test.id).limit(1)).first():
         raise ValidationError("the test dataset has entries; only an empty one is filled. Delete it and make it again")
     for row in (train, test):

@@ -258,17 +258,30 @@ def test_a_workers_death_gives_its_job_to_another(plant: Path, tmp_path: Path, c
         server.kill()
 
 
-def test_a_deleted_model_ends_its_training(plant: Path, tmp_path: Path) -> None:
+def test_a_cancelled_job_ends_its_training(plant: Path, tmp_path: Path) -> None:
     server = Server(tmp_path / "data", {**SMALL, "training_effort": "thorough"}).start()
     try:
         upload(server, plant)
         client = begin_training(server)
         wait_for(lambda: processes_below(f"training.job {server.data}"), bool)
-        client.delete_model(ProjectName="parts", ModelVersion="1")
+        with pytest.raises(ClientError, match="ConflictException"):
+            client.delete_model(ProjectName="parts", ModelVersion="1")
+        assert processes_below(f"training.job {server.data}")
+        job = next(job.id for job in job_rows(server) if job.kind == "train")
+        command = [sys.executable, "-P", "-m", "linewatch.cli", "jobs"]
+        data = ["--data", str(server.data), "--json"]
+        done = subprocess.run([*command, "cancel", str(job), *data], capture_output=True, text=True, check=True)
+        assert json.loads(done.stdout)["state"] == "CANCELLED"
+        found = client.describe_model(ProjectName="parts", ModelVersion="1")["ModelDescription"]
+        assert (found["Status"], "with linewatch jobs cancel" in found["StatusMessage"]) == ("TRAINING_FAILED", True)
         wait_for(lambda: processes_below(f"training.job {server.data}"), lambda found: not found, 30)
-        wait_for(lambda: client.list_models(ProjectName="parts")["Models"], lambda found: not found)
-        assert [job.state for job in job_rows(server) if job.kind == "train"] == ["CANCELLED"]
         wait_for(lambda: list((server.data / "models").iterdir()), lambda found: not found)
+        shown = json.loads(subprocess.run([*command, "show", str(job), *data], capture_output=True, text=True, check=True).stdout)
+        assert [step["to"] for step in shown["steps"]] == ["RUNNING", "CANCELLED"]
+        again = subprocess.run([*command, "cancel", str(job), *data], capture_output=True, text=True, check=False)
+        assert (again.returncode, "is CANCELLED already" in again.stderr) == (1, True)
+        assert json.loads(subprocess.run([*command, "list", *data], capture_output=True, text=True, check=True).stdout) == []
+        client.delete_model(ProjectName="parts", ModelVersion="1")
         server.stop()
     finally:
         server.kill()

@@ -394,6 +394,19 @@ def test_distribute_needs_settled_datasets_of_one_project(bench: Bench) -> None:
     assert bench.settled("train")["ImageStats"]["Total"] == 10
 
 
+@pytest.mark.parametrize("lines", [0, 4])
+def test_too_few_entries_are_not_distributed(bench: Bench, lines: int) -> None:
+    rekognition = bench.server.client(bench.server.credential(), "rekognition")
+    bench.make("train", "test")
+    if lines:
+        bench.update("train", lines)
+    found = rekognition.describe_projects(ProjectNames=[bench.project])["ProjectDescriptions"][0]["Datasets"]
+    pair = [{"Arn": d["DatasetArn"]} for d in found]
+    refused(lambda: rekognition.distribute_dataset_entries(Datasets=pair), "InvalidParameterException", 400)
+    assert bench.settled("test")["Status"] == "CREATE_COMPLETE"
+    assert bench.settled("train")["ImageStats"]["Total"] == lines
+
+
 def test_rekognition_asks_for_permission_on_both_datasets(bench: Bench) -> None:
     bench.make("train", "test")
     rekognition = bench.server.client(bench.server.credential(), "rekognition")

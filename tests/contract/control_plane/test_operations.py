@@ -16,6 +16,7 @@ import pytest
 from botocore.exceptions import ClientError
 
 from control_plane.access.policy import ROLES, Policy, Statement
+from control_plane.jobs.desk import JobDesk
 from control_plane.wire.service_model import operations
 from tests.contract.control_plane.conftest import Bench, entry, manifest
 from tests.server import ACCOUNT, REGION, wait_for
@@ -487,8 +488,7 @@ def too_many_trainings(b: Bench) -> None:
     try:
         quota(lambda: b.api.create_model(ProjectName=b.project, **train_config()), "quota_trainings")
     finally:
-        for version in range(1, 51):
-            b.api.delete_model(ProjectName=b.project, ModelVersion=str(version))
+        remove_models(b)
 
 
 def store_model(b: Bench, version: int, status: str = "TRAINED", **columns: Any) -> None:
@@ -503,6 +503,19 @@ def store_model(b: Bench, version: int, status: str = "TRAINED", **columns: Any)
         c.execute(sa.insert(models).values(project_id=project_id, version=version, status=status, created=1.0, output_bucket="o",
                                            output_prefix="", performance={"F1Score": 0.5, "Recall": 1.0, "Precision": 0.25},
                                            **columns))  # fmt: skip
+    store.close()
+
+
+def remove_models(b: Bench) -> None:
+    """Take a project's models out of the store."""
+    import sqlalchemy as sa
+
+    from control_plane.store.schema import models, projects
+
+    store = b.server.store()
+    with store.write() as c:
+        mine = sa.select(projects.c.id).where(projects.c.name == b.project)
+        c.execute(sa.delete(models).where(models.c.project_id.in_(mine)))
     store.close()
 
 
@@ -552,9 +565,11 @@ def delete_a_hosted_model(b: Bench) -> None:
     b.make("train")
     b.model()
     b.hosted()
-    store_model(b, 2, "DELETING")
-    for version in ("1", "2"):
+    for version, status in enumerate(("DELETING", "TRAINING"), 2):
+        store_model(b, version, status)
+    for version in ("1", "2", "3"):
         conflict(lambda version=version: b.api.delete_model(ProjectName=b.project, ModelVersion=version), "MODEL")
+    assert b.status("3") == "TRAINING"
     b.stopped()
 
 
@@ -733,7 +748,42 @@ def test_a_training_that_waits_for_its_dataset_holds_nobody_up(bench: Bench) -> 
 
     assert wait_for(packaging, lambda s: s not in ("CREATED", "RUNNING")) == "FAILED"  # its model has no files
     assert bench.status(waiting) == "TRAINING"
+    conflict(lambda: bench.api.delete_model(ProjectName=bench.project, ModelVersion=waiting), "MODEL")
+    desk = JobDesk(bench.server.store())
+    training = next(j for j in desk.list() if (j["kind"], j["subject"]) == ("train", f"{bench.project}/{waiting}"))
+    assert desk.cancel(training["job"], "Ada")["state"] == "CANCELLED"
+    described = bench.api.describe_model(ProjectName=bench.project, ModelVersion=waiting)["ModelDescription"]
+    assert (described["Status"], described["StatusMessage"]) == ("TRAINING_FAILED", "cancelled by Ada")
     bench.api.delete_model(ProjectName=bench.project, ModelVersion=waiting)
+    desk.store.close()
+
+
+@case("DeleteModel", "ConflictException")
+@case("DeleteDataset", "ConflictException")
+def delete_what_is_in_use(b: Bench) -> None:
+    busy_dataset(b)
+    store_model(b, 5)
+    store_packaging(b, 5)
+    conflict(lambda: b.api.delete_model(ProjectName=b.project, ModelVersion="5"), "MODEL")
+    assert b.status("5") == "TRAINED"
+    b.api.create_model(ProjectName=b.project, **train_config())  # it waits for the dataset that is busy
+    b.api.create_dataset(ProjectName=b.project, DatasetType="test")
+    conflict(lambda: b.api.delete_dataset(ProjectName=b.project, DatasetType="test"), "DATASET")
+    conflict(lambda: b.api.delete_project(ProjectName=b.project), "PROJECT")
+
+
+def store_packaging(b: Bench, version: int) -> None:
+    """A packaging that runs, without its job."""
+    import sqlalchemy as sa
+
+    from control_plane.store.schema import packagings, projects
+
+    store = b.server.store()
+    with store.write() as c:
+        project_id = c.execute(sa.select(projects.c.id).where(projects.c.name == b.project)).scalar()
+        c.execute(sa.insert(packagings).values(project_id=project_id, name="running", model_version=version, configuration={},
+                                               status="RUNNING", created=1.0, updated=1.0))  # fmt: skip
+    store.close()
 
 
 @case("StartModelPackagingJob", "ConflictException")
