@@ -63,9 +63,11 @@ def test_a_step_that_fails_leaves_the_old_folder(tmp_path: Path) -> None:
             raise OSError(errno.ESTALE, "stale")
         return real(self, to)
 
-    with mock.patch.object(bundle, "_exchange", return_value=False), mock.patch.object(Path, "replace", replace):
-        with pytest.raises(OSError, match="stale"):
-            replace_folder(source, target)
+    with (
+        mock.patch.object(bundle, "_exchange", return_value=False), mock.patch.object(Path, "replace", replace),
+        pytest.raises(OSError, match="stale"),
+    ):  # fmt: skip
+        replace_folder(source, target)
     assert (content(target), content(source)) == ("old", "new")
 
 
@@ -77,9 +79,11 @@ def test_killed_between_the_steps_nothing_is_lost_and_the_next_call_tidies(tmp_p
             raise KeyboardInterrupt  # nothing after it runs, as when the power goes
         return real(self, to)
 
-    with mock.patch.object(bundle, "_exchange", return_value=False), mock.patch.object(Path, "replace", replace):
-        with pytest.raises(KeyboardInterrupt):
-            replace_folder(source, target)
+    with (
+        mock.patch.object(bundle, "_exchange", return_value=False), mock.patch.object(Path, "replace", replace),
+        pytest.raises(KeyboardInterrupt),
+    ):  # fmt: skip
+        replace_folder(source, target)
     assert (target.exists(), content(tmp_path / ".model.before"), content(source)) == (False, "old", "new")
     replace_folder(source, target)
     assert content(target) == "new"
