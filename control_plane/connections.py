@@ -5,7 +5,10 @@ or a clock runs: for the handshake, for headers, and for a peer that does not ta
 """
 
 import asyncio
+import fcntl
 import socket
+import sys
+import termios
 from collections import Counter
 from collections.abc import Callable
 from ipaddress import IPv6Address, IPv6Network, ip_address
@@ -169,7 +172,7 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def _start_clock(self) -> None:
         self._stop_clock()
-        self._unsent = self.transport.get_write_buffer_size()
+        self._unsent = self._not_taken()
         self._clock = self.loop.call_later(self.headers_s, self._late)
 
     def _stop_clock(self) -> None:
@@ -179,10 +182,16 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def _late(self) -> None:
         before = self._unsent
-        if 0 < self.transport.get_write_buffer_size() < before:  # slow, but it takes its answer
+        if 0 < self._not_taken() < before:  # slow, but it takes its answer
             self._start_clock()
         else:
             self.transport.abort()
+
+    def _not_taken(self) -> int:
+        """Bytes of answers that wait here, or in the kernel for the peer's acknowledgement."""
+        queued = bytearray(4)
+        fcntl.ioctl(self.transport.get_extra_info("socket").fileno(), termios.TIOCOUTQ, queued)
+        return self.transport.get_write_buffer_size() + int.from_bytes(queued, sys.byteorder)
 
 
 def bounded(patience_s: float) -> type[BoundedProtocol]:

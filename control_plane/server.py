@@ -35,6 +35,7 @@ from control_plane.wire.page_tokens import PageTokens
 log = structlog.get_logger()
 
 _GRACE_S = 30
+_DESCRIPTORS = 16384
 
 
 @contextmanager
@@ -130,11 +131,12 @@ def serve(settings: Settings) -> None:
         )  # fmt: skip
         runner = JobRunner(services)
         # Each connection is a descriptor, and so is much else.
-        _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+        least, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (max(least, min(most, _DESCRIPTORS)), most))
         places = Places(settings.connections, settings.connections_each, frozenset(map(neighbourhood, settings.proxy_names)))
         try:
             listening = Listener(config.bind_socket(), places)
+            listening.listen(config.backlog)  # who reads that we listen may call at once; uvicorn would listen later
         except SystemExit:  # uvicorn's way to say so
             raise SettingsError(f"{settings.host}:{settings.port} cannot be bound: it is in use, or no address of this machine") from None
         # Connections inherit it. asyncio would set it, but not on a socket that names no protocol, as uvicorn's does not; an

@@ -1,6 +1,7 @@
 """The server's settings: one frozen object, built once from defaults < TOML file < LINEWATCH_SERVER_* environment < flags."""
 
 from collections.abc import Mapping
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -177,6 +178,11 @@ def load_settings(
             f"anonymous is set and host is {settings.host}: anybody on the network could call. Bind to 127.0.0.1, or make "
             "credentials with: linewatch credentials create"
         )
+    for name in settings.proxy_names:
+        try:
+            ip_address(name)
+        except ValueError:
+            raise SettingsError(f"proxies names {name!r}; expected IP addresses, separated by commas") from None
     if bool(settings.tls_certificate) != bool(settings.tls_key):
         raise SettingsError("tls_certificate and tls_key go together; give both files, or none")
     return settings

@@ -120,11 +120,15 @@ def jobs() -> None:
 
 
 def _job_desk(settings_file: Path | None, **flags: Any) -> Any:
+    from anomaly_model.settings import SettingsError
     from control_plane.jobs.desk import JobDesk
     from control_plane.server import open_store
     from control_plane.settings import load_settings
 
-    return JobDesk(open_store(load_settings(settings_file, flags=flags)))
+    settings = load_settings(settings_file, flags=flags)
+    if not settings.folder.is_dir():
+        raise SettingsError(f"there is no data folder {settings.folder}; name the server's with --data")
+    return JobDesk(open_store(settings))
 
 
 def _line(job: dict[str, Any]) -> str:

@@ -224,3 +224,15 @@ def test_signed_servers_answer_to_any_name(gateway: Gateway) -> None:
     gateway._services = replace(services, settings=msgspec.structs.replace(services.settings, anonymous=False))
     status, _, body = asyncio.run(ask(gateway, "GET", "/2020-11-20/projects", {"host": "linewatch.plant.local"}, b""))
     assert (status, json.loads(body)["__type"]) == (403, "MissingAuthenticationTokenException")
+
+
+def test_strangers_make_no_metrics(gateway: Gateway) -> None:
+    def lines() -> int:
+        return len(asyncio.run(ask(gateway, "GET", "/-/metrics", {}, b""))[2].splitlines())
+
+    asyncio.run(ask(gateway, "GET", "/-/nothing", {}, b""))
+    lines()
+    before = lines()
+    for n in range(20):
+        assert asyncio.run(ask(gateway, "GET", f"/-/{n}", {}, b""))[0] == 404
+    assert lines() == before

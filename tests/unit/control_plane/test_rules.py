@@ -107,6 +107,7 @@ def test_tables_of_a_settings_file_are_prefixes(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("flags", "message"), [
     ({"anonymous": True, "host": "0.0.0.0"}, "anybody on the network"), ({"tls_key": "k"}, "go together"),  # noqa: S104
+    ({"proxies": "10.0.0.1, proxy.plant"}, "IP addresses"),
     ({"account": "12"}, "account"), ({"port": 70000}, "port"), ({"nothing": 1}, "unknown setting"), ({"threads": 0}, "threads"),
 ])  # fmt: skip
 def test_settings_that_are_refused(flags: dict[str, object], message: str) -> None:
