@@ -14,15 +14,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from anomaly_model.child_job import Outcome
+from control_plane.access.credentials import MasterKey
+from control_plane.hosting.manager import HostingManager
 from control_plane.jobs import place
-from control_plane.jobs.cluster import Pulse, heartbeat_of
+from control_plane.jobs.cluster import Placed, Pulse, heartbeat_of
 from control_plane.jobs.desk import JobDesk, JobError
 from control_plane.jobs.place import Placement, run_job
 from control_plane.jobs.retention import forget_old_jobs
+from control_plane.jobs.runner import JobRunner
 from control_plane.objects.directory import DirectoryObjects
+from control_plane.services import Services
 from control_plane.settings import Settings
 from control_plane.store.database import Store
 from control_plane.store.schema import components, job_events, jobs, models, packagings, projects
+from control_plane.wire.page_tokens import PageTokens
 
 DAY_S = 24 * 3600
 
@@ -119,6 +124,21 @@ def test_cancelling_ends_the_job_and_what_it_was_for(store: Store) -> None:
             desk.cancel(job_id, "Ada")
     assert [j["job"] for j in desk.list()] == [3]
     assert len(desk.list(everything=True)) == 3
+
+
+def test_the_worker_of_a_cancelled_job_is_told(store: Store, tmp_path: Path) -> None:
+    options = Settings(data=str(tmp_path))
+    runner = JobRunner(Services(options, store, DirectoryObjects(tmp_path / "objects"), MasterKey(b"k" * 32), PageTokens(b"k"),
+                                HostingManager(options, store)))  # fmt: skip
+    folders = {job_id: tmp_path / "jobs" / str(job_id) for job_id in (1, 2)}
+    for job_id, folder in folders.items():
+        folder.mkdir(parents=True)
+        runner._placed[job_id] = Placed(None, None, folder, Pulse(0.0, 0.0))
+    JobDesk(store).cancel(2, "Ada")
+    runner._end_cancelled()
+    assert [(folder / "cancel").exists() for folder in folders.values()] == [False, True]
+    outcome = msgspec.json.decode(run_job(placed(folders[2], tmp_path / "objects")), type=Outcome)
+    assert outcome.error == "cancelled"
 
 
 @contextmanager
