@@ -137,10 +137,10 @@ def _write_manifest(connection: Connection, dataset_id: int, path: Path) -> list
             for line in training_lines(connection, dataset_id):
                 stream.write(line.encode() + b"\n")
     addresses: list[str] = []
-    with path.open("rb") as lines:
-        for line in lines:
+    with path.open("rb") as copied:
+        for raw in copied:
             try:
-                addresses += parse_entry(line).read_in_training
+                addresses += parse_entry(raw).read_in_training
             except EntryError as error:  # of a version that took it
                 raise PreparationError(f"a line of the dataset {error}. Make the dataset again without it") from None
     return addresses
