@@ -16,6 +16,7 @@ from typing import Any
 import structlog
 from prometheus_client import start_http_server
 
+from anomaly_model.numbers import read_digits
 from anomaly_model.settings import SettingsError
 from anomaly_model.signature import KeyFileError, read_trusted_keys
 from edge_agent.agent import Agent
@@ -38,6 +39,7 @@ from edge_agent.spool import Spool, SpoolWriter
 log = structlog.get_logger()
 _SERVICE = edge_agent_pb2.DESCRIPTOR.services_by_name["EdgeAgent"].full_name
 _CONFIGURATION_S = 10
+_LARGEST_UID = 2**32 - 2
 _AGAIN_S = 10
 _SWITCH_S = 0.0005
 """Longest time for which Python lets one thread run while others want to: a call waits for no log line."""
@@ -51,7 +53,8 @@ def _allowed(users: str) -> frozenset[int] | None:
     numbers = set()
     for user in (u.strip() for u in users.split(",") if u.strip()):
         try:
-            numbers.add(int(user) if user.isdigit() else pwd.getpwnam(user).pw_uid)
+            number = read_digits(user, _LARGEST_UID)
+            numbers.add(pwd.getpwnam(user).pw_uid if number is None else number)
         except KeyError:
             raise SettingsError(f"allowed_users: there is no user {user!r}") from None
     return frozenset(numbers) or None

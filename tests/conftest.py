@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, settings
 
 from anomaly_model.bundle import Bundle, open_bundle
 from anomaly_model.targets import find_target
@@ -21,6 +22,9 @@ from training.train import train
 
 # What tests fetch and measure is kept from run to run, but not among the user's own.
 os.environ["XDG_CACHE_HOME"] = str(Path(__file__).parents[1] / ".pytest_cache" / "linewatch")
+# A busy machine draws examples slowly; that is no fault of ours.
+settings.register_profile("linewatch", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("linewatch")
 COOKIES = Path(__file__).parents[1] / ".." / "shared" / "data" / "cookies"
 
 

@@ -45,7 +45,7 @@ class FakeWorkers:
         self._pids = itertools.count(10**8)
 
     def __call__(self, command: list[str], **_: Any) -> "FakeWorker":
-        options = msgspec.json.decode(command[3], type=WorkerOptions)
+        options = msgspec.json.decode(command[-1], type=WorkerOptions)
         self.told.append(options)
         return FakeWorker(options, next(self._pids), self._done)
 

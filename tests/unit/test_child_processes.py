@@ -31,9 +31,9 @@ def test_a_job_executes_nothing_that_lies_in_the_current_folder(tmp_path: Path, 
     folder.mkdir()
     (folder / "spec.json").write_text("{}")
     monkeypatch.chdir(here)
-    placement = Placement("train", str(folder), 1, str(tmp_path / "objects"), "", "r", 1, [], [])
+    placement = Placement("train", str(folder), 1, str(tmp_path / "objects"), "", "r", 1, [], [], "111122223333")
     outcome = msgspec.json.decode(run_job(msgspec.json.encode(placement)), type=Outcome)
-    assert "Spec" in outcome.error or "missing" in outcome.error  # our own training said what it lacks
+    assert "ValidationError" in outcome.error  # our own training read the spec
     assert not mark.exists()
 
 

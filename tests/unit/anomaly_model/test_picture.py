@@ -65,7 +65,7 @@ def test_long_files_are_not_read_whole(tmp_path: Path, picture: np.ndarray) -> N
     path = tmp_path / "p.png"
     path.write_bytes(encode(picture))
     with pytest.raises(PictureError, match="at most 100"):
-        read_picture(path, Limits(picture_file_bytes=100))
+        read_picture(path, limits=Limits(picture_file_bytes=100))
     with pytest.raises(PictureError, match="cannot be opened"):
         read_picture(tmp_path / "missing.png")
 

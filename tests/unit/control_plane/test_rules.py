@@ -126,7 +126,7 @@ def test_the_services_quotas_are_the_defaults() -> None:
 
 def placed(folder: Path, fetch: list[str]) -> Outcome:
     (folder / "spec.json").write_text("{}")
-    placement = Placement("train", str(folder), 1, str(folder / "objects"), "", "r", 1, fetch, [])
+    placement = Placement("train", str(folder), 1, str(folder / "objects"), "", "r", 1, fetch, [], "111122223333")
     return msgspec.json.decode(run_job(msgspec.json.encode(placement)), type=Outcome)
 
 

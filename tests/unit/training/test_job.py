@@ -104,7 +104,7 @@ def test_a_job_in_a_process_writes_its_outcome(parts: Path, tmp_path: Path) -> N
     assert outcome is not None
     assert outcome.result["evaluation_result"] == "EvaluationResult-p-2.json"
     assert set(outcome.result["performance"]) == {"F1Score", "Recall", "Precision"}
-    assert outcome.result["warning"] == ""
+    assert "not better than calling everything anomalous" in outcome.result["warning"]  # 28 pictures without masks teach that little
     result = json.loads((tmp_path / "results" / "EvaluationResult-p-2.json").read_text())
     assert result["EvaluationDetails"]["ModelArn"] == "arn:aws:lookoutvision:r:123456789012:model/p/2"
     assert "PixelAnomalyClassMetrics" not in result["AggregatedEvaluationResults"]["Metrics"]
