@@ -132,7 +132,7 @@ def test_help_has_examples(path: str, command: click.Command) -> None:
 
 def test_exit_codes_are_documented() -> None:
     codes = re.findall(r"^\| (\d+) \|", text("docs/reference/commands.md"), re.MULTILINE)
-    assert codes == ["0", "1", "2", "3", "4", "130", "141"]
+    assert codes == ["0", "1", "2", "3", "4", "5", "130", "141"]
 
 
 def test_every_limit_is_documented() -> None:

@@ -55,7 +55,8 @@ def placed(folder: Path, objects: Path, hours: float = 1.0) -> bytes:
     folder.mkdir(exist_ok=True)
     (folder / "outcome.json").write_bytes(msgspec.json.encode(Outcome()))  # the work is done; what is left is to store it
     (folder / "result").write_text("x")
-    return msgspec.json.encode(Placement("train", str(folder), hours, str(objects), "", "r", 1, [], [("result", "out", "k", "text/plain")], "111122223333"))
+    upload = [("result", "out", "k", "text/plain")]
+    return msgspec.json.encode(Placement("train", str(folder), hours, str(objects), "", "r", 1, [], upload, "111122223333"))
 
 
 def slow(folder: Path, beats: int, seen: list[float]) -> object:
