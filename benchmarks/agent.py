@@ -13,7 +13,7 @@ whoever asks. Kinds of calls take turns in blocks, so that what else the machine
   recovery   from the end of a worker by SIGKILL to the answer of the next call, which waits for the new worker.
   memory     resident: the agent before any model was started, and a worker after its calls.
 
-Bars (exit code 1 when one is missed): overhead 0.7 ms p50 and 2 ms p99, throughput 0.95, start 3 s, recovery 1 s, agent 75 MiB, worker
+Bars (exit code 1 when one is missed): overhead 0.7 ms p50 and 2 ms p99, throughput 0.95, start 3 s, recovery 1 s, agent 60 MiB, worker
 250 MiB, compiled code 1.05 of ONNX Runtime. With --mlserver PROGRAM the same pictures go through MLServer hosting the same graph.
 """
 
@@ -45,7 +45,7 @@ from linewatch.drawn_parts import PartSet, write_set
 
 WIDTH, HEIGHT = 1280, 720
 BLOCK = 25
-BARS = {"overhead_p50_ms": 0.7, "overhead_p99_ms": 2.0, "start_seconds": 3.0, "recovery_seconds": 1.0, "idle_rss_mb": 75.0, "model_rss_mb": 250.0,
+BARS = {"overhead_p50_ms": 0.7, "overhead_p99_ms": 2.0, "start_seconds": 3.0, "recovery_seconds": 1.0, "idle_rss_mb": 60.0, "model_rss_mb": 250.0,
         "tvm_over_onnxruntime": 1.05}  # fmt: skip
 BARE = """
 import sys, time, numpy as np
