@@ -155,4 +155,5 @@ def training_lines(connection: Connection, dataset_id: int) -> Iterator[str]:
     """Lines of a dataset's labelled pictures, in the order in which they were added."""
     labelled = sa.and_(entries.c.dataset_id == dataset_id, entries.c.anomaly_class.is_not(None))
     query = sa.select(entries.c.line).where(labelled).order_by(entries.c.id)
-    return (line for (line,) in connection.execution_options(yield_per=1000).execute(query))
+    # Of the statement, not of the connection, which would make cursors of what follows, too.
+    return (line for (line,) in connection.execute(query.execution_options(yield_per=1000)))
