@@ -209,7 +209,11 @@ def connector(address: str) -> Connect:
     def connect() -> socket.socket:
         raw = socket.socket(socket.AF_UNIX)
         raw.settimeout(5)
-        raw.connect(address.removeprefix("unix://"))
+        try:
+            raw.connect(address.removeprefix("unix://"))
+        except OSError:  # as many wait already as the kernel lets wait
+            raw.close()
+            raise
         return raw
 
     return connect

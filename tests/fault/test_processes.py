@@ -253,7 +253,7 @@ def test_a_file_in_the_sockets_place_is_left_alone(models: Path, tmp_path: Path)
 
 
 def trainer(data: Path, output: Path, *extra: str) -> subprocess.Popen[bytes]:
-    command = [sys.executable, "-P", "-m", "linewatch.cli", "train", str(data), "-o", str(output), "--side", "64", *extra]
+    command = [sys.executable, "-P", "-m", "linewatch.cli", "train", str(data), "-o", str(output), "--side", "64", "--accept-weak", *extra]
     return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
 
 
@@ -271,7 +271,7 @@ def test_a_trainer_killed_in_the_middle_leaves_the_old_bundle_and_goes_on(
     old = tmp_path / "bundle"
     shutil.copytree(bundle.folder, old)
     process = trainer(parts / "train", old, "--effort", "quick")
-    wait_for(process, b"measuring candidates")
+    wait_for(process, b"fitting the final model")
     process.kill()
     process.communicate(timeout=30)
     assert open_bundle(old).manifest == bundle.manifest
