@@ -305,7 +305,7 @@ def test_several_models_run_at_a_time_with_the_second_runtime_too(packaged: Pack
     for name in ("one", "two"):
         shutil.copytree(packaged.bundle.folder, tmp_path / name)
         manifest = tmp_path / name / "bundle.json"
-        manifest.write_text(manifest.read_text().replace('"name": "parts"', f'"name": "{name}"'))
+        manifest.write_text(manifest.read_text().replace('"component": "parts"', f'"component": "{name}"'))
     with running_agent_with(tmp_path, LINEWATCH_AGENT_RUNTIME="onnxruntime") as address, AgentClient(address) as client:
         client.wait_until_listening(30)
         for name in ("one", "two"):

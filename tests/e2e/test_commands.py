@@ -101,7 +101,7 @@ def test_errors_are_messages_with_exit_codes(tmp_path: Path, copied_bundle: Path
     assert "no agent answers" in asked.stderr
     assert "Traceback" not in asked.stderr
     linewatch("detect", code=2)
-    assert "Unix socket" in linewatch("agent", "--socket", "0.0.0.0:50051", code=1).stderr
+    assert "Unix socket" in linewatch("agent", "--models", tmp_path, "--socket", "0.0.0.0:50051", code=1).stderr
 
 
 def test_groups_keep_the_pictures_of_a_part_together(parts: Path, tmp_path: Path) -> None:
