@@ -40,6 +40,7 @@ _AHEAD_BYTES = 64 * 1024
 """Of a message that nobody has asked for yet."""
 _NEVER_S = 1e9
 _FAREWELL_S = 1.0
+_REFUSING_S = 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -246,6 +247,8 @@ class Endpoint:
         """Take no more calls, wait for those that run, then close what is open. Returns whether all were answered."""
         self._relay.leave()
         begun = time.monotonic()
+        # Calls that gRPC has not told of yet would be cancelled, not refused.
+        time.sleep(_REFUSING_S)
         for ended in [server.stop(grace_s) for server in self._servers]:
             ended.wait(grace_s + _FAREWELL_S)
         self._relay.stop()
@@ -318,8 +321,8 @@ class _Served:
     def _begin(self, context: grpc.ServicerContext) -> Call:
         """Know who calls."""
         peer = self._relay.peer(context.peer())
-        if peer is None:
-            context.abort(Status.UNAVAILABLE, "the connection is being closed")
+        if peer is None or self._relay.leaving:
+            context.abort(Status.UNAVAILABLE, "the agent is stopping, or the connection is being closed; call again")
             raise AssertionError
         return Call(self._name, context, peer, _certificate(context) if peer.uid is None else peer.name)
 

@@ -149,6 +149,11 @@ class Relay:
         """Whose connection gRPC knows by this address; None for one that did not come through here."""
         return self._peers.get(address)
 
+    @property
+    def leaving(self) -> bool:
+        """Nobody else is let in."""
+        return self._leaving
+
     def leave(self) -> None:
         """Accept no more; what is connected goes on."""
         if not self._leaving:
