@@ -328,7 +328,7 @@ class _Served:
 
     def _take(self, requests: Iterator[bytes], call: Call, context: grpc.ServicerContext) -> tuple[Any, int]:
         """The next request, and its bytes if they are counted: they are to be released."""
-        ticket = self._intake.arrive(call.peer, context.cancel)
+        ticket = self._intake.arrive(call.peer, context.cancel, lambda: call.peer.received)
         try:
             data = next(requests, None)
         finally:

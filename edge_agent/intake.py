@@ -16,6 +16,8 @@ LARGE_BYTES = 64 * 1024
 """Of a message that is not worth counting, at most."""
 _LONG_S = 1.0
 """For a message to arrive or to be read while others wait for its place."""
+_FLOWING_S, _FLOWING_RATE = 10.0, 256 * 1024
+"""For a message whose connection brings so many bytes a second all the while: it is large, or the machine is busy."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +28,7 @@ class IntakeLimits:
         lanes: requests that arrive at a time.
         waiting: that wait for a lane; of more, one is refused.
         patience_s: seconds after which one that waits takes the lane of another that has been arriving for as long, on a connection
-            with more calls; of others after a second.
+            with more calls; of others after a second, and of one that comes at a good pace after ten.
         stall_s: seconds after which a request has arrived though nobody waits for its lane, and a large answer has been read.
         held_bytes: of requests that have arrived and are not answered yet, and of large answers that are not read yet.
     """
@@ -41,13 +43,21 @@ class IntakeLimits:
 class Ticket:
     """A call that arrives, waits for that, or leaves."""
 
-    __slots__ = ("begun", "ended", "give_up", "granted", "owner", "refused")
+    __slots__ = ("_before", "_received", "begun", "ended", "give_up", "granted", "owner", "refused")
 
-    def __init__(self, owner: object, give_up: Callable[[], None]) -> None:
-        self.owner, self.give_up = owner, give_up
-        self.begun = time.monotonic()
+    def __init__(self, owner: object, give_up: Callable[[], None], received: Callable[[], int] = lambda: 0) -> None:
+        self.owner, self.give_up, self._received = owner, give_up, received
         self.ended, self.refused = False, False
+        self.begin()
         self.granted: threading.Event | None = None
+
+    def begin(self) -> None:
+        """Its time runs from now."""
+        self.begun, self._before = time.monotonic(), self._received()
+
+    def patience(self, seconds: float, now: float) -> float:
+        """How long it may arrive: so many seconds, and longer when it comes at a good pace."""
+        return _FLOWING_S if self._received() - self._before > _FLOWING_RATE * (now - self.begun) else seconds
 
     def end(self) -> None:
         """End the call: its lane is needed by another, or it has taken too long."""
@@ -70,17 +80,18 @@ class Intake:
         self._leaving: list[Ticket] = []
         self._held = 0
 
-    def arrive(self, owner: object, give_up: Callable[[], None]) -> Ticket:
+    def arrive(self, owner: object, give_up: Callable[[], None], received: Callable[[], int] = lambda: 0) -> Ticket:
         """Wait for a lane and hold it, until `arrived`.
 
         Args:
             owner: the connection that the call comes on.
             give_up: ends the call: its lane is needed by another, or it has taken too long. May be called from any thread.
+            received: bytes that the connection has brought so far.
 
         Raises:
             ExhaustedError: more are waiting for a lane than may.
         """
-        ticket = Ticket(owner, give_up)
+        ticket = Ticket(owner, give_up, received)
         with self._lock:
             if len(self._arriving) < self._limits.lanes:
                 self._arriving.append(ticket)
@@ -105,7 +116,7 @@ class Intake:
             self._arriving.remove(ticket)
             if self._waiting and len(self._arriving) < self._limits.lanes:
                 following = self._next()
-                following.begun = time.monotonic()
+                following.begin()
                 self._arriving.append(following)
                 self._grant(following)
         if ticket.ended:
@@ -134,8 +145,8 @@ class Intake:
             now = time.monotonic()
             with self._lock:
                 calls = self._calls()
-                slow = [each for each in self._arriving if now - each.begun > (
-                    self._limits.patience_s if calls[each.owner] > calls[ticket.owner] else _LONG_S)]  # fmt: skip
+                slow = [each for each in self._arriving if now - each.begun > each.patience(
+                    self._limits.patience_s if calls[each.owner] > calls[ticket.owner] else _LONG_S, now)]  # fmt: skip
                 leaving = self._most(slow) if slow else None
             if leaving is not None:
                 leaving.end()

@@ -57,12 +57,14 @@ class Peer:
         address: as gRPC tells it with each call.
         calls: that are being handled.
         answered: whether a call of it was ever handled.
+        received: bytes that came from it.
     """
 
     uid: int | None
     address: str
     calls: set[object] = field(default_factory=set)
     answered: bool = False
+    received: int = 0
 
     @property
     def name(self) -> str:
@@ -319,6 +321,7 @@ class Relay:
             connection.moved = time.monotonic()
             if end is connection.outer:
                 connection.heard = True
+                connection.peer.received += count
                 wait = connection.pace.passed(self._piece[:count], connection.moved) if connection.pace else 0.0
                 if wait:
                     end.paused, self._paused[end] = True, connection.moved + wait

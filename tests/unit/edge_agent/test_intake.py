@@ -50,6 +50,23 @@ def test_a_request_takes_the_lane_of_one_that_does_not_come_whole() -> None:
     assert set(stuck.errors) == {CallerGoneError}
 
 
+def test_a_request_that_comes_at_a_good_pace_keeps_its_lane() -> None:
+    intake = Intake(IntakeLimits(lanes=1, waiting=10, patience_s=0.01))
+    begun, ended, taken = time.monotonic(), threading.Event(), threading.Event()
+    large = intake.arrive("camera", ended.set, lambda: int((time.monotonic() - begun) * 2**20))
+
+    def other() -> None:
+        intake.arrived(intake.arrive("other", lambda: None))
+        taken.set()
+
+    waiting = threading.Thread(target=other)
+    waiting.start()
+    assert not ended.wait(1.3), "others are given a second at most"
+    intake.arrived(large)
+    assert taken.wait(5)
+    waiting.join(5)
+
+
 def test_of_too_many_that_wait_one_of_the_busiest_connection_is_refused() -> None:
     intake = Intake(IntakeLimits(lanes=1, waiting=3, patience_s=5, stall_s=0))
     first = Stuck(intake).add()
