@@ -136,6 +136,18 @@ def test_bad_shared_memory(client: AgentClient, frame: SharedFrame) -> None:
     assert client.call("DetectAnomalies", shared("/" + frame.name, size)).detect_anomaly_result.anomaly_mask.byte_data
 
 
+def test_a_name_of_two_megabytes_comes_back_short(client: AgentClient, agent_address: str) -> None:
+    log = Path(agent_address.removeprefix("unix://")).with_name("agent.log")
+    before = log.stat().st_size
+    error = refused(client, "DetectAnomalies", shared("\N{BLACK STAR}" * 700_000, 64 * 64 * 3))
+    assert error.code == "INVALID_ARGUMENT"
+    assert len(str(error)) < 2000
+    assert log.stat().st_size - before < 10_000
+    error = refused(client, "DescribeModel", pb.DescribeModelRequest(model_component="x" * 60_000))
+    assert error.code == "NOT_FOUND"
+    assert len(str(error)) < 2000
+
+
 def test_a_segment_that_grows_between_calls(client: AgentClient, frame: SharedFrame) -> None:
     for side in (64, 400, 128):
         frame.write(np.zeros((side, side, 3), np.uint8))
