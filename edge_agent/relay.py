@@ -112,7 +112,7 @@ class _Connection:
     def __init__(self, door: Door, peer: Peer, outer: socket.socket, inner: socket.socket, now: float) -> None:
         self.door, self.peer = door, peer
         self.outer, self.inner = _End(self, outer), _End(self, inner)
-        self.since, self.moved, self.heard = now, now, False
+        self.since, self.moved = now, now
         self.pace = Pace(door.limits.allowance, now) if peer.uid is not None else None
 
 
@@ -279,7 +279,7 @@ class Relay:
         for connection in {end.connection for end in self._ends.values()}:
             limits = connection.door.limits
             stuck = any(end.waiting and now - end.taken > limits.stall_s for end in (connection.outer, connection.inner))
-            silent = not connection.heard and now - connection.since > limits.silent_s
+            silent = not connection.peer.received and now - connection.since > limits.silent_s
             if stuck or silent:
                 log.info("connection ended", peer=connection.peer.name, reason="the peer does not read" if stuck else "the peer says nothing")
                 self._close(connection)
@@ -320,7 +320,6 @@ class Relay:
         if count:
             connection.moved = time.monotonic()
             if end is connection.outer:
-                connection.heard = True
                 connection.peer.received += count
                 wait = connection.pace.passed(self._piece[:count], connection.moved) if connection.pace else 0.0
                 if wait:

@@ -1,6 +1,7 @@
 """The commands of the server: serve, credentials, jobs, client, backup, restore."""
 
 import getpass
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,11 @@ from linewatch.command_line import FILE, FOLDER, examples, guarded, json_option,
 data_option = click.option("--data", default=None, help="Folder of everything that the server keeps. [default: linewatch-data]")
 database_option = click.option("--database", default=None, help="sqlite:///PATH or postgresql://... [default: in the data folder]")
 settings_option = click.option("--settings", "settings_file", type=FILE, help="TOML file with settings.")
+
+
+def data_options(command: Callable[..., None]) -> Callable[..., None]:
+    """What commands beside `serve` are told of the server: where its data lies."""
+    return data_option(database_option(settings_option(command)))
 
 
 @click.command(epilog=examples(
@@ -62,9 +68,7 @@ def _registry(settings_file: Path | None, **flags: Any) -> tuple[Any, Any]:
 @click.option("--policy", "policy_file", type=FILE, help="JSON document of statements, instead of a role.")
 @click.option("--account", default=None, help="Account, twelve digits. [default: 000000000000]")
 @click.option("--hours", type=click.FloatRange(0, min_open=True), help="Make a temporary credential with a session token.")
-@data_option
-@database_option
-@settings_option
+@data_options
 @json_option
 @guarded
 def create_credential(
@@ -84,9 +88,7 @@ def create_credential(
 
 
 @credentials.command("list", epilog=examples("linewatch credentials list --data /var/lib/linewatch"))
-@data_option
-@database_option
-@settings_option
+@data_options
 @json_option
 @guarded
 def list_credentials(as_json: bool, **flags: Any) -> None:
@@ -103,9 +105,7 @@ def list_credentials(as_json: bool, **flags: Any) -> None:
 
 @credentials.command("delete", epilog=examples("linewatch credentials delete AKIAIOSFODNN7EXAMPLE"))
 @click.argument("access_key")
-@data_option
-@database_option
-@settings_option
+@data_options
 @guarded
 def delete_credential(access_key: str, **flags: Any) -> None:
     """Remove an access key: its calls are refused from now on."""
@@ -138,9 +138,7 @@ def _line(job: dict[str, Any]) -> str:
 
 @jobs.command("list", epilog=examples("linewatch jobs list --data /var/lib/linewatch", "linewatch jobs list --all --json"))
 @click.option("--all", "everything", is_flag=True, help="Finished jobs too.")
-@data_option
-@database_option
-@settings_option
+@data_options
 @json_option
 @guarded
 def list_jobs(everything: bool, as_json: bool, **flags: Any) -> None:
@@ -155,9 +153,7 @@ def list_jobs(everything: bool, as_json: bool, **flags: Any) -> None:
 
 @jobs.command("show", epilog=examples("linewatch jobs show 17 --data /var/lib/linewatch"))
 @click.argument("job", type=click.IntRange(1, 2**63 - 1))
-@data_option
-@database_option
-@settings_option
+@data_options
 @json_option
 @guarded
 def show_job(job: int, as_json: bool, **flags: Any) -> None:
@@ -176,9 +172,7 @@ def show_job(job: int, as_json: bool, **flags: Any) -> None:
 
 @jobs.command("cancel", epilog=examples("linewatch jobs cancel 17 --data /var/lib/linewatch"))
 @click.argument("job", type=click.IntRange(1, 2**63 - 1))
-@data_option
-@database_option
-@settings_option
+@data_options
 @json_option
 @guarded
 def cancel_job(job: int, as_json: bool, **flags: Any) -> None:
@@ -217,9 +211,7 @@ def install_client(folder: Path | None, endpoint: str, as_json: bool) -> None:
 
 @click.command(epilog=examples("linewatch backup monday.tar --data /var/lib/linewatch"))
 @click.argument("file", type=FOLDER)
-@data_option
-@database_option
-@settings_option
+@data_options
 @guarded
 def backup(file: Path, settings_file: Path | None, **flags: Any) -> None:
     """Write database, models and master key to FILE; the server may run. Copy the buckets as files."""
@@ -232,9 +224,7 @@ def backup(file: Path, settings_file: Path | None, **flags: Any) -> None:
 
 @click.command(epilog=examples("linewatch restore monday.tar --data /var/lib/linewatch-new"))
 @click.argument("file", type=FILE)
-@data_option
-@database_option
-@settings_option
+@data_options
 @guarded
 def restore(file: Path, settings_file: Path | None, **flags: Any) -> None:
     """Put a backup into an empty data folder and an empty database."""
