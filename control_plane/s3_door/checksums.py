@@ -10,7 +10,8 @@ import zlib
 from collections.abc import Callable, Mapping
 from typing import Protocol
 
-from control_plane.s3_door.crc import Crc
+from awscrt import checksums
+
 from control_plane.s3_door.errors import S3Error
 
 PREFIX = "x-amz-checksum-"
@@ -29,21 +30,28 @@ class Digest(Protocol):
         ...
 
 
-class _Crc32:
-    def __init__(self) -> None:
-        self._register = 0
+class _Crc:
+    """A cyclic redundancy check in the manner of hashlib's objects.
+
+    Args:
+        function: of bytes and the value before them.
+        size: bytes of the value.
+    """
+
+    def __init__(self, function: Callable[[bytes, int], int], size: int) -> None:
+        self._function, self._size, self._value = function, size, 0
 
     def update(self, data: bytes) -> None:
-        self._register = zlib.crc32(data, self._register)
+        self._value = self._function(data, self._value)
 
     def digest(self) -> bytes:
-        return self._register.to_bytes(4, "big")
+        return self._value.to_bytes(self._size, "big")
 
 
 _MAKE: dict[str, Callable[[], Digest]] = {
-    "crc32": _Crc32,
-    "crc32c": lambda: Crc(32, 0x82F63B78),
-    "crc64nvme": lambda: Crc(64, 0x9A6C9329AC4BC9B5),
+    "crc32": lambda: _Crc(zlib.crc32, 4),
+    "crc32c": lambda: _Crc(checksums.crc32c, 4),
+    "crc64nvme": lambda: _Crc(checksums.crc64nvme, 8),
     "md5": lambda: hashlib.md5(usedforsecurity=False),
     "sha1": lambda: hashlib.sha1(usedforsecurity=False),
     "sha256": hashlib.sha256,
