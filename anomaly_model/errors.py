@@ -5,6 +5,7 @@ line, the HTTP API) map these classes to status codes in one table of their own.
 a call at another: such advice is a `Remedy`, and each door has its own words for it.
 """
 
+from collections.abc import Sequence
 from enum import StrEnum
 
 
@@ -25,6 +26,12 @@ class Remedy(StrEnum):
     """Take another folder for what is made."""
     OTHER_VERSION = "other version"
     """Give the component another version."""
+
+
+def shorten(names: Sequence[str], most: int = 3, between: str = ", ") -> str:
+    """The first few of many, and how many more there are."""
+    more = f"{between}and {len(names) - most} more" if len(names) > most else ""
+    return between.join(names[:most]) + more
 
 
 class LinewatchError(Exception):

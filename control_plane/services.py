@@ -9,7 +9,7 @@ from control_plane.access.credentials import Identity, MasterKey
 from control_plane.access.policy import is_allowed
 from control_plane.errors import AccessDeniedError
 from control_plane.identifiers import Scope
-from control_plane.objects import Objects
+from control_plane.objects import Objects, is_foreign
 from control_plane.settings import Settings
 from control_plane.store.database import Store
 from control_plane.wire.page_tokens import PageTokens
@@ -69,5 +69,5 @@ class Call:
         Raises:
             AccessDeniedError
         """
-        if self.services.objects.owner(bucket) not in (None, self.scope.account):
+        if is_foreign(self.services.objects, bucket, self.scope.account):
             raise AccessDeniedError(f"the bucket {bucket[:80]} belongs to another account than {self.scope.account}")

@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from anomaly_model.errors import DatasetError, Remedy
+from anomaly_model.errors import DatasetError, Remedy, shorten
 from anomaly_model.limits import LIMITS
 from anomaly_model.manifest import Label, PictureSize
 from anomaly_model.picture import Rgb, read_picture
@@ -27,8 +27,6 @@ from anomaly_model.picture import Rgb, read_picture
 _PNG = b"\x89PNG\r\n\x1a\n"
 PICTURE_SUFFIXES = {".png", ".jpg", ".jpeg"}
 DEFAULT_LABEL = Label(name="anomaly", hex_color="#23A436")
-SHOWN = 3
-"""Pictures of one kind of problem that a message names."""
 _HEX = re.compile(r"#[0-9A-Fa-f]{6}")
 
 
@@ -100,12 +98,6 @@ class Dataset:
     def anomalies(self) -> int:
         """Number of anomalous pictures."""
         return sum(s.is_anomaly is True for s in self.samples)
-
-
-def shorten(names: Sequence[str], most: int = SHOWN, between: str = ", ") -> str:
-    """The first few of many, and how many more there are."""
-    more = f"{between}and {len(names) - most} more" if len(names) > most else ""
-    return between.join(names[:most]) + more
 
 
 def read_dataset(path: Path, root: Path | None = None, *, called: str = "", leave_out: bool = False) -> Dataset:

@@ -4,9 +4,9 @@ import dataclasses
 from collections import Counter
 from dataclasses import dataclass, field
 
-from anomaly_model.errors import DatasetError, PictureError, Remedy
+from anomaly_model.errors import DatasetError, PictureError, Remedy, shorten
 from anomaly_model.manifest import PictureSize
-from training.dataset import Dataset, Sample, UnreadableMaskError, read_mask, read_sample, shorten
+from training.dataset import Dataset, Sample, UnreadableMaskError, read_mask, read_sample
 from training.workspace import Progress, no_progress
 
 MOST_SKIPPED = 100

@@ -4,6 +4,7 @@ import hashlib
 import hmac
 from contextlib import suppress
 from dataclasses import dataclass
+from typing import Any
 
 import msgspec
 import sqlalchemy as sa
@@ -15,7 +16,7 @@ from control_plane.access.sigv4 import EMPTY_SHA256, UNSIGNED, Claim, Received, 
 from control_plane.errors import ApiError, InvalidSignatureError, UnknownClientError
 from control_plane.identifiers import Scope
 from control_plane.services import Services
-from control_plane.store.database import now
+from control_plane.store.database import Store, now
 from control_plane.store.schema import credentials
 
 STREAMING = ("STREAMING-UNSIGNED-PAYLOAD-TRAILER", "STREAMING-AWS4-HMAC-SHA256-PAYLOAD", "STREAMING-AWS4-HMAC-SHA256-PAYLOAD-TRAILER")
@@ -63,8 +64,7 @@ def find_credential(services: Services, access_key: str, session_token: str | No
     Raises:
         UnknownClientError: there is no such key, it has expired, or its session token is another one.
     """
-    with services.store.read() as connection:
-        row = connection.execute(sa.select(credentials).where(credentials.c.access_key == access_key)).first()
+    row = look_up(services.store, access_key)
     if row is None:
         raise UnknownClientError(
             f"the access key {access_key[:128]} is not known here; `linewatch credentials list` shows those that are"
@@ -75,7 +75,18 @@ def find_credential(services: Services, access_key: str, session_token: str | No
         expected = services.master.session_token(row.access_key)
         if not hmac.compare_digest((session_token or "").encode(), expected.encode()):
             raise UnknownClientError("the session token is missing or is not that of the temporary access key")
-    return Identity(row.access_key, row.account, msgspec.convert(row.policy, Policy), row.name), services.master.secret(row.access_key)
+    return identity_of(row), services.master.secret(row.access_key)
+
+
+def look_up(store: Store, access_key: str) -> Any | None:
+    """The row of an access key, if there is one, expired or not."""
+    with store.read() as connection:
+        return connection.execute(sa.select(credentials).where(credentials.c.access_key == access_key)).first()
+
+
+def identity_of(row: Any) -> Identity:
+    """Whose an access key is, and what it may do now."""
+    return Identity(row.access_key, row.account, msgspec.convert(row.policy, Policy), row.name)
 
 
 def identify_url(services: Services, request: Received, claim: sigv2.QueryClaim) -> Caller:

@@ -7,17 +7,12 @@ job names the access key that asked for it. A key that was deleted may do nothin
 from collections.abc import Iterable
 from typing import Any
 
-import msgspec
-import sqlalchemy as sa
-
-from control_plane.access.authenticate import ANONYMOUS, anonymous
-from control_plane.access.credentials import Identity
-from control_plane.access.policy import Permission, Policy
+from control_plane.access.authenticate import ANONYMOUS, anonymous, identity_of, look_up
+from control_plane.access.policy import Permission
 from control_plane.errors import AccessDeniedError
 from control_plane.identifiers import Scope
-from control_plane.objects import split_address
+from control_plane.objects import is_foreign, split_address
 from control_plane.services import Call, Services
-from control_plane.store.schema import credentials
 
 _SHOWN, _SHOWN_CHARS = 3, 200
 CALLER = "caller"
@@ -33,14 +28,10 @@ def caller_of(services: Services, spec: dict[str, Any]) -> Call:
     key, settings = spec.get(CALLER, ""), services.settings
     if key == ANONYMOUS and settings.anonymous:
         return Call(services, Scope(settings.account, settings.region), anonymous(settings.account))
-    with services.store.read() as connection:
-        row = connection.execute(sa.select(credentials).where(credentials.c.access_key == key)).first()
+    row = look_up(services.store, key)
     if row is None:
         raise AccessDeniedError(f"the access key {key} that asked for this is not there any more; ask again with another")
-    return Call(
-        services, Scope(row.account, settings.region),
-        Identity(row.access_key, row.account, msgspec.convert(row.policy, Policy), row.name),
-    )  # fmt: skip
+    return Call(services, Scope(row.account, settings.region), identity_of(row))
 
 
 def require_readable(call: Call, addresses: Iterable[str]) -> None:
@@ -60,7 +51,7 @@ def require_readable(call: Call, addresses: Iterable[str]) -> None:
         total += 1
         bucket, key = split_address(address)
         if bucket not in foreign:
-            foreign[bucket] = objects.owner(bucket) not in (None, call.scope.account)
+            foreign[bucket] = is_foreign(objects, bucket, call.scope.account)
         if foreign[bucket] or not permission.allows(f"arn:aws:s3:::{bucket}/{key}"):
             refused.append(address)
     if refused:

@@ -4,6 +4,7 @@ import threading
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 
+from anomaly_model.errors import shorten
 from control_plane.objects import Objects, ObjectsError, UnavailableError, split_address
 
 SHOWN = 5
@@ -37,9 +38,10 @@ def tell_missing(objects: Objects, named: Mapping[str, str]) -> str:
         found = list(pool.map(is_missing, named))
     if silent.is_set():
         return "whether the pictures are there could not be found out: the store of objects did not answer"
-    missing = [(address, where) for (address, where), gone in zip(named.items(), found, strict=True) if gone]
+    missing = [
+        f"{address} ({where})" if where else address for (address, where), gone in zip(named.items(), found, strict=True) if gone
+    ]
     if not missing:
         return ""
-    shown = ", ".join(f"{address} ({where})" if where else address for address, where in missing[:SHOWN])
-    more = f", and {len(missing) - SHOWN} more" if len(missing) > SHOWN else ""
-    return f"{len(missing)} of {len(named)} labelled pictures and masks are not there: {shown}{more}. Store them before CreateModel"
+    shown = shorten(missing, SHOWN)
+    return f"{len(missing)} of {len(named)} labelled pictures and masks are not there: {shown}. Store them before CreateModel"

@@ -24,7 +24,9 @@ import msgspec
 
 from anomaly_model.bundle import replace_file
 from anomaly_model.child_job import OUTCOME, SPEC, Outcome, describe_fault, read_outcome
-from control_plane.objects import InvalidNameError, Objects, ObjectsError, UnavailableError, split_address
+from anomaly_model.errors import shorten
+from control_plane.jobs.missing import SHOWN
+from control_plane.objects import InvalidNameError, Objects, ObjectsError, UnavailableError, is_foreign, split_address
 from control_plane.objects.directory import DirectoryObjects
 from control_plane.objects.s3 import S3Objects
 
@@ -209,9 +211,8 @@ def _stage_in(objects: Objects, placement: Placement, folder: Path) -> None:
                 raise
             missing.append(address)
     if missing:
-        shown = ", ".join(repr(address[:200]) for address in missing[:5])
-        more = f", and {len(missing) - 5} more" if len(missing) > 5 else ""
-        raise ObjectsError(f"{len(missing)} of {len(placement.fetch)} pictures and masks cannot be read from S3: {shown}{more}")
+        shown = shorten([repr(address[:200]) for address in missing], SHOWN)
+        raise ObjectsError(f"{len(missing)} of {len(placement.fetch)} pictures and masks cannot be read from S3: {shown}")
 
 
 def _run_child(placement: Placement, folder: Path, lock: int) -> None:
@@ -251,7 +252,7 @@ def _end(process: "subprocess.Popen[bytes]") -> None:
 def _require_own(objects: Objects, account: str, buckets: set[str]) -> None:
     """Refuse buckets that another account has made since the call that asked for the job."""
     for bucket in sorted(buckets):
-        if objects.owner(bucket) not in (None, account):
+        if is_foreign(objects, bucket, account):
             raise ObjectsError(f"the bucket {bucket} belongs to another account now")
 
 

@@ -95,6 +95,11 @@ def split_address(address: str) -> tuple[str, str]:
     return match[1], match[2]
 
 
+def is_foreign(objects: Objects, bucket: str, account: str) -> bool:
+    """Whether a bucket belongs to another account; one that is not there belongs to nobody."""
+    return objects.owner(bucket) not in (None, account)
+
+
 def read_lines(stream: Stream, longest: int) -> Iterator[tuple[int, bytes]]:
     """Numbered lines without empty ones and without a byte order mark; a line over `longest` bytes is cut there."""
     number = 0
