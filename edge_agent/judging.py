@@ -46,6 +46,7 @@ def judge(lane: Lane, caller: Caller, width: int, height: int, picture: bytes | 
 
     def meanwhile() -> None:
         nonlocal whitened
+        caller.about_to_wait()
         # A client may want the mask in the picture's own place: no white there before the picture was read.
         with contextlib.suppress(OSError):  # painting will meet the same error, and tell the client
             if mask is not None and lane.link.makes_masks and not (isinstance(picture, Segment) and overlap(picture, mask)):

@@ -22,18 +22,17 @@ from anomaly_model.signature import KeyFileError, read_trusted_keys
 from edge_agent.agent import Agent
 from edge_agent.bridge_link import BridgeLink, in_greengrass, needs_bridge
 from edge_agent.configuration import changes, configured, with_live_changes
-from edge_agent.endpoint import Endpoint, EndpointLimits
-from edge_agent.intake import IntakeLimits
+from edge_agent.endpoint import Endpoint
+from edge_agent.http2.limits import ServerLimits
 from edge_agent.log_lines import configure_logging
 from edge_agent.memory import keep_freed_memory
 from edge_agent.metrics import AgentCollector, Counts, exposition, registry
 from edge_agent.protos import edge_agent_pb2
-from edge_agent.relay import Limits
 from edge_agent.results import ResultSink
-from edge_agent.service import MESSAGE_BYTES, EdgeAgentService
+from edge_agent.service import EdgeAgentService
 from edge_agent.settings import Settings
 from edge_agent.side_services import Health, inspection_methods, reflection_methods
-from edge_agent.sockets import bind, bind_tcp, socket_path, tls_credentials
+from edge_agent.sockets import bind, bind_tcp, socket_path, tls_context
 from edge_agent.spool import Spool, SpoolWriter
 
 log = structlog.get_logger()
@@ -44,9 +43,8 @@ _AGAIN_S = 10
 _SWITCH_S = 0.0005
 """Longest time for which Python lets one thread run while others want to: a call waits for no log line."""
 
-_UNIX = EndpointLimits(MESSAGE_BYTES)
-_TCP = EndpointLimits(MESSAGE_BYTES, threads=48, relay=Limits(connections=64), intake=IntakeLimits(patience_s=0.25))
-"""Networks are slower than memory: a request may take longer to arrive."""
+_UNIX = ServerLimits()
+_TCP = ServerLimits(connections=64, threads=32)
 
 
 def _allowed(users: str) -> frozenset[int] | None:
@@ -72,8 +70,8 @@ def _check_keys(settings: Settings) -> None:
 def _listen(endpoint: Endpoint, settings: Settings) -> None:
     endpoint.listen(bind(settings), _UNIX)
     if settings.tcp:
-        credentials = tls_credentials(settings)
-        endpoint.listen(bind_tcp(settings), _TCP, credentials)
+        context = tls_context(settings)
+        endpoint.listen(bind_tcp(settings), _TCP, context)
 
 
 def _serve_metrics(settings: Settings, collector: AgentCollector) -> None:
@@ -103,7 +101,7 @@ def _open_results(settings: Settings) -> ResultSink:
 
 
 class Program:
-    """The agent, its door, its results and its bridge, put together."""
+    """The agent, its endpoint, its results and its bridge, put together."""
 
     def __init__(self, settings: Settings) -> None:
         """Bind nothing yet.

@@ -1,4 +1,4 @@
-"""The gRPC door: wire messages to calls of the agent, errors to status codes. No behaviour of its own."""
+"""The gRPC service: wire messages to calls of the agent, errors to status codes. No behaviour of its own."""
 
 import contextlib
 import time
@@ -13,14 +13,14 @@ from anomaly_model.picture import check_size, wrap_rgb888
 from edge_agent.agent import Agent, Description
 from edge_agent.channel import Answer
 from edge_agent.echo import cut
-from edge_agent.endpoint import Call, Unary
+from edge_agent.endpoint import SMALL_BYTES, Unary
 from edge_agent.errors import InvalidRequestError, NotAllowedError, SharedMemoryError
-from edge_agent.intake import LARGE_BYTES
+from edge_agent.http2.calls import Call
+from edge_agent.http2.transport import Peer
 from edge_agent.judging import Judged
 from edge_agent.metrics import Counts
 from edge_agent.model_host import ModelHost
 from edge_agent.protos import edge_agent_pb2 as pb
-from edge_agent.relay import Peer
 from edge_agent.results import ResultSink
 from edge_agent.shared_memory import Segment, open_segment
 from edge_agent.status import status_of
@@ -30,6 +30,7 @@ log = structlog.get_logger()
 MESSAGE_BYTES = LIMITS.picture_side_max**2 * 3 + 1024 * 1024
 """The largest legal picture, and room for the rest of the message; gRPC's default of 4 MiB is less than 1182 x 1182."""
 _STATUS_MESSAGE = 2000
+_DETECT = "DetectAnomalies"
 
 
 class EdgeAgentService:
@@ -50,8 +51,8 @@ class EdgeAgentService:
     def methods(self) -> Mapping[str, Unary]:
         """By path."""
         service = pb.DESCRIPTOR.services_by_name["EdgeAgent"]
-        largest = {"DetectAnomalies": MESSAGE_BYTES}
-        return {f"/{service.full_name}/{m.name}": Unary(getattr(pb, m.input_type.name), self._admitted(m.name), largest.get(m.name, LARGE_BYTES))
+        return {f"/{service.full_name}/{m.name}": Unary(getattr(pb, m.input_type.name), self._admitted(m.name),
+                                                       MESSAGE_BYTES if m.name == _DETECT else SMALL_BYTES, tells_when_it_waits=m.name == _DETECT)
                 for m in service.methods}  # fmt: skip
 
     def _admitted(self, name: str) -> Callable[[Any, Call], Any]:

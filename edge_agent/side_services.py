@@ -1,22 +1,24 @@
 """What tools ask for: health (grpc.health.v1), reflection, and the metrics that `linewatch top` shows."""
 
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import islice
 from typing import Any
 
 from google.protobuf import empty_pb2, wrappers_pb2
-from grpc_health.v1 import health, health_pb2
-from grpc_reflection.v1alpha import reflection, reflection_pb2
+from grpc_health.v1 import health_pb2
+from grpc_reflection.v1alpha import reflection_pb2
 
 from edge_agent.echo import shown
-from edge_agent.endpoint import Call, Conversation, Method, Send, Unary, Watch
+from edge_agent.endpoint import Conversation, Method, Unary, Watch
 from edge_agent.errors import ExhaustedError, UnknownServiceError
+from edge_agent.http2.calls import Call
 
 _SERVING = health_pb2.HealthCheckResponse.SERVING
 _NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 _UNKNOWN = health_pb2.HealthCheckResponse.SERVICE_UNKNOWN
-HEALTH = health.SERVICE_NAME
+HEALTH = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
 REFLECTIONS = ("grpc.reflection.v1alpha.ServerReflection", "grpc.reflection.v1.ServerReflection")
 """Two names for one protocol; its messages are the same on the wire."""
 _WATCHERS = 64
@@ -31,8 +33,8 @@ class Health:
 
     def __init__(self, services: Iterable[str]) -> None:
         self._services = frozenset(services) | {""}
-        self._lock = threading.Lock()
-        self._watching: set[Send] = set()
+        self._lock = threading.RLock()  # what cannot be sent ends its connection, and those who watch on it
+        self._watching: set[Call] = set()
         self._status = _SERVING
 
     def methods(self) -> Mapping[str, Method]:
@@ -45,42 +47,50 @@ class Health:
             raise UnknownServiceError(f"no service {shown(request.service)} here")
         return health_pb2.HealthCheckResponse(status=self._status)
 
-    def _watch(self, request: Any, call: Call, send: Send) -> None:
+    def _watch(self, request: Any, call: Call) -> None:
         known = request.service in self._services
         with self._lock:
             if len(self._watching) >= _WATCHERS:
                 raise ExhaustedError(f"{_WATCHERS} callers are watching already; ask with Check")
-            send(health_pb2.HealthCheckResponse(status=self._status if known else _UNKNOWN))
+            call.send(_health(self._status if known else _UNKNOWN))
             if self._status != _SERVING:
-                send(None)
+                call.finish()
                 return
-            self._watching.add(send)
-        call.when_over(lambda: self._forget(send))
+            self._watching.add(call)
+        call.when_gone(lambda: self._forget(call))
 
-    def _forget(self, send: Send) -> None:
+    def _forget(self, call: Call) -> None:
         with self._lock:
-            self._watching.discard(send)
+            self._watching.discard(call)
 
     def shut_down(self) -> None:
         """Tell those who watch, and let them go."""
         with self._lock:
             self._status = _NOT_SERVING
             watching, self._watching = self._watching, set()
-        for send in watching:
-            send(health_pb2.HealthCheckResponse(status=self._status))
-            send(None)
+        for call in watching:
+            call.send(_health(self._status), more=True)
+            call.finish()
+
+
+def _health(status: int) -> bytes:
+    return bytes(health_pb2.HealthCheckResponse(status=status).SerializeToString())
 
 
 def reflection_methods(services: Iterable[str]) -> Mapping[str, Method]:
     """By path."""
-    servicer = reflection.ReflectionServicer([*services, HEALTH, *REFLECTIONS])
+    names = [*services, HEALTH, *REFLECTIONS]
     open_now = threading.BoundedSemaphore(_CONVERSATIONS)
 
     def reflect(requests: Iterator[Any], call: Call) -> Iterator[Any]:
         if not open_now.acquire(blocking=False):
             raise ExhaustedError(f"{_CONVERSATIONS} callers are asking already; try again")
         try:
-            call.end_after(_CONVERSATION_S)
+            call.ends_at = time.monotonic() + _CONVERSATION_S
+            # Loaded at the first question: it takes 20 MB, and a device is asked once in its life, if ever.
+            from grpc_reflection.v1alpha import reflection
+
+            servicer = reflection.ReflectionServicer(names)
             yield from servicer.ServerReflectionInfo(islice(requests, _QUESTIONS), None)
             if next(requests, None) is not None:
                 raise ExhaustedError(f"those were {_QUESTIONS} questions; call again for more")

@@ -7,8 +7,6 @@ import ssl
 import stat
 from pathlib import Path
 
-import grpc
-
 from anomaly_model.settings import SettingsError
 from edge_agent.settings import Settings
 
@@ -99,20 +97,22 @@ def bind_tcp(settings: Settings) -> socket.socket:
         raise SettingsError(f"tcp {settings.tcp!r} cannot be listened on: {error}; expected HOST:PORT, such as 0.0.0.0:50051") from error
 
 
-def tls_credentials(settings: Settings) -> grpc.ServerCredentials:
-    """Of a server that asks its clients for a certificate.
+def tls_context(settings: Settings) -> ssl.SSLContext:
+    """Of a server that asks its clients for a certificate, and speaks HTTP/2.
 
     Raises:
         SettingsError: a file cannot be read or is not what it should be.
     """
-    certificate, key, clients = (Path(name) for name in (settings.tls_certificate, settings.tls_key, settings.tls_clients))
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.options |= ssl.OP_NO_RENEGOTIATION
+    context.verify_mode = ssl.CERT_REQUIRED
+    context.set_alpn_protocols(["h2"])
     try:
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)  # says what is wrong with a file; gRPC would not
-        context.load_cert_chain(certificate, key)
-        context.load_verify_locations(clients)
-        pair = (key.read_bytes(), certificate.read_bytes())
-        return grpc.ssl_server_credentials([pair], clients.read_bytes(), require_client_auth=True)
+        context.load_cert_chain(settings.tls_certificate, settings.tls_key)
+        context.load_verify_locations(settings.tls_clients)
     except OSError as error:
         raise SettingsError(
             f"tcp needs tls_certificate, tls_key and tls_clients, each a PEM file: {error}; without them anybody could call"
         ) from error
+    return context

@@ -1,7 +1,5 @@
 """Errors as gRPC's status codes."""
 
-import grpc
-
 from anomaly_model.errors import LinewatchError, PictureError
 from edge_agent.errors import (
     CallerGoneError,
@@ -15,10 +13,9 @@ from edge_agent.errors import (
     WorkerError,
     WrongStateError,
 )  # fmt: skip
+from edge_agent.http2.status import Status
 
-Status = grpc.StatusCode
-
-STATUS_CODES: dict[type[LinewatchError], grpc.StatusCode] = {
+STATUS_CODES: dict[type[LinewatchError], Status] = {
     PictureError: Status.INVALID_ARGUMENT,
     InvalidRequestError: Status.INVALID_ARGUMENT,
     SharedMemoryError: Status.INVALID_ARGUMENT,
@@ -34,6 +31,6 @@ STATUS_CODES: dict[type[LinewatchError], grpc.StatusCode] = {
 """The only place where an error becomes a status; anything else is INTERNAL, and logged with its trace."""
 
 
-def status_of(error: LinewatchError) -> grpc.StatusCode:
+def status_of(error: LinewatchError) -> Status:
     """The code of the nearest class that has one."""
     return next((STATUS_CODES[c] for c in type(error).__mro__ if c in STATUS_CODES), Status.INTERNAL)

@@ -27,6 +27,10 @@ class Caller(Protocol):
         """Call `callback`, from any thread, when nobody waits any more."""
         ...
 
+    def about_to_wait(self) -> object:
+        """The call's thread begins to wait: others are to see to its connection meanwhile."""
+        ...
+
 
 class _OfLink(Protocol):
     @property
@@ -121,6 +125,7 @@ class Turns(Generic[Lane]):
             ticket: _Ticket[Lane] = _Ticket()
             self._waiting.append(ticket)
         try:
+            caller.about_to_wait()
             caller.when_gone(ticket.called.set)
             remaining = caller.remaining
             ticket.called.wait(self._patience_s if remaining is None else max(0.0, min(remaining, self._patience_s)))

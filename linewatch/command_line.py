@@ -22,7 +22,8 @@ FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 
 EXTRAS = {
     **dict.fromkeys(("sklearn", "scipy", "jinja2", "onnx", "torch", "safetensors"), "train"),
-    **dict.fromkeys(("awscrt", "awsiot", "google", "grpc", "grpc_health", "grpc_reflection", "prometheus_client", "structlog", "tvm_ffi"), "agent"),
+    **dict.fromkeys(("awscrt", "awsiot", "google", "grpc", "grpc_health", "grpc_reflection", "hpack"), "agent"),
+    **dict.fromkeys(("prometheus_client", "structlog", "tvm_ffi"), "agent"),
     **dict.fromkeys(("alembic", "boto3", "botocore", "httptools", "psycopg", "regex", "sqlalchemy", "uvicorn"), "server"),
     "distributed": "cluster",
     **dict.fromkeys(("tvm", "cyclonedx", "elftools", "cryptography"), "packager"),

@@ -15,7 +15,7 @@ from anomaly_model.errors import LinewatchError
 from anomaly_model.runtime_tvm import cpu_flags, host_target
 from edge_agent.memory import available_mib
 
-_LIBRARIES = ("grpc", "grpc_health", "google.protobuf", "awsiot", "prometheus_client", "structlog", "tvm_ffi", "onnxruntime")
+_LIBRARIES = ("grpc", "grpc_health", "hpack", "google.protobuf", "awsiot", "prometheus_client", "structlog", "tvm_ffi", "onnxruntime")
 _NVIDIA = ("/dev/nvidiactl", "/dev/nvhost-gpu", "/dev/nvgpu/igpu0")
 _FREE_MIB, _DISK_MIB = 300, 200
 

@@ -10,6 +10,9 @@ class Patient:
         self.gone, self.remaining = False, remaining
         self._callback: Callable[[], None] | None = None
 
+    def about_to_wait(self) -> None:
+        pass
+
     def when_gone(self, callback: Callable[[], None]) -> None:
         """See `edge_agent.turns.Caller`."""
         self._callback = callback

@@ -29,6 +29,7 @@ from tests.processes import agent_pid, worker_pids
 
 pytestmark = pytest.mark.fault
 BLANK = np.zeros((240, 320, 3), np.uint8)
+REQUESTS = int(os.environ.get("LINEWATCH_FAULT_REQUESTS", "4000"))
 ALLOWED = {"OK", "INVALID_ARGUMENT", "NOT_FOUND", "FAILED_PRECONDITION", "RESOURCE_EXHAUSTED", "DEADLINE_EXCEEDED", "UNIMPLEMENTED"}
 
 
@@ -83,7 +84,7 @@ def test_random_and_mutated_requests(models: Path) -> None:
         method = client._channel.unary_unary("/AWS.LookoutVision.EdgeAgent/DetectAnomalies")
         import grpc
 
-        for _ in range(4000):
+        for _ in range(REQUESTS):
             try:
                 method(random_request(chance, small.name), timeout=20)
                 seen.add("OK")

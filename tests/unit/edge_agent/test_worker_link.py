@@ -74,6 +74,9 @@ class SabotagedCaller(Patient):
         super().__init__()
         self._saboteur = saboteur
 
+    def about_to_wait(self) -> None:
+        pass
+
     def when_gone(self, callback: Callable[[], None]) -> None:
         self._saboteur.at("told who to tell")
         super().when_gone(callback)

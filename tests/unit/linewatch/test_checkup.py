@@ -17,7 +17,7 @@ def named(findings: list[Finding], check: str) -> Finding:
 def test_this_machine_is_fit(tmp_path: Path) -> None:
     findings = list(examine_machine(tmp_path))
     assert [f for f in findings if not f.ok] == []
-    assert {"Python", "CPU", "GPU", "shared memory", "memory", "disk", "confinement", "grpc", "awsiot"} <= {f.check for f in findings}
+    assert {"Python", "CPU", "GPU", "shared memory", "memory", "disk", "confinement", "grpc", "hpack", "awsiot"} <= {f.check for f in findings}
 
 
 def test_what_is_missing_is_named_with_the_remedy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

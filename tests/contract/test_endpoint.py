@@ -3,7 +3,6 @@
 import contextlib
 import os
 import socket
-import stat
 import threading
 import time
 from collections.abc import Iterator
@@ -19,13 +18,13 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from benchmarks.http2_frames import DATA, END_HEADERS, END_STREAM, HEADERS, frame, hello, message, request_block
-from edge_agent.endpoint import Call, Endpoint, EndpointLimits, Method, Unary
+from edge_agent.endpoint import Endpoint, Method, Unary
 from edge_agent.errors import UnknownModelError
-from edge_agent.intake import IntakeLimits
-from edge_agent.relay import Limits
+from edge_agent.http2.calls import Call
+from edge_agent.http2.limits import ServerLimits
 from edge_agent.settings import Settings
 from edge_agent.side_services import Health, reflection_methods
-from edge_agent.sockets import bind, tls_credentials
+from edge_agent.sockets import bind, tls_context
 from tests.certificates import Authority
 
 LARGEST = 8 * 1024 * 1024
@@ -70,7 +69,7 @@ class Service:
 
 
 @dataclass
-class Door:
+class Served:
     """A running endpoint and how to reach it."""
 
     address: str
@@ -90,20 +89,20 @@ class Door:
 
 
 @contextlib.contextmanager
-def serving(path: Path, limits: EndpointLimits | None = None) -> Iterator[Door]:
+def serving(path: Path, limits: ServerLimits | None = None) -> Iterator[Served]:
     service, health = Service(), Health(["t.T"])
     endpoint = Endpoint({**service.methods(), **health.methods(), **reflection_methods(["t.T"])})
-    endpoint.listen(bind(Settings(socket=f"unix:{path}")), limits or EndpointLimits(LARGEST))
+    endpoint.listen(bind(Settings(socket=f"unix:{path}")), limits or ServerLimits())
     endpoint.start()
     try:
-        yield Door(f"unix:{path}", service, endpoint, health)
+        yield Served(f"unix:{path}", service, endpoint, health)
     finally:
         service.release.set()
         endpoint.stop(5)
 
 
 @pytest.fixture
-def door(tmp_path: Path) -> Iterator[Door]:
+def served(tmp_path: Path) -> Iterator[Served]:
     with serving(tmp_path / "d.sock") as made:
         yield made
 
@@ -112,37 +111,37 @@ LIMITS = [("grpc.max_receive_message_length", LARGEST), ("grpc.max_send_message_
 
 
 @pytest.fixture
-def channel(door: Door) -> Iterator[grpc.Channel]:
-    with grpc.insecure_channel(door.address, options=LIMITS) as made:
+def channel(served: Served) -> Iterator[grpc.Channel]:
+    with grpc.insecure_channel(served.address, options=LIMITS) as made:
         yield made
 
 
 @pytest.mark.parametrize("size", [0, 1, 16_000, 70_000, 3_000_000, LARGEST - 8])
-def test_messages_of_all_sizes(door: Door, channel: grpc.Channel, size: int) -> None:
+def test_messages_of_all_sizes(served: Served, channel: grpc.Channel, size: int) -> None:
     data = bytes(i % 251 for i in range(1000)) * (size // 1000) + bytes(size % 1000)
     for _ in range(3):
-        assert door.call("Echo", channel)(data, timeout=20) == data
+        assert served.call("Echo", channel)(data, timeout=20) == data
 
 
-def test_many_callers_on_one_connection(door: Door, channel: grpc.Channel) -> None:
-    echo = door.call("Echo", channel)
+def test_many_callers_on_one_connection(served: Served, channel: grpc.Channel) -> None:
+    echo = served.call("Echo", channel)
     with ThreadPoolExecutor(16) as pool:
         sent = [bytes([i % 256]) * (i * 97) for i in range(400)]
         assert list(pool.map(lambda data: echo(data, timeout=30), sent)) == sent
 
 
-def test_a_call_that_waits_does_not_hold_up_others_on_its_connection(door: Door, channel: grpc.Channel) -> None:
-    held = door.call("Hold", channel).future(b"held", timeout=20)
-    assert door.service.entered.acquire(timeout=10)
-    assert door.call("Echo", channel)(b"quick", timeout=5) == b"quick"
-    door.service.release.set()
+def test_a_call_that_waits_does_not_hold_up_others_on_its_connection(served: Served, channel: grpc.Channel) -> None:
+    held = served.call("Hold", channel).future(b"held", timeout=20)
+    assert served.service.entered.acquire(timeout=10)
+    assert served.call("Echo", channel)(b"quick", timeout=5) == b"quick"
+    served.service.release.set()
     assert held.result(timeout=10) == b"held"
 
 
-def test_errors(door: Door, channel: grpc.Channel, capfd: pytest.CaptureFixture[str]) -> None:
+def test_errors(served: Served, channel: grpc.Channel, capfd: pytest.CaptureFixture[str]) -> None:
     def status(name: str, data: bytes = b"", **options: Any) -> tuple[grpc.StatusCode, str]:
         with pytest.raises(grpc.RpcError) as error:
-            door.call(name, channel)(data, timeout=10, **options)
+            served.call(name, channel)(data, timeout=10, **options)
         return error.value.code(), error.value.details()
 
     code, details = status("Fail")
@@ -156,7 +155,7 @@ def test_errors(door: Door, channel: grpc.Channel, capfd: pytest.CaptureFixture[
     assert status("Nothing")[0] == grpc.StatusCode.UNIMPLEMENTED
     assert status("Echo", bytes(LARGEST + 1))[0] == grpc.StatusCode.RESOURCE_EXHAUSTED
     assert status("Echo", b"x" * 1000, compression=grpc.Compression.Gzip)[0] == grpc.StatusCode.UNIMPLEMENTED
-    assert door.call("Echo", channel)(b"fine", timeout=10) == b"fine", "the connection has survived all of it"
+    assert served.call("Echo", channel)(b"fine", timeout=10) == b"fine", "the connection has survived all of it"
 
 
 @pytest.mark.parametrize("path", ["t.T/Echo", "grpc.health.v1.Health/Check", "grpc.health.v1.Health/Watch",
@@ -167,40 +166,31 @@ def test_requests_that_are_no_messages_are_the_caller_s_fault(channel: grpc.Chan
     assert error.value.code() == grpc.StatusCode.INVALID_ARGUMENT
 
 
-def test_the_kernel_says_who_calls(door: Door) -> None:
-    with grpc.insecure_channel(door.address) as one, grpc.insecure_channel(door.address) as other:
+def test_the_kernel_says_who_calls(served: Served) -> None:
+    with grpc.insecure_channel(served.address) as one, grpc.insecure_channel(served.address) as other:
         for channel in (one, other):
-            door.call("Echo", channel)(b"x", timeout=10)
-    assert door.service.callers == [os.getuid()] * 2
+            served.call("Echo", channel)(b"x", timeout=10)
+    assert served.service.callers == [os.getuid()] * 2
 
 
-def test_nobody_comes_in_beside_the_relay(door: Door) -> None:
-    folder = Path(door.endpoint._folder.name)
-    assert stat.S_IMODE(folder.stat().st_mode) == 0o700
-    with grpc.insecure_channel(f"unix:{folder / '0'}") as channel, pytest.raises(grpc.RpcError) as error:
-        door.call("Echo", channel)(b"x", timeout=10)
-    assert error.value.code() == grpc.StatusCode.UNAVAILABLE
-    assert door.service.handled == 0
-
-
-def test_handlers_know_how_long_their_callers_wait(door: Door, channel: grpc.Channel) -> None:
+def test_handlers_know_how_long_their_callers_wait(served: Served, channel: grpc.Channel) -> None:
     for timeout in (20, None):
-        held = door.call("Hold", channel).future(b"held", timeout=timeout)
-        assert door.service.entered.acquire(timeout=10)
-        remaining = door.service.remaining
+        held = served.call("Hold", channel).future(b"held", timeout=timeout)
+        assert served.service.entered.acquire(timeout=10)
+        remaining = served.service.remaining
         assert remaining is None if timeout is None else 0 < remaining <= 20
         held.cancel()
 
 
 @pytest.mark.parametrize("how", ["cancel", "deadline", "close"])
-def test_handlers_learn_that_their_caller_has_gone(door: Door, channel: grpc.Channel, how: str) -> None:
-    held = door.call("Hold", channel).future(b"held", timeout=0.3 if how == "deadline" else 20)
-    assert door.service.entered.acquire(timeout=10)
+def test_handlers_learn_that_their_caller_has_gone(served: Served, channel: grpc.Channel, how: str) -> None:
+    held = served.call("Hold", channel).future(b"held", timeout=0.3 if how == "deadline" else 20)
+    assert served.service.entered.acquire(timeout=10)
     if how == "cancel":
         held.cancel()
     if how == "close":
         channel.close()
-    assert door.service.gone.wait(10)
+    assert served.service.gone.wait(10)
 
 
 def closed(raw: socket.socket) -> bool:
@@ -225,67 +215,67 @@ def read_until(raw: socket.socket, mark: bytes) -> bytes:
 
 
 def test_a_request_that_never_ends_is_ended(tmp_path: Path) -> None:
-    with serving(tmp_path / "d.sock", EndpointLimits(LARGEST, intake=IntakeLimits(stall_s=0.2))) as door:
-        raw = door.connect()
+    with serving(tmp_path / "d.sock", ServerLimits(stall_s=0.2)) as served:
+        raw = served.connect()
         raw.sendall(hello() + frame(HEADERS, END_HEADERS, 1, request_block("/t.T/Echo")) + frame(DATA, 0, 1, b"\0\0\x10\0\0"))
         assert b"grpc-status" in read_until(raw, b"grpc-status")
         raw.close()
 
 
 def test_an_answer_that_is_never_read_is_ended(tmp_path: Path) -> None:
-    limits = EndpointLimits(LARGEST, intake=IntakeLimits(stall_s=0.2, held_bytes=2_500_000))
-    with serving(tmp_path / "d.sock", limits) as door, grpc.insecure_channel(door.address, options=LIMITS) as channel:
-        raw = door.connect()
+    limits = ServerLimits(stall_s=0.2, held_bytes=2_500_000)
+    with serving(tmp_path / "d.sock", limits) as served, grpc.insecure_channel(served.address, options=LIMITS) as channel:
+        raw = served.connect()
         request = wrappers_pb2.Int64Value(value=2_000_000).SerializeToString()
         raw.sendall(hello() + frame(HEADERS, END_HEADERS, 1, request_block("/t.T/Grow")) + frame(DATA, END_STREAM, 1, message(request)))
         assert b"grpc-status" in read_until(raw, b"grpc-status")
-        assert door.call("Echo", channel)(bytes(900_000), timeout=20) == bytes(900_000), "and its memory is free"
+        assert served.call("Echo", channel)(bytes(900_000), timeout=20) == bytes(900_000), "and its memory is free"
         raw.close()
 
 
 def test_requests_that_never_end_hold_up_nobody(tmp_path: Path) -> None:
-    limits = EndpointLimits(LARGEST, threads=8, intake=IntakeLimits(lanes=2, waiting=2, patience_s=0.01))
-    with serving(tmp_path / "d.sock", limits) as door, grpc.insecure_channel(door.address) as channel:
-        raws = [door.connect() for _ in range(4)]
+    limits = ServerLimits(threads=8, connections=8)
+    with serving(tmp_path / "d.sock", limits) as served, grpc.insecure_channel(served.address) as channel:
+        raws = [served.connect() for _ in range(4)]
         for raw in raws:
             calls = b"".join(frame(HEADERS, END_HEADERS, n, request_block("/t.T/Echo")) + frame(DATA, 0, n, b"\0\0\x10\0\0") for n in range(1, 40, 2))
             raw.sendall(hello() + calls)
         for _ in range(20):
-            assert door.call("Echo", channel)(b"x", timeout=20) == b"x"
+            assert served.call("Echo", channel)(b"x", timeout=20) == b"x"
         for raw in raws:
             raw.close()
 
 
 def test_too_many_large_messages_at_once(tmp_path: Path) -> None:
-    limits = EndpointLimits(LARGEST, intake=IntakeLimits(held_bytes=10_000_000))
-    with serving(tmp_path / "d.sock", limits) as door, grpc.insecure_channel(door.address, options=LIMITS) as channel:
-        held = door.call("Hold", channel).future(bytes(6_000_000), timeout=20)
-        assert door.service.entered.acquire(timeout=10)
+    limits = ServerLimits(held_bytes=20_000_000)
+    with serving(tmp_path / "d.sock", limits) as served, grpc.insecure_channel(served.address, options=LIMITS) as channel:
+        held = served.call("Hold", channel).future(bytes(6_000_000), timeout=20)
+        assert served.service.entered.acquire(timeout=10)
         with pytest.raises(grpc.RpcError) as error:
-            door.call("Echo", channel)(bytes(6_000_000), timeout=10)
+            served.call("Echo", channel)(bytes(6_000_000), timeout=10)
         assert error.value.code() == grpc.StatusCode.RESOURCE_EXHAUSTED
-        door.service.release.set()
+        served.service.release.set()
         held.result(timeout=10)
-        assert len(door.call("Echo", channel)(bytes(4_000_000), timeout=10)) == 4_000_000
+        assert len(served.call("Echo", channel)(bytes(4_000_000), timeout=10)) == 4_000_000
 
 
 def test_silent_connections_lock_nobody_out(tmp_path: Path) -> None:
-    with serving(tmp_path / "d.sock", EndpointLimits(LARGEST, relay=Limits(connections=4, silent_s=60))) as door:
-        with grpc.insecure_channel(door.address) as channel:
-            echo = door.call("Echo", channel)
+    with serving(tmp_path / "d.sock", ServerLimits(connections=4, handshake_s=60)) as served:
+        with grpc.insecure_channel(served.address) as channel:
+            echo = served.call("Echo", channel)
             echo(b"x", timeout=10)
-            silent = [door.connect() for _ in range(20)]
+            silent = [served.connect() for _ in range(20)]
             assert echo(b"goes on", timeout=10) == b"goes on"
-            with grpc.insecure_channel(door.address, options=[("grpc.use_local_subchannel_pool", 1)]) as newcomer:
-                assert door.call("Echo", newcomer)(b"comes in", timeout=10) == b"comes in"
+            with grpc.insecure_channel(served.address, options=[("grpc.use_local_subchannel_pool", 1)]) as newcomer:
+                assert served.call("Echo", newcomer)(b"comes in", timeout=10) == b"comes in"
         for raw in silent:
             raw.close()
 
 
 @pytest.mark.parametrize("said", [b"", b"PRI * HTTP/2.0\r\n"])
 def test_connections_that_do_not_come_about_end(tmp_path: Path, said: bytes) -> None:
-    with serving(tmp_path / "d.sock", EndpointLimits(LARGEST, handshake_s=0.5, relay=Limits(silent_s=0.5))) as door:
-        raw = door.connect()
+    with serving(tmp_path / "d.sock", ServerLimits(handshake_s=0.5)) as served:
+        raw = served.connect()
         raw.sendall(said)
         with contextlib.suppress(ConnectionResetError):
             while raw.recv(65536):
@@ -294,8 +284,8 @@ def test_connections_that_do_not_come_about_end(tmp_path: Path, said: bytes) -> 
 
 
 def test_one_that_does_not_read_at_all_loses_its_connection(tmp_path: Path) -> None:
-    with serving(tmp_path / "d.sock", EndpointLimits(LARGEST, relay=Limits(stall_s=0.5))) as door:
-        raw = door.connect()
+    with serving(tmp_path / "d.sock", ServerLimits(stall_s=0.5)) as served:
+        raw = served.connect()
         request = wrappers_pb2.Int64Value(value=4_000_000).SerializeToString()
         window = frame(8, 0, 0, (2**30).to_bytes(4, "big"))
         call = frame(HEADERS, END_HEADERS, 1, request_block("/t.T/Grow")) + frame(8, 0, 1, (2**30).to_bytes(4, "big"))
@@ -309,23 +299,23 @@ def test_one_that_does_not_read_at_all_loses_its_connection(tmp_path: Path) -> N
         raw.close()
 
 
-def test_stopping_answers_what_was_accepted(door: Door, channel: grpc.Channel) -> None:
-    calls = [door.call("Hold", channel).future(bytes([i]), timeout=20) for i in range(4)]
+def test_stopping_answers_what_was_accepted(served: Served, channel: grpc.Channel) -> None:
+    calls = [served.call("Hold", channel).future(bytes([i]), timeout=20) for i in range(4)]
     for _ in calls:
-        assert door.service.entered.acquire(timeout=10)
-    stopping = threading.Thread(target=door.endpoint.stop, args=(10,))
+        assert served.service.entered.acquire(timeout=10)
+    stopping = threading.Thread(target=served.endpoint.stop, args=(10,))
     stopping.start()
     time.sleep(0.2)
     with pytest.raises(grpc.RpcError) as error:
-        door.call("Echo", channel)(b"late", timeout=2)
+        served.call("Echo", channel)(b"late", timeout=2)
     assert error.value.code() in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED)
-    door.service.release.set()
+    served.service.release.set()
     assert [call.result(timeout=10) for call in calls] == [bytes([i]) for i in range(4)]
     stopping.join(10)
     assert not stopping.is_alive()
 
 
-def test_health(door: Door, channel: grpc.Channel) -> None:
+def test_health(served: Served, channel: grpc.Channel) -> None:
     stub = health_pb2_grpc.HealthStub(channel)
     serving_now, unknown = health_pb2.HealthCheckResponse.SERVING, health_pb2.HealthCheckResponse.SERVICE_UNKNOWN
     assert stub.Check(health_pb2.HealthCheckRequest(service="t.T"), timeout=5).status == serving_now
@@ -335,7 +325,7 @@ def test_health(door: Door, channel: grpc.Channel) -> None:
     watched = stub.Watch(health_pb2.HealthCheckRequest(), timeout=20)
     assert next(watched).status == serving_now
     assert next(stub.Watch(health_pb2.HealthCheckRequest(service="other"), timeout=20)).status == unknown
-    door.health.shut_down()
+    served.health.shut_down()
     assert [r.status for r in watched] in ([], [health_pb2.HealthCheckResponse.NOT_SERVING])
 
 
@@ -350,20 +340,20 @@ def test_reflection_goes_back_and_forth(channel: grpc.Channel) -> None:
     assert len(list(raw(iter([reflection_pb2.ServerReflectionRequest(list_services="").SerializeToString()]), timeout=20))) == 1
 
 
-def test_reflection_is_for_few_questions_at_a_time(door: Door, channel: grpc.Channel) -> None:
+def test_reflection_is_for_few_questions_at_a_time(served: Served, channel: grpc.Channel) -> None:
     ask = channel.stream_stream("/grpc.reflection.v1.ServerReflection/ServerReflectionInfo")
     with pytest.raises(grpc.RpcError) as error:
         list(ask(iter([b""] * 100_000), timeout=20))
     assert error.value.code() == grpc.StatusCode.RESOURCE_EXHAUSTED
-    assert door.call("Echo", channel)(b"x", timeout=5) == b"x"
+    assert served.call("Echo", channel)(b"x", timeout=5) == b"x"
 
 
 def test_watchers_of_health_hold_no_thread(tmp_path: Path) -> None:
-    with serving(tmp_path / "d.sock", EndpointLimits(LARGEST, threads=2)) as door, grpc.insecure_channel(door.address) as channel:
+    with serving(tmp_path / "d.sock", ServerLimits(threads=2)) as served, grpc.insecure_channel(served.address) as channel:
         stub = health_pb2_grpc.HealthStub(channel)
         watched = [stub.Watch(health_pb2.HealthCheckRequest(), timeout=20) for _ in range(20)]
         assert {next(each).status for each in watched} == {health_pb2.HealthCheckResponse.SERVING}
-        assert door.call("Echo", channel)(b"x", timeout=5) == b"x"
+        assert served.call("Echo", channel)(b"x", timeout=5) == b"x"
         for each in watched:
             each.cancel()
 
@@ -375,7 +365,7 @@ def test_tls_on_tcp_asks_clients_for_a_certificate(tmp_path: Path) -> None:
     service = Service()
     endpoint = Endpoint(service.methods())
     settings = Settings(tls_certificate=str(certificate), tls_key=str(key), tls_clients=str(authority.certificate))
-    endpoint.listen(listener, EndpointLimits(LARGEST, relay=Limits(connections=2)), tls_credentials(settings))
+    endpoint.listen(listener, ServerLimits(connections=2), tls_context(settings))
     address = f"localhost:{listener.getsockname()[1]}"
     endpoint.start()
     echo = "/t.T/Echo"

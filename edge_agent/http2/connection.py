@@ -1,0 +1,397 @@
+"""One HTTP/2 connection, seen from the server: bytes in, events and bytes out. Pure: no sockets, threads or clocks.
+
+What it takes from a peer is bounded before memory is: header blocks, frames, streams, messages. What a peer does wrong ends the
+connection with the code that RFC 9113 names (ConnectionFaultError), what is wrong with a request ends its stream.
+"""
+
+import struct
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from edge_agent.http2 import pace
+from edge_agent.http2.budget import Account
+from edge_agent.http2.fields import FieldDecoder, MalformedError, check_trailers, content_length, request_fields, size
+from edge_agent.http2.frames import (
+    LARGEST_MAX_FRAME,
+    LARGEST_WINDOW,
+    SMALLEST_MAX_FRAME,
+    ConnectionFaultError,
+    ErrorCode,
+    Flag,
+    FrameType,
+    Setting,
+    expect,
+    frame,
+    reset,
+    settings_frame,
+    window_update,
+)  # fmt: skip
+from edge_agent.http2.messages import Expected, MessageReader
+from edge_agent.http2.reading import Block, FrameReader, depends_on
+from edge_agent.http2.sending import DEFAULT_WINDOW, Sender
+from edge_agent.http2.status import Status, StatusError
+from edge_agent.http2.streams import Buffer, Event, Happening, Stream
+
+_STATUS_ONLY = {415: b"\x08\x03415", 405: b"\x08\x03405"}
+"""Header blocks: `:status`, by the name of the static table's index 8, with a value of its own."""
+_REMEMBERED = 256
+
+
+@dataclass(frozen=True, slots=True)
+class ConnectionLimits:
+    """What one peer may take.
+
+    Attributes:
+        streams: calls at a time; the next one is refused, and gRPC's clients wait or try again.
+        header_bytes: of one call's headers; packed, it is a quarter more at most.
+        frame_bytes: of a DATA frame; other frames may have gRPC's usual 16 KiB.
+        window: bytes of a message that may come before its length is known.
+    """
+
+    streams: int = 32
+    header_bytes: int = 12 * 1024
+    frame_bytes: int = 1024 * 1024
+    window: int = 1024 * 1024
+
+
+class Connection:
+    """The state of one connection. Not thread-safe.
+
+    Attributes:
+        streams: open ones, and closed ones that a handler works on; by number.
+        cost: of what came since it was last set to nothing; see `pace`.
+        sender: what goes out.
+    """
+
+    def __init__(self, limits: ConnectionLimits, account: Account, expected: Callable[[str], Expected | None]) -> None:
+        """Nothing has come yet.
+
+        Args:
+            limits: of the peer.
+            account: of the memory that its messages take.
+            expected: what the method of a path takes; None when there is no such method.
+        """
+        self._limits, self._account, self._expected = limits, account, expected
+        self._reader = FrameReader(self, limits.frame_bytes, limits.header_bytes * 5 // 4)
+        self._decoder = FieldDecoder(limits.header_bytes)
+        self._events: list[Event] = []
+        self._data: Stream | None = None
+        self._data_ends = False
+        self._last = 0
+        self._ended: OrderedDict[int, bool] = OrderedDict()  # streams that are over: whether the peer may not know that yet
+        self._receive_window = LARGEST_WINDOW
+        self.streams: dict[int, Stream] = {}
+        self.cost = 0.0
+        self.sender = Sender(self._answered)
+        self.sender.out += settings_frame({
+            Setting.MAX_CONCURRENT_STREAMS: limits.streams, Setting.INITIAL_WINDOW_SIZE: limits.window,
+            Setting.MAX_FRAME_SIZE: limits.frame_bytes, Setting.MAX_HEADER_LIST_SIZE: limits.header_bytes,
+        }) + window_update(0, LARGEST_WINDOW - DEFAULT_WINDOW)  # fmt: skip
+
+    @property
+    def greeted(self) -> bool:
+        """Whether the peer has said what a client says first."""
+        return self._reader.greeted
+
+    def receive(self, data: memoryview) -> list[Event]:
+        """Take what was read.
+
+        Raises:
+            ConnectionFaultError: the peer broke the protocol; a GOAWAY is to be sent before closing.
+        """
+        events: list[Event] = []
+        self._events = events
+        self.cost += pace.READ
+        try:
+            self._reader.feed(data)
+        except ConnectionFaultError as fault:
+            self.sender.go_away(self._last, fault.code, str(fault))
+            raise
+        return events
+
+    # --- frames, see `reading.Frames`
+
+    def frame(self, kind: int, flags: int, number: int, payload: memoryview) -> None:
+        """A frame that is neither DATA nor of a header block's first."""
+        self.cost += pace.FRAME
+        match kind:
+            case FrameType.SETTINGS:
+                self._settings(flags, number, payload)
+            case FrameType.PING:
+                expect(len(payload) == 8, ErrorCode.FRAME_SIZE_ERROR, "PING of another length than 8")
+                expect(number == 0, ErrorCode.PROTOCOL_ERROR, "PING on a stream")
+                if not flags & Flag.ACK:
+                    self.cost += pace.SMALL
+                    self.sender.out += frame(FrameType.PING, Flag.ACK, 0, bytes(payload))
+            case FrameType.WINDOW_UPDATE:
+                self._window_update(number, payload)
+            case FrameType.RST_STREAM:
+                expect(len(payload) == 4, ErrorCode.FRAME_SIZE_ERROR, "RST_STREAM of another length than 4")
+                stream = self._open_stream(kind, number)
+                if stream is not None:
+                    self._end(stream, crossing=False)
+                    self._events.append((Happening.RESET, stream))
+            case FrameType.PRIORITY:
+                expect(number > 0, ErrorCode.PROTOCOL_ERROR, "PRIORITY of the connection")
+                expect(len(payload) == 5, ErrorCode.FRAME_SIZE_ERROR, "PRIORITY of another length than 5")
+                if depends_on(payload) == number and number in self.streams:
+                    self._reset(self.streams[number], ErrorCode.PROTOCOL_ERROR)
+            case FrameType.GOAWAY:
+                expect(number == 0, ErrorCode.PROTOCOL_ERROR, "GOAWAY on a stream")
+                expect(len(payload) >= 8, ErrorCode.FRAME_SIZE_ERROR, "GOAWAY shorter than 8")
+            case FrameType.PUSH_PROMISE:
+                raise ConnectionFaultError(ErrorCode.PROTOCOL_ERROR, "clients do not push")
+
+    def _settings(self, flags: int, number: int, payload: memoryview) -> None:
+        expect(number == 0, ErrorCode.PROTOCOL_ERROR, "SETTINGS on a stream")
+        if flags & Flag.ACK:
+            expect(not payload, ErrorCode.FRAME_SIZE_ERROR, "an acknowledgement with settings in it")
+            return
+        expect(len(payload) % 6 == 0, ErrorCode.FRAME_SIZE_ERROR, "SETTINGS of a length that is no multiple of 6")
+        self.cost += pace.SMALL + len(payload)
+        for key, value in struct.iter_unpack(">HI", payload):
+            if key == Setting.INITIAL_WINDOW_SIZE:
+                expect(value <= LARGEST_WINDOW, ErrorCode.FLOW_CONTROL_ERROR, "a window of more than 2^31 - 1 bytes")
+                for stream in self.streams.values():
+                    stream.send_window += value - self.sender.initial_window
+                    expect(stream.send_window <= LARGEST_WINDOW, ErrorCode.FLOW_CONTROL_ERROR, "a window of more than 2^31 - 1 bytes")
+                self.cost += len(self.streams)
+                self.sender.initial_window = value
+            elif key == Setting.MAX_FRAME_SIZE:
+                expect(SMALLEST_MAX_FRAME <= value <= LARGEST_MAX_FRAME, ErrorCode.PROTOCOL_ERROR, "MAX_FRAME_SIZE out of its range")
+                self.sender.frame_bytes = value
+            elif key == Setting.ENABLE_PUSH:
+                expect(value <= 1, ErrorCode.PROTOCOL_ERROR, "ENABLE_PUSH is neither 0 nor 1")
+        self.sender.out += frame(FrameType.SETTINGS, Flag.ACK, 0)
+
+    def _window_update(self, number: int, payload: memoryview) -> None:
+        expect(len(payload) == 4, ErrorCode.FRAME_SIZE_ERROR, "WINDOW_UPDATE of another length than 4")
+        increment = int.from_bytes(payload, "big") & LARGEST_WINDOW
+        if number == 0:
+            expect(increment > 0, ErrorCode.PROTOCOL_ERROR, "a window that grows by nothing")
+            self.sender.window += increment
+            expect(self.sender.window <= LARGEST_WINDOW, ErrorCode.FLOW_CONTROL_ERROR, "a window of more than 2^31 - 1 bytes")
+            return
+        stream = self._open_stream(FrameType.WINDOW_UPDATE, number)
+        if stream is not None:
+            stream.send_window += increment
+            if not increment or stream.send_window > LARGEST_WINDOW:
+                self._reset(stream, ErrorCode.FLOW_CONTROL_ERROR if increment else ErrorCode.PROTOCOL_ERROR)
+
+    def _open_stream(self, kind: int, number: int) -> Stream | None:
+        """The stream that a frame is for; None for one that is over, when the frame may have crossed what ended it.
+
+        Raises:
+            ConnectionFaultError: there never was such a stream, or the peer has closed it and knows that.
+        """
+        stream = self.streams.get(number)
+        if stream is not None and not stream.closed:
+            return stream
+        expect(number % 2 == 1 and number <= self._last, ErrorCode.PROTOCOL_ERROR, "a frame of a stream that never was")
+        if kind in (FrameType.DATA, FrameType.HEADERS):
+            crossing = self._ended.get(number)
+            expect(crossing is not None, ErrorCode.PROTOCOL_ERROR, "a frame of a stream that was skipped")
+            expect(crossing is True, ErrorCode.STREAM_CLOSED, "a frame of a stream that is closed")
+        return None
+
+    # --- headers
+
+    def block(self, block: Block) -> None:
+        """A header block: of a request, or behind its body."""
+        cost = pace.FRAME + pace.header_block(len(block.data))
+        self.cost += cost
+        fields = self._decoder.decode(block.data)
+        if block.number > self._last:
+            self._last = block.number
+            stream = self._open(block, fields)
+            if stream is not None:
+                stream.cost += cost
+                self._spend(stream, pace.CALL)
+                if block.ends:
+                    self._end_request(stream)
+            return
+        stream = self._open_stream(FrameType.HEADERS, block.number)
+        if stream is None:
+            return
+        try:
+            check_trailers(fields)
+            if stream.ended or not block.ends:
+                self._reset(stream, ErrorCode.STREAM_CLOSED if stream.ended else ErrorCode.PROTOCOL_ERROR)
+            else:
+                self._end_request(stream)
+        except MalformedError:
+            self._reset(stream, ErrorCode.PROTOCOL_ERROR)
+
+    def _spend(self, stream: Stream, cost: float) -> None:
+        stream.cost += cost
+        self.cost += cost
+
+    def _open(self, block: Block, fields: list[tuple[str, str]]) -> Stream | None:
+        if self.sender.leaving:  # GOAWAY named an earlier stream as the last: the client knows that this one was not looked at
+            self._remember(block.number, crossing=True)
+            return None
+        try:
+            if block.on_itself:
+                raise MalformedError("a stream that depends on itself")
+            headers = request_fields(fields)
+            length = content_length(headers)
+        except MalformedError:
+            self._refuse(block, reset(block.number, ErrorCode.PROTOCOL_ERROR))
+            return None
+        if len(self.streams) >= self._limits.streams:
+            self._refuse(block, reset(block.number, ErrorCode.REFUSED_STREAM))
+            return None
+        wrong = 405 if headers[":method"] != "POST" else 0 if headers.get("content-type", "").startswith("application/grpc") else 415
+        if wrong:
+            answer = frame(FrameType.HEADERS, Flag.END_HEADERS | Flag.END_STREAM, block.number, _STATUS_ONLY[wrong])
+            self._refuse(block, answer if block.ends else answer + reset(block.number, ErrorCode.NO_ERROR))
+            return None
+        expected = self._expected(headers[":path"])
+        reader = MessageReader(expected or Expected(0), self._account)
+        stream = Stream(block.number, headers, reader, self.sender.initial_window, self._limits.window, length, ended=block.ends)
+        self.streams[block.number] = stream
+        if size(fields) > self._limits.header_bytes:
+            self.finish(stream, Status.RESOURCE_EXHAUSTED, f"headers of more than {self._limits.header_bytes} bytes")
+        elif expected is None:
+            self.finish(stream, Status.UNIMPLEMENTED, f"there is no method {headers[':path'][:200]!r}")
+        else:
+            self._events.append((Happening.OPENED, stream))
+        return stream
+
+    def _refuse(self, block: Block, answer: bytes) -> None:
+        """End a stream that there will be no call on."""
+        self.sender.out += answer
+        self._remember(block.number, crossing=not block.ends)
+        self.cost += pace.CALL
+
+    # --- bodies, see `reading.Frames`
+
+    def begin_data(self, kind: int, number: int, length: int, body: int, *, ends: bool) -> None:
+        """A frame begins that is DATA, or that nobody knows and that is passed over (RFC 9113, section 5.5)."""
+        self._data = stream = self._open_stream(kind, number) if kind == FrameType.DATA else None
+        if kind == FrameType.DATA:
+            expect(length <= self._receive_window, ErrorCode.FLOW_CONTROL_ERROR, "more DATA than the connection's window")
+            self._receive_window -= length
+            if self._receive_window < LARGEST_WINDOW // 2:  # pieces are copied as they come: what is bounded is each stream's
+                self.sender.out += window_update(0, LARGEST_WINDOW - self._receive_window)
+                self._receive_window = LARGEST_WINDOW
+        if stream is None:
+            self.cost += pace.DATA + length / 64
+            return
+        self._spend(stream, pace.DATA)
+        stream.receive_window -= length
+        expect(stream.receive_window >= 0, ErrorCode.FLOW_CONTROL_ERROR, "more DATA than the stream's window")
+        self._data_ends = ends
+        if stream.body_left is not None:
+            stream.body_left -= body
+
+    def data(self, part: memoryview, coming: int) -> None:
+        """A piece of a frame's body."""
+        stream = self._data
+        if stream is None or stream.closed:
+            return
+        if stream.ended:
+            self._reset(stream, ErrorCode.STREAM_CLOSED)
+            return
+        if stream.body_left is not None and stream.body_left < 0:
+            self._reset(stream, ErrorCode.PROTOCOL_ERROR)
+            return
+        stream.moved += len(part)
+        try:
+            stream.reader.feed(part)
+        except StatusError as error:
+            self.finish(stream, error.status, str(error))
+            self._events.append((Happening.RESET, stream))
+            return
+        if not self._data_ends:
+            self._widen(stream, coming)
+
+    def end_data(self) -> None:
+        """The frame is over."""
+        stream, self._data = self._data, None
+        if stream is not None and not stream.closed and self._data_ends:
+            self._end_request(stream)
+
+    def _widen(self, stream: Stream, coming: int) -> None:
+        """Let the rest of a message come whose length is allowed, and keep room for the next one's beginning."""
+        wanted = max(stream.reader.missing - coming, 0) + self._limits.window
+        if stream.receive_window < wanted - self._limits.window // 2:
+            self.sender.out += window_update(stream.number, wanted - stream.receive_window)
+            stream.receive_window = wanted
+
+    def _end_request(self, stream: Stream) -> None:
+        stream.ended = True
+        if stream.closed:  # refused; its peer knows, and has now said all
+            return
+        if stream.body_left:
+            self._reset(stream, ErrorCode.PROTOCOL_ERROR)
+        elif stream.reader.missing:
+            self.finish(stream, Status.INVALID_ARGUMENT, f"the request ended {stream.reader.missing} bytes before its message did")
+            self._events.append((Happening.RESET, stream))
+        else:
+            self._events.append((Happening.ENDED, stream))
+
+    # --- how streams end
+
+    def _reset(self, stream: Stream, code: ErrorCode) -> None:
+        if not stream.closed:
+            self.sender.out += reset(stream.number, code)
+            self._end(stream, crossing=True)
+            self._events.append((Happening.RESET, stream))
+
+    def _answered(self, stream: Stream) -> None:
+        """The answer is written. What else the peer sends is not looked at: RFC 9113, section 8.1."""
+        if not stream.ended:
+            self.sender.out += reset(stream.number, ErrorCode.NO_ERROR)
+        self._end(stream, crossing=not stream.ended)
+
+    def _end(self, stream: Stream, *, crossing: bool) -> None:
+        """Nothing more is sent on this stream. One that a handler works on goes on counting: a peer that opens and resets gains nothing."""
+        stream.closed = True
+        stream.outgoing.clear()
+        self._remember(stream.number, crossing=crossing)
+        if not stream.busy:
+            self.forget(stream)
+
+    def _remember(self, number: int, *, crossing: bool) -> None:
+        self._ended[number] = crossing
+        if len(self._ended) > _REMEMBERED:
+            self._ended.popitem(last=False)
+
+    def forget(self, stream: Stream) -> None:
+        """No handler works on it any more: its memory is free, and its place when it is closed."""
+        stream.busy = False
+        stream.reader.close()
+        if stream.closed:
+            self._account.give_back(stream.answered_bytes)
+            stream.answered_bytes = 0
+            self.streams.pop(stream.number, None)
+
+    # --- what goes
+
+    def send(self, stream: Stream, message: bytes) -> None:
+        """Send a message on a stream, as soon as its windows allow; it counts until the stream is over."""
+        if not stream.closed:
+            self._account.add(len(message))
+            stream.answered_bytes += len(message)
+            self.sender.send(stream, message)
+
+    def finish(self, stream: Stream, status: Status, message: str = "") -> None:
+        """End a call behind what was sent."""
+        self.sender.finish(stream, status, message)
+
+    def take(self, most: int) -> list[Buffer]:
+        """What is to be sent now, of about `most` bytes."""
+        return self.sender.take(most)
+
+    def leave(self) -> None:
+        """Say that no further calls are taken; those that are here are answered."""
+        if not self.sender.leaving:
+            self.sender.go_away(self._last, ErrorCode.NO_ERROR)
+
+    def end(self) -> None:
+        """It is over: nobody reads what is sent."""
+        for stream in list(self.streams.values()):
+            if not stream.closed:
+                self._end(stream, crossing=False)

@@ -1,0 +1,99 @@
+"""Messages put together from pieces, budgets, statuses, timeouts, allowances."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from edge_agent.http2.budget import Budget
+from edge_agent.http2.messages import Expected, MessageReader, message_prefix
+from edge_agent.http2.pace import Allowance, Pace, Pot, header_block
+from edge_agent.http2.status import Status, StatusError, timeout_seconds
+
+MANY = Expected(1000, 10, streaming=True)
+
+
+def reader(expected: Expected = MANY, budget: int = 10**6) -> MessageReader:
+    return MessageReader(expected, Budget(budget).account())
+
+
+@given(st.lists(st.binary(max_size=300), max_size=5), st.data())
+def test_any_cut_gives_the_same_messages(messages: list[bytes], data: st.DataObject) -> None:
+    stream = b"".join(message_prefix(len(m)) + m for m in messages)
+    taker, at = reader(), 0
+    while at < len(stream):
+        count = data.draw(st.integers(1, len(stream) - at))
+        taker.feed(memoryview(stream[at : at + count]))
+        at += count
+    assert [bytes(m) for m in taker.messages] == messages
+    assert taker.missing == 0
+
+
+def test_missing_counts_down() -> None:
+    taker = reader()
+    taker.feed(memoryview(b"\0\0"))
+    assert taker.missing == 3
+    taker.feed(memoryview(b"\0\0\x0aabc"))
+    assert taker.missing == 7
+
+
+@pytest.mark.parametrize(("data", "expected", "status"), [
+    (b"\x01\0\0\0\x01x", Expected(1000), Status.UNIMPLEMENTED), (b"\0\0\0\x03\xe9", Expected(1000), Status.RESOURCE_EXHAUSTED),
+    (bytes(10), Expected(1000), Status.INVALID_ARGUMENT), (bytes(20), Expected(1000, 3, streaming=True), Status.RESOURCE_EXHAUSTED),
+])  # fmt: skip
+def test_messages_that_are_not_taken(data: bytes, expected: Expected, status: Status) -> None:
+    with pytest.raises(StatusError) as error:
+        reader(expected).feed(memoryview(data))
+    assert error.value.status is status
+
+
+def test_memory_is_counted_as_it_is_filled() -> None:
+    taker = reader(Expected(1000), budget=30)
+    taker.feed(memoryview(message_prefix(1000) + bytes(10)))
+    with pytest.raises(StatusError, match="too many large messages"):
+        taker.feed(memoryview(bytes(11)))
+
+
+def test_nobody_gets_more_than_is_left() -> None:
+    budget = Budget(100)
+    greedy, other = budget.account(), budget.account()
+    assert greedy.take(50)
+    assert not greedy.take(1)
+    assert other.take(25)
+    assert not budget.short
+    other.add(40)
+    assert budget.short
+    assert not other.take(1)
+    other.give_back(65)
+    greedy.give_back(50)
+    assert budget.account().take(100)
+
+
+@pytest.mark.parametrize(("text", "seconds"), [("1H", 3600), ("2M", 120), ("3S", 3), ("500m", 0.5), ("7u", 7e-6), ("99999999n", 0.099999999)])
+def test_timeouts(text: str, seconds: float) -> None:
+    assert timeout_seconds(text) == pytest.approx(seconds)
+
+
+@pytest.mark.parametrize("text", ["", "1", "S", "-1S", "1.5S", "123456789S", "1X"])
+def test_what_is_no_timeout(text: str) -> None:
+    with pytest.raises(StatusError, match="is no timeout"):
+        timeout_seconds(text)
+
+
+def test_who_floods_waits_and_who_is_answered_does_not() -> None:
+    shared = Pot(Allowance(100, 200), 0)
+    flooding, fair = Pace(Pot(Allowance(50, 100), 0), shared), Pace(Pot(Allowance(50, 100), 0), shared)
+    for _ in range(4):
+        flooding.spend(100, 0)
+    assert flooding.wait == pytest.approx(6)
+    fair.spend(30, 0)
+    assert fair.wait == 0, "though what all have together is used up"
+    fair.spend(30, 0)
+    assert fair.wait == pytest.approx(2.6)
+    fair.spend(-30, 0)
+    assert fair.wait == 0, "its call was answered"
+    flooding.spend(0, 6)
+    assert flooding.wait == 0
+
+
+def test_long_header_blocks_cost_more_than_their_length() -> None:
+    assert header_block(16_000) > 10 * header_block(4_000) / 2
