@@ -349,7 +349,7 @@ class Connection:
     def _end(self, stream: Stream, *, crossing: bool) -> None:
         """Nothing more is sent on this stream. One that a handler works on goes on counting: a peer that opens and resets gains nothing."""
         stream.closed = True
-        stream.outgoing.clear()
+        self.sender.drop(stream)
         self._remember(stream.number, crossing=crossing)
         if not stream.busy:
             self.forget(stream)

@@ -27,7 +27,9 @@ _A_SECOND = 100
 _WAIT_S = 1 / _A_SECOND
 _FAREWELL_S = 1.0
 _REST_S = 1.0
-"""How long a connection that was used has been quiet before it makes room for another."""
+"""How long ago a connection had a call before it makes room for another of its own user."""
+_AT_FIRST = 0.1
+"""Of its allowance, what a connection may spend at first: else who comes again and again would have it again and again."""
 
 
 class Listener:
@@ -84,7 +86,7 @@ class Listener:
             log.warning("connection not accepted", reason=str(error))
             return True
         peer = peer_of(connection)
-        if not self._make_room():
+        if not self._make_room(peer.uid):
             log.warning("connection refused", peer=peer.name, reason=f"{self.limits.connections} connections are in use")
             connection.close()
         else:
@@ -112,7 +114,7 @@ class Listener:
                 secret = Tls(self._tls)
                 peer, seal = secret.shake_hands(connection), secret
             now = time.monotonic()
-            pace = Pace(Pot(self.limits.allowance, now), self._together)
+            pace = Pace(Pot(self.limits.allowance, now, filled=_AT_FIRST), self._together)
             served = ServedConnection(self, connection, peer, seal, application, pace)
         except OSError as error:
             log.warning("connection refused", reason=str(error), peer=peer.name)
@@ -129,10 +131,11 @@ class Listener:
         else:
             served.run()
 
-    def _make_room(self) -> bool:
-        """Where there are too many, end the connection that is missed least.
+    def _make_room(self, uid: int | None) -> bool:
+        """Where there are too many for one more of this user, end the connection that is missed least.
 
-        It is of the user with most of them: first those that never had a call, then the quietest.
+        It is of the user with most of them: first those that never had a call, then the one whose last call is longest ago. No user keeps
+        another out: with fewer than that one, it gets a place whatever is done on it.
         """
         with self._changed:
             if len(self._served) + len(self._shaking) < self.limits.connections:
@@ -144,15 +147,17 @@ class Listener:
             users.setdefault(one.peer.uid, []).append(one)
         now = time.monotonic()
         largest = max(users.values(), key=len, default=[])
-        free = [one for one in largest if not one.handles and (not one.answered or now - one.read_at > _REST_S)]
+        free = [one for one in largest if not one.handles and (not one.answered or now - one.called_at > _REST_S)]
         if shaking is not None and len(self._shaking) > len(free):
             with contextlib.suppress(OSError):
                 shaking.shutdown(socket.SHUT_RDWR)
             return True
+        if not free and len(largest) > len(users.get(uid, [])) + 1:
+            free = largest
         if not free:
             return False
-        leaving = min(free, key=lambda one: (one.answered, one.read_at))
-        log.warning("connection ended", peer=leaving.peer.name, reason=f"it was quiet, and {self.limits.connections} are open")
+        leaving = min(free, key=lambda one: (one.handles, one.answered, one.called_at))
+        log.warning("connection ended", peer=leaving.peer.name, reason=f"others are used more, and {self.limits.connections} are open")
         leaving.close()
         with self._changed:
             self._served.discard(leaving)
@@ -255,12 +260,11 @@ class Keeper:
             elif (served := self._blocked.pop(number, None)) is not None:
                 served.resume()
         now = time.monotonic()
-        for listener in [listener for listener, until in self._paused.items() if until <= now]:
-            del self._paused[listener]
-            if self._accepting:
-                self._epoll.register(listener.socket, select.EPOLLIN)
         if not self._accepting:
             self._close_listeners()
+        for listener in [listener for listener, until in self._paused.items() if until <= now]:
+            del self._paused[listener]
+            self._epoll.register(listener.socket, select.EPOLLIN)
         if now - self._swept >= _SWEEP_S:
             self._swept = now
             self._sweep(now)

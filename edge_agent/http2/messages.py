@@ -9,8 +9,9 @@ from edge_agent.http2.budget import Account
 from edge_agent.http2.status import Status, StatusError
 
 PREFIX_BYTES = 5
-_TOUCHED = 4096
-"""Bytes up to which memory is taken at once."""
+_STEPS = (64 * 1024, 1024 * 1024)
+"""Bytes for which there is room at first, and when those have come: a length alone takes no memory. The system backs a large piece with pages
+of megabytes, so that there must have come about as much."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +43,7 @@ class MessageReader:
         self.messages: deque[memoryview] = deque()
         self._prefix = bytearray()
         self._body: memoryview | None = None
-        self._filled = 0
+        self._length = self._filled = 0
         self._held = 0
         self._begun = 0
 
@@ -51,7 +52,7 @@ class MessageReader:
         """Bytes that the message that has begun still needs; 0 between messages."""
         if self._body is None:
             return PREFIX_BYTES - len(self._prefix) if self._prefix else 0
-        return len(self._body) - self._filled
+        return self._length - self._filled
 
     def feed(self, data: memoryview) -> None:
         """Take the next bytes.
@@ -75,6 +76,9 @@ class MessageReader:
             data = data[len(part) :]
             if self._filled < len(self._body):
                 break
+            if self._filled < self._length:
+                self._grow(self._body)
+                continue
             self.messages.append(self._body)
             self._body, self._filled = None, 0
 
@@ -90,8 +94,13 @@ class MessageReader:
             raise StatusError(Status.INVALID_ARGUMENT, "the call has more than one message; expected one")
         if len(self.messages) >= self._expected.messages:
             raise StatusError(Status.RESOURCE_EXHAUSTED, f"{len(self.messages)} messages wait already; read what is answered meanwhile")
-        # Nobody touches it before it is filled: a length alone takes no memory.
-        self._body = memoryview(bytearray(length)) if length <= _TOUCHED else np.empty(length, np.uint8).data
+        self._length = length
+        self._body = _room(min(length, _STEPS[0]))
+
+    def _grow(self, body: memoryview) -> None:
+        step = next((step for step in _STEPS if step > len(body)), self._length)
+        self._body = _room(min(self._length, step))
+        self._body[: len(body)] = body
 
     def _hold(self, count: int) -> None:
         if not self._account.take(count):
@@ -111,6 +120,11 @@ class MessageReader:
         self._held = 0
         self._body = None
         self.messages.clear()
+
+
+def _room(length: int) -> memoryview:
+    """Memory that nobody has touched."""
+    return np.empty(length, np.uint8).data
 
 
 def message_prefix(length: int) -> bytes:

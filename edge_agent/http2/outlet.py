@@ -50,7 +50,8 @@ class Outlet:
                 self._send()
             finally:
                 self._sending.release()
-            if not ready():  # else it came after our last look, from somebody who found us sending
+            # Others found us sending: something is ready since our last look, or the kernel has told already that it takes more.
+            if not (self._unsent and not self.blocked) and not ready():
                 return
 
     def _send(self) -> None:

@@ -44,15 +44,18 @@ class Allowance:
 class Pot:
     """What is left of an allowance. Its time is told."""
 
-    def __init__(self, allowance: Allowance, now: float) -> None:
+    def __init__(self, allowance: Allowance, now: float, *, filled: float = 1.0) -> None:
+        """So much of what may be spent at once is there."""
         self._allowance = allowance
-        self._left, self._at = allowance.at_once, now
+        self._left, self._at = allowance.at_once * filled, now
         self._lock = threading.Lock()
 
     def spend(self, cost: float, now: float) -> None:
         """Take a cost out; a negative one is given back."""
         with self._lock:
-            self._left = min(self._allowance.at_once, self._left + max(0.0, now - self._at) * self._allowance.a_second - cost)
+            left = self._left + max(0.0, now - self._at) * self._allowance.a_second - cost
+            # Debts of many that have gone are not the others' to wait for.
+            self._left = min(self._allowance.at_once, max(left, -self._allowance.at_once))
             self._at = max(self._at, now)
 
     @property

@@ -61,8 +61,14 @@ class Sender:
         """Whether messages wait for the peer's windows."""
         return bool(self._waiting)
 
+    def drop(self, stream: Stream) -> None:
+        """Nothing more is sent on this stream."""
+        if stream.outgoing:
+            stream.outgoing.clear()
+            self._waiting.remove(stream)
+
     def _may_go(self, stream: Stream) -> bool:
-        return stream.closed or (self.window > 0 and stream.send_window > 0)
+        return self.window > 0 and stream.send_window > 0
 
     def send(self, stream: Stream, message: bytes) -> None:
         """Send a message on a stream, as soon as its windows allow."""
@@ -115,8 +121,6 @@ class Sender:
     def _next(self) -> Stream | None:
         for _ in range(len(self._waiting)):
             stream = self._waiting.popleft()
-            if stream.closed:
-                continue
             if self._may_go(stream):
                 return stream
             self._waiting.append(stream)

@@ -34,8 +34,8 @@ _UNREAD_BYTES = 256 * 1024
 """Of frames that answer a peer's own, at most: it asks and does not read."""
 _FAREWELL_S = 2.0
 _SHORT_S = 1.0
-_RATE = 256 * 1024
-"""Bytes a second at which a message that comes or goes is not slow."""
+_SLOW, _FAST = 16 * 1024, 256 * 1024
+"""Bytes a second that a message comes or goes by to have more time; the other where memory is short."""
 
 
 class Application(Protocol):
@@ -82,6 +82,7 @@ class ServedConnection:
         number: of its descriptor.
         answered: whether a call was ever answered.
         read_at: when anything came, on the monotonic clock.
+        called_at: when a call was answered, or the connection began.
     """
 
     def __init__(self, owner: Owner, connection: socket.socket, peer: Peer, seal: Seal, application: Application, pace: Pace) -> None:
@@ -99,7 +100,7 @@ class ServedConnection:
         self._moving: dict[Stream, tuple[float, int]] = {}
         self._waiting, self._threads, self._listening = 0, 1, 0
         self._closed, self._draining_since, self._left_at = False, 0.0, 0.0
-        self._since = self.read_at = time.monotonic()
+        self._since = self.read_at = self.called_at = time.monotonic()
         self.answered = False
 
     # --- threads
@@ -308,8 +309,8 @@ class ServedConnection:
             if ended or call.stream.closed:
                 self._calls.pop(call.stream, None)
         if status is Status.OK and not was_gone:
-            self.answered = True
-            self._pace.spend(-call.stream.cost, time.monotonic())
+            self.answered, self.called_at = True, time.monotonic()
+            self._pace.spend(-call.stream.cost, self.called_at)
         self._flush()
 
     def next_message(self, call: Call) -> memoryview | None:
@@ -384,7 +385,7 @@ class ServedConnection:
 
     def _end_slow(self, now: float) -> None:
         """Messages that come or go too slowly would hold memory, or a place, for ever."""
-        patience = _SHORT_S if self._owner.budget.short else self._owner.limits.stall_s
+        patience, rate = (_SHORT_S, _FAST) if self._owner.budget.short else (self._owner.limits.stall_s, _SLOW)
         ended = []
         with self._state:
             for stream in [stream for stream in self._connection.streams.values() if stream.outgoing]:
@@ -392,12 +393,14 @@ class ServedConnection:
             for stream, (since, moved) in list(self._moving.items()):
                 if stream.closed or (stream in self._calls and not stream.outgoing):
                     del self._moving[stream]
-                elif now - since > patience + (stream.moved - moved) / _RATE:
+                elif now - since > _SHORT_S and stream.moved - moved > rate * (now - since):
+                    self._moving[stream] = now, stream.moved
+                elif now - since > patience:
                     ended.append(stream)
             ended += [call.stream for call in self._calls.values() if call.ends_at is not None and now > call.ends_at]
             for stream in ended:
                 self._moving.pop(stream, None)
-                stream.outgoing.clear()
+                self._connection.sender.drop(stream)
                 self._connection.finish(stream, Status.DEADLINE_EXCEEDED, "the call took longer than its caller may take to send or to read it")
                 self._happened(Happening.RESET, stream, now)
             if ended and self._listening:

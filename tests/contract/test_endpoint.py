@@ -222,6 +222,16 @@ def test_a_request_that_never_ends_is_ended(tmp_path: Path) -> None:
         raw.close()
 
 
+def test_what_came_of_a_request_buys_it_no_time(tmp_path: Path) -> None:
+    with serving(tmp_path / "d.sock", ServerLimits(stall_s=1.2)) as served:
+        raw = served.connect()
+        raw.settimeout(6)
+        begun = frame(HEADERS, END_HEADERS, 1, request_block("/t.T/Echo")) + frame(DATA, 0, 1, b"\0\0\x20\0\0" + bytes(16_000))
+        raw.sendall(hello() + begun + frame(DATA, 0, 1, bytes(16_000)) * 40)
+        assert b"grpc-status" in read_until(raw, b"grpc-status")
+        raw.close()
+
+
 def test_an_answer_that_is_never_read_is_ended(tmp_path: Path) -> None:
     limits = ServerLimits(stall_s=0.2, held_bytes=2_500_000)
     with serving(tmp_path / "d.sock", limits) as served, grpc.insecure_channel(served.address, options=LIMITS) as channel:

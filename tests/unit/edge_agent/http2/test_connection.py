@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import h2.config
 import h2.connection
 import h2.events
+import h2.settings
 import pytest
 from hpack import Encoder
 from hypothesis import given, settings
@@ -155,6 +156,22 @@ def test_no_answer_waits_for_another_s_window() -> None:
     client.exchange()
     assert len(client.received(large.number)) == 200_005
     assert client.ours.streams == {}
+
+
+def test_answers_that_are_reset_are_not_kept() -> None:
+    client = Client()
+    client.reads = False
+    client.h2.update_settings({h2.settings.SettingCodes.INITIAL_WINDOW_SIZE: 0})
+    client.exchange()
+    for _ in range(50):
+        number = client.send(b"x")
+        stream = client.of(Happening.ENDED)[-1]
+        client.ours.send(stream, bytes(100))
+        client.ours.finish(stream, Status.OK)
+        assert client.ours.sender.waits
+        client.h2.reset_stream(number)
+        client.exchange()
+    assert not client.ours.sender.waits
 
 
 def test_large_answers_take_turns() -> None:
