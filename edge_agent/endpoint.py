@@ -12,16 +12,17 @@ from google.protobuf.message import DecodeError, Message
 
 from anomaly_model.errors import LinewatchError
 from edge_agent.errors import InvalidRequestError
+from edge_agent.http2.budget import SMALL_BYTES
 from edge_agent.http2.calls import Call
 from edge_agent.http2.keeper import Keeper
 from edge_agent.http2.limits import ServerLimits
 from edge_agent.http2.messages import Expected
 from edge_agent.http2.status import Status, StatusError
+from edge_agent.http2.transport import Peer
 from edge_agent.status import status_of
 
 log = structlog.get_logger()
 _LEVELS = {Status.INTERNAL: logging.ERROR, Status.RESOURCE_EXHAUSTED: logging.WARNING, Status.PERMISSION_DENIED: logging.WARNING}
-SMALL_BYTES = 64 * 1024
 _WAITING_QUESTIONS = 16
 
 
@@ -33,13 +34,17 @@ class Unary:
         request: the type of the request.
         handle: gives the response.
         largest: bytes of the request.
+        admit: told who calls before the request is read; raises NotAllowedError.
         tells_when_it_waits: whether the handler calls `Call.about_to_wait` itself, when it does.
+        worth_it: whether what an answered call cost is given back; see `http2.pace`.
     """
 
     request: type[Message]
     handle: Callable[[Any, Call], Message]
     largest: int = SMALL_BYTES
+    admit: Callable[[Peer], None] | None = None
     tells_when_it_waits: bool = False
+    worth_it: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,8 +93,14 @@ class Endpoint:
         """Take no more calls, wait for those that run, then close what is open. Returns whether all were answered."""
         return self._keeper.stop(grace_s)
 
-    def expected(self, path: str) -> Expected | None:
+    def expected(self, path: str, peer: Peer) -> Expected | None:
         """See `Application`."""
+        method = self._methods.get(path)
+        if isinstance(method, Unary) and method.admit is not None:
+            try:
+                method.admit(peer)
+            except LinewatchError as error:
+                raise _ending(error, path, peer) from None
         return self._expected.get(path)
 
     def handle(self, call: Call) -> bool:
@@ -115,12 +126,12 @@ class Endpoint:
         except StatusError:
             raise
         except Exception as error:
-            raise _ending(error, call) from None
+            raise _ending(error, call.path, call.peer, call.request_id) from None
 
 
 def _expected(method: Method) -> Expected:
     return Expected(method.largest, _WAITING_QUESTIONS if isinstance(method, Conversation) else 1, isinstance(method, Conversation),
-                    awaited=isinstance(method, Unary))  # fmt: skip
+                    awaited=isinstance(method, Unary), worth_it=isinstance(method, Unary) and method.worth_it)  # fmt: skip
 
 
 def _parsed(kind: type[Message], data: memoryview) -> Any:
@@ -130,13 +141,13 @@ def _parsed(kind: type[Message], data: memoryview) -> Any:
         raise InvalidRequestError(f"the message is no {kind.DESCRIPTOR.full_name}: {error}") from None
 
 
-def _ending(error: Exception, call: Call) -> StatusError:
+def _ending(error: Exception, path: str, peer: Peer, request_id: str = "") -> StatusError:
     """The status for what went wrong."""
     if isinstance(error, LinewatchError):
         status, reason = status_of(error), str(error)
-        log.log(_LEVELS.get(status, logging.INFO), "call failed", method=call.method, status=status.name, reason=reason,
-                request_id=call.request_id, peer=call.peer.name)  # fmt: skip
+        log.log(_LEVELS.get(status, logging.INFO), "call failed", method=path.rpartition("/")[2], status=status.name, reason=reason,
+                request_id=request_id, peer=peer.name)  # fmt: skip
         return StatusError(status, reason)
     # A fault of ours: INTERNAL says so, the log has the trace, the caller does not.
-    log.error("call failed", exc_info=error, method=call.method, request_id=call.request_id)
+    log.error("call failed", exc_info=error, method=path.rpartition("/")[2], request_id=request_id)
     return StatusError(Status.INTERNAL, "internal fault of the agent; its log has the details")

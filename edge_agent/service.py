@@ -2,10 +2,11 @@
 
 import contextlib
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import structlog
+from google.protobuf.message import Message
 
 from anomaly_model.errors import LinewatchError
 from anomaly_model.limits import LIMITS
@@ -13,8 +14,9 @@ from anomaly_model.picture import check_size, wrap_rgb888
 from edge_agent.agent import Agent, Description
 from edge_agent.channel import Answer
 from edge_agent.echo import cut
-from edge_agent.endpoint import SMALL_BYTES, Unary
+from edge_agent.endpoint import Unary
 from edge_agent.errors import InvalidRequestError, NotAllowedError, SharedMemoryError
+from edge_agent.http2.budget import SMALL_BYTES
 from edge_agent.http2.calls import Call
 from edge_agent.http2.transport import Peer
 from edge_agent.judging import Judged
@@ -30,7 +32,6 @@ log = structlog.get_logger()
 MESSAGE_BYTES = LIMITS.picture_side_max**2 * 3 + 1024 * 1024
 """The largest legal picture, and room for the rest of the message; gRPC's default of 4 MiB is less than 1182 x 1182."""
 _STATUS_MESSAGE = 2000
-_DETECT = "DetectAnomalies"
 
 
 class EdgeAgentService:
@@ -51,18 +52,11 @@ class EdgeAgentService:
     def methods(self) -> Mapping[str, Unary]:
         """By path."""
         service = pb.DESCRIPTOR.services_by_name["EdgeAgent"]
-        return {f"/{service.full_name}/{m.name}": Unary(getattr(pb, m.input_type.name), self._admitted(m.name),
-                                                       MESSAGE_BYTES if m.name == _DETECT else SMALL_BYTES, tells_when_it_waits=m.name == _DETECT)
-                for m in service.methods}  # fmt: skip
+        return {f"/{service.full_name}/{method.name}": self._method(method.name, getattr(pb, method.input_type.name)) for method in service.methods}
 
-    def _admitted(self, name: str) -> Callable[[Any, Call], Any]:
-        answer = getattr(self, f"_{_snake(name)}")
-
-        def handle(request: Any, call: Call) -> Any:
-            self._admit(call.peer)
-            return answer(request, call)
-
-        return handle
+    def _method(self, name: str, request: type[Message]) -> Unary:
+        handle, judges = getattr(self, f"_{_snake(name)}"), name == "DetectAnomalies"
+        return Unary(request, handle, MESSAGE_BYTES if judges else SMALL_BYTES, self._admit, tells_when_it_waits=judges, worth_it=judges)
 
     def _admit(self, peer: Peer) -> None:
         if self._allowed is not None and peer.uid is not None and peer.uid not in self._allowed:

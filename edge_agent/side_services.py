@@ -21,7 +21,8 @@ _UNKNOWN = health_pb2.HealthCheckResponse.SERVICE_UNKNOWN
 HEALTH = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
 REFLECTIONS = ("grpc.reflection.v1alpha.ServerReflection", "grpc.reflection.v1.ServerReflection")
 """Two names for one protocol; its messages are the same on the wire."""
-_WATCHERS = 64
+_WATCHERS = 128
+"""Together; a user may have as many as are left, so that others find some."""
 _CONVERSATIONS = 4
 _CONVERSATION_S = 60
 _QUESTIONS = 200
@@ -50,8 +51,9 @@ class Health:
     def _watch(self, request: Any, call: Call) -> None:
         known = request.service in self._services
         with self._lock:
-            if len(self._watching) >= _WATCHERS:
-                raise ExhaustedError(f"{_WATCHERS} callers are watching already; ask with Check")
+            mine = sum(each.peer.name == call.peer.name for each in self._watching)
+            if mine >= _WATCHERS - len(self._watching):
+                raise ExhaustedError(f"{len(self._watching)} callers are watching already, {mine} of them yours; ask with Check")
             call.send(_health(self._status if known else _UNKNOWN))
             if self._status != _SERVING:
                 call.finish()

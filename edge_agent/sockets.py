@@ -10,7 +10,7 @@ from pathlib import Path
 from anomaly_model.settings import SettingsError
 from edge_agent.settings import Settings
 
-_BACKLOG = 128
+_BACKLOG = 1024
 
 
 def socket_path(address: str) -> Path | None:

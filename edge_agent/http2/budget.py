@@ -2,6 +2,9 @@
 
 import threading
 
+SMALL_BYTES = 64 * 1024
+"""Of a message that there is always room for: how many of these there can be is bounded by the calls that there can be."""
+
 
 class Budget:
     """A bound of bytes. Each connection may have as much as is left: one that wants all leaves half to others, and so on."""
@@ -19,9 +22,9 @@ class Budget:
         """For one connection."""
         return Account(self)
 
-    def _take(self, account: "Account", count: int, *, whatever: bool) -> bool:
+    def _take(self, account: "Account", count: int, *, always: bool) -> bool:
         with self._lock:
-            if not whatever and account.held + count > self._left:
+            if not always and account.held + count > self._left:
                 return False
             self._left -= count
             account.held += count
@@ -39,14 +42,10 @@ class Account:
         self._budget = budget
         self.held = 0
 
-    def take(self, count: int) -> bool:
-        """Take so many, if there are as many as this and what is held already."""
-        return self._budget._take(self, count, whatever=False)
-
-    def add(self, count: int) -> None:
-        """Count so many that are here already."""
-        self._budget._take(self, count, whatever=True)
+    def take(self, count: int, *, always: bool = False) -> bool:
+        """Take so many, if there are as many as this and what is held already; `always` for small messages."""
+        return self._budget._take(self, count, always=always)
 
     def give_back(self, count: int) -> None:
         """So many are free again."""
-        self._budget._take(self, -count, whatever=True)
+        self._budget._take(self, -count, always=True)

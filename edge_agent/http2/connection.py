@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from edge_agent.http2 import pace
-from edge_agent.http2.budget import Account
+from edge_agent.http2.budget import SMALL_BYTES, Account
 from edge_agent.http2.fields import FieldDecoder, MalformedError, check_trailers, content_length, request_fields, size
 from edge_agent.http2.frames import (
     LARGEST_MAX_FRAME,
@@ -70,7 +70,7 @@ class Connection:
         Args:
             limits: of the peer.
             account: of the memory that its messages take.
-            expected: what the method of a path takes; None when there is no such method.
+            expected: what the method of a path takes; None when there is no such method. May raise StatusError: the peer may not call it.
         """
         self._limits, self._account, self._expected = limits, account, expected
         self._reader = FrameReader(self, limits.frame_bytes, limits.header_bytes * 5 // 4)
@@ -80,6 +80,7 @@ class Connection:
         self._data_ends = False
         self._last = 0
         self._ended: OrderedDict[int, bool] = OrderedDict()  # streams that are over: whether the peer may not know that yet
+        self._forgotten = 0
         self._receive_window = LARGEST_WINDOW
         self.streams: dict[int, Stream] = {}
         self.cost = 0.0
@@ -158,6 +159,8 @@ class Connection:
                     expect(stream.send_window <= LARGEST_WINDOW, ErrorCode.FLOW_CONTROL_ERROR, "a window of more than 2^31 - 1 bytes")
                 self.cost += len(self.streams)
                 self.sender.initial_window = value
+            elif key == Setting.HEADER_TABLE_SIZE:
+                self.sender.table_size_changed()
             elif key == Setting.MAX_FRAME_SIZE:
                 expect(SMALLEST_MAX_FRAME <= value <= LARGEST_MAX_FRAME, ErrorCode.PROTOCOL_ERROR, "MAX_FRAME_SIZE out of its range")
                 self.sender.frame_bytes = value
@@ -190,6 +193,8 @@ class Connection:
             return stream
         expect(number % 2 == 1 and number <= self._last, ErrorCode.PROTOCOL_ERROR, "a frame of a stream that never was")
         if kind in (FrameType.DATA, FrameType.HEADERS):
+            if number <= self._forgotten:
+                return None
             crossing = self._ended.get(number)
             expect(crossing is not None, ErrorCode.PROTOCOL_ERROR, "a frame of a stream that was skipped")
             expect(crossing is True, ErrorCode.STREAM_CLOSED, "a frame of a stream that is closed")
@@ -199,9 +204,9 @@ class Connection:
 
     def block(self, block: Block) -> None:
         """A header block: of a request, or behind its body."""
-        cost = pace.FRAME + pace.header_block(len(block.data))
-        self.cost += cost
         fields = self._decoder.decode(block.data)
+        cost = pace.FRAME + pace.header_block(len(block.data), len(fields))
+        self.cost += cost
         if block.number > self._last:
             self._last = block.number
             stream = self._open(block, fields)
@@ -244,15 +249,21 @@ class Connection:
             return None
         wrong = 405 if headers[":method"] != "POST" else 0 if headers.get("content-type", "").startswith("application/grpc") else 415
         if wrong:
-            answer = frame(FrameType.HEADERS, Flag.END_HEADERS | Flag.END_STREAM, block.number, _STATUS_ONLY[wrong])
+            answer = self.sender.headers(block.number, _STATUS_ONLY[wrong], Flag.END_STREAM)
             self._refuse(block, answer if block.ends else answer + reset(block.number, ErrorCode.NO_ERROR))
             return None
-        expected = self._expected(headers[":path"])
+        refused, expected = None, None
+        try:
+            expected = self._expected(headers[":path"])
+        except StatusError as error:
+            refused = error
         reader = MessageReader(expected or Expected(0), self._account)
         stream = Stream(block.number, headers, reader, self.sender.initial_window, self._limits.window, length, ended=block.ends)
         self.streams[block.number] = stream
         if size(fields) > self._limits.header_bytes:
             self.finish(stream, Status.RESOURCE_EXHAUSTED, f"headers of more than {self._limits.header_bytes} bytes")
+        elif refused is not None:
+            self.finish(stream, refused.status, str(refused))
         elif expected is None:
             self.finish(stream, Status.UNIMPLEMENTED, f"there is no method {headers[':path'][:200]!r}")
         else:
@@ -357,7 +368,7 @@ class Connection:
     def _remember(self, number: int, *, crossing: bool) -> None:
         self._ended[number] = crossing
         if len(self._ended) > _REMEMBERED:
-            self._ended.popitem(last=False)
+            self._forgotten = max(self._forgotten, self._ended.popitem(last=False)[0])
 
     def forget(self, stream: Stream) -> None:
         """No handler works on it any more: its memory is free, and its place when it is closed."""
@@ -371,11 +382,19 @@ class Connection:
     # --- what goes
 
     def send(self, stream: Stream, message: bytes) -> None:
-        """Send a message on a stream, as soon as its windows allow; it counts until the stream is over."""
-        if not stream.closed:
-            self._account.add(len(message))
-            stream.answered_bytes += len(message)
-            self.sender.send(stream, message)
+        """Send a message on a stream, as soon as its windows allow; it counts until the stream is over.
+
+        Raises:
+            StatusError: large messages that the peer has not read take too much memory already.
+        """
+        if stream.closed or stream.ending is not None:
+            return
+        if not stream.reader.streaming:  # who answers is done with the request
+            stream.reader.close()
+        if not self._account.take(len(message), always=len(message) <= SMALL_BYTES):
+            raise StatusError(Status.RESOURCE_EXHAUSTED, "too many large answers wait to be read; read them, or give shared memory for the mask")
+        stream.answered_bytes += len(message)
+        self.sender.send(stream, message)
 
     def finish(self, stream: Stream, status: Status, message: str = "") -> None:
         """End a call behind what was sent."""

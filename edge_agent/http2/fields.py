@@ -14,7 +14,7 @@ _OF_CONNECTIONS = frozenset({"connection", "proxy-connection", "keep-alive", "tr
 """They say something of an HTTP/1.1 connection, and must not be there."""
 _NAME = re.compile(r"[!#$%&'*+\-.^_`|~0-9a-z]+")
 _VALUE = re.compile(r"(?![ \t])[^\0\r\n]*(?<![ \t])")
-_UNPACKED = 4
+_UNPACKED = 2
 """Times what a call may have of fields that a block may unpack to: beyond the one the call is refused, beyond the other the connection ends."""
 _LONGEST = 2**40
 
@@ -38,16 +38,16 @@ class FieldDecoder:
         self._decoder.max_allowed_table_size = self._decoder.header_table_size
 
     def decode(self, block: bytes) -> list[tuple[str, str]]:
-        """The fields of a block.
+        """The fields of a block, each byte a character.
 
         Raises:
             ConnectionFaultError: it cannot be unpacked, or unpacks to too much; no later block could be, then.
         """
         try:
-            return [(str(name), str(value)) for name, value in self._decoder.decode(block)]
+            return [(name.decode("latin-1"), value.decode("latin-1")) for name, value in self._decoder.decode(block, raw=True)]
         except OversizedHeaderListError as error:
             raise ConnectionFaultError(ErrorCode.ENHANCE_YOUR_CALM, "a header block that unpacks to far too much") from error
-        except (HPACKError, UnicodeDecodeError) as error:
+        except HPACKError as error:
             raise ConnectionFaultError(ErrorCode.COMPRESSION_ERROR, "a header block that cannot be unpacked") from error
 
 

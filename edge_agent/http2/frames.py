@@ -39,6 +39,7 @@ class Flag(IntFlag):
 class Setting(IntEnum):
     """Section 6.5.2: those that mean something here."""
 
+    HEADER_TABLE_SIZE = 1
     ENABLE_PUSH = 2
     MAX_CONCURRENT_STREAMS = 3
     INITIAL_WINDOW_SIZE = 4

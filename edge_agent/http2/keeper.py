@@ -16,15 +16,17 @@ import structlog
 
 from edge_agent.http2.budget import Budget
 from edge_agent.http2.limits import ServerLimits
-from edge_agent.http2.pace import Pace, Pot
+from edge_agent.http2.pace import Allowance, Pace, Pot, UserPot
 from edge_agent.http2.served import Application, ServedConnection
 from edge_agent.http2.transport import Peer, Plain, Seal, Tls, peer_of
 
 log = structlog.get_logger()
 _SWEEP_S = 0.5
-_A_SECOND = 100
-"""Connections that are accepted, once as many have come as there may be."""
-_WAIT_S = 1 / _A_SECOND
+_ARRIVALS = Allowance(a_second=100, at_once=200)
+"""Connections of one user, or of one host, that are accepted."""
+_WAIT_S = 0.01
+_REMEMBERED = 1000
+"""Users and hosts that what they may still do is known of."""
 _FAREWELL_S = 1.0
 _REST_S = 1.0
 """How long ago a connection had a call before it makes room for another of its own user."""
@@ -48,12 +50,12 @@ class Listener:
         self.socket, self.limits, self._tls = listening, limits, tls
         self.budget = Budget(limits.held_bytes)
         self.threads = threading.BoundedSemaphore(limits.connections + limits.threads)
-        self._together = Pot(limits.together, time.monotonic())
+        self._users: dict[str, UserPot] = {}
         self._when_writable = when_writable
         self._changed = threading.Condition()
         self._served: set[ServedConnection] = set()
         self._shaking: dict[socket.socket, float] = {}
-        self._credit, self._at = 0.0, 0.0
+        self._arrivals: dict[str, Pot] = {}
         self._stopping = False
 
     # --- of connections
@@ -77,61 +79,84 @@ class Listener:
     # --- of the keeper
 
     def accept(self, application: Application) -> bool:
-        """Take the next connection; returns whether the one after it has to wait."""
+        """Take the next connection; returns False when there cannot be one for the moment."""
         try:
-            connection, _ = self.socket.accept()
+            connection, address = self.socket.accept()
         except BlockingIOError:
-            return False
+            return True
         except OSError as error:  # out of descriptors, or the peer has left: others may come
             log.warning("connection not accepted", reason=str(error))
-            return True
+            return False
         peer = peer_of(connection)
-        if not self._make_room(peer.uid):
-            log.warning("connection refused", peer=peer.name, reason=f"{self.limits.connections} connections are in use")
+        if self._comes_too_often(peer.name if peer.uid is not None else str(address[0])):
             connection.close()
+            log.warning("connection refused", peer=peer.name, reason=f"more than {_ARRIVALS.a_second:.0f} come in a second")
+        elif not self._make_room(peer.name):
+            connection.close()
+            log.warning("connection refused", peer=peer.name, reason=f"{self.limits.connections} connections are in use")
         else:
-            connection.setblocking(True)
-            if connection.family != socket.AF_UNIX:
-                _follow(connection, self.limits.stall_s)
-            with self._changed:
-                self._shaking[connection] = time.monotonic()
-            try:
-                threading.Thread(target=self._serve, args=(connection, peer, application), name="connection", daemon=True).start()
-            except RuntimeError as error:
-                log.warning("connection refused", peer=peer.name, reason=str(error))
-                with self._changed:
-                    del self._shaking[connection]
-                connection.close()
+            self._start(connection, peer, application)
+        return True
+
+    def _comes_too_often(self, who: str) -> bool:
+        """Each user, or host, has an allowance of connections, so that one that makes very many keeps no other out."""
         now = time.monotonic()
-        self._credit = min(self.limits.connections, self._credit + (now - self._at) * _A_SECOND) - 1
-        self._at = now
-        return self._credit < 1
+        if len(self._arrivals) > _REMEMBERED:
+            self._arrivals.clear()
+        pot = self._arrivals.setdefault(who, Pot(_ARRIVALS, now))
+        pot.spend(0, now)
+        if pot.wait:
+            return True
+        pot.spend(1, now)
+        return False
+
+    def _start(self, connection: socket.socket, peer: Peer, application: Application) -> None:
+        connection.setblocking(True)
+        if connection.family != socket.AF_UNIX:
+            _follow(connection, self.limits.stall_s)
+        with self._changed:
+            self._shaking[connection] = time.monotonic()
+        try:
+            threading.Thread(target=self._serve, args=(connection, peer, application), name="connection", daemon=True).start()
+        except RuntimeError as error:
+            with self._changed:
+                del self._shaking[connection]
+            connection.close()
+            log.warning("connection refused", peer=peer.name, reason=str(error))
 
     def _serve(self, connection: socket.socket, peer: Peer, application: Application) -> None:
         seal: Seal = Plain()
+        served = None
         try:
             if self._tls is not None:
                 secret = Tls(self._tls)
                 peer, seal = secret.shake_hands(connection), secret
             now = time.monotonic()
-            pace = Pace(Pot(self.limits.allowance, now, filled=_AT_FIRST), self._together)
+            pace = Pace(Pot(self.limits.allowance, now, filled=_AT_FIRST), self._pot(peer.name, now))
             served = ServedConnection(self, connection, peer, seal, application, pace)
         except OSError as error:
             log.warning("connection refused", reason=str(error), peer=peer.name)
-            served = None
-        with self._changed:
-            del self._shaking[connection]
-            if served is not None and self._stopping:
-                served = None
-            if served is not None:
-                self._served.add(served)
-            self._changed.notify_all()
+        finally:
+            with self._changed:
+                del self._shaking[connection]
+                if self._stopping:
+                    served = None
+                if served is not None:
+                    self._served.add(served)
+                self._changed.notify_all()
         if served is None:
             connection.close()
         else:
             served.run()
 
-    def _make_room(self, uid: int | None) -> bool:
+    def _pot(self, user: str, now: float) -> UserPot:
+        with self._changed:
+            if len(self._users) > _REMEMBERED:  # of those without connections nobody is asked
+                connected = {one.peer.name for one in self._served}
+                self._users = {name: pot for name, pot in self._users.items() if name in connected}
+            return self._users.setdefault(user, UserPot(self.limits.together, now))
+
+    def _make_room(self, user: str) -> bool:
         """Where there are too many for one more of this user, end the connection that is missed least.
 
         It is of the user with most of them: first those that never had a call, then the one whose last call is longest ago. No user keeps
@@ -142,9 +167,9 @@ class Listener:
                 return True
             served = list(self._served)
             shaking = min(self._shaking, key=lambda connection: self._shaking[connection], default=None)
-        users: dict[int | None, list[ServedConnection]] = {}
+        users: dict[str, list[ServedConnection]] = {}
         for one in served:
-            users.setdefault(one.peer.uid, []).append(one)
+            users.setdefault(one.peer.name, []).append(one)
         now = time.monotonic()
         largest = max(users.values(), key=len, default=[])
         free = [one for one in largest if not one.handles and (not one.answered or now - one.called_at > _REST_S)]
@@ -152,7 +177,7 @@ class Listener:
             with contextlib.suppress(OSError):
                 shaking.shutdown(socket.SHUT_RDWR)
             return True
-        if not free and len(largest) > len(users.get(uid, [])) + 1:
+        if not free and len(largest) > len(users.get(user, [])) + 1:
             free = largest
         if not free:
             return False
@@ -216,6 +241,7 @@ class Keeper:
         self._epoll = select.epoll()
         self._listeners: dict[int, Listener] = {}
         self._paused: dict[Listener, float] = {}
+        self._lock = threading.Lock()
         self._blocked: dict[int, ServedConnection] = {}
         self._waker, self._woken = socket.socketpair()
         self._epoll.register(self._woken, select.EPOLLIN)
@@ -231,8 +257,13 @@ class Keeper:
         """Begin to accept."""
         self._thread.start()
 
+    def _unblocked(self, number: int) -> ServedConnection | None:
+        with self._lock:
+            return self._blocked.pop(number, None)
+
     def _when_writable(self, served: ServedConnection) -> None:
-        self._blocked[served.number] = served
+        with self._lock:
+            self._blocked[served.number] = served
         events = select.EPOLLOUT | select.EPOLLONESHOT
         try:
             self._epoll.register(served.number, events)
@@ -244,8 +275,9 @@ class Keeper:
             try:
                 self._turn()
             except Exception:  # nobody else would accept
-                log.exception("fault of the keeper")
                 time.sleep(_WAIT_S)
+                with contextlib.suppress(Exception):
+                    log.exception("fault of the keeper")
         self._close_listeners()
         for rest in (self._epoll, self._waker, self._woken):
             rest.close()
@@ -257,7 +289,7 @@ class Keeper:
                 self._accept(listener)
             elif number == self._woken.fileno():
                 self._woken.recv(16)
-            elif (served := self._blocked.pop(number, None)) is not None:
+            elif (served := self._unblocked(number)) is not None:
                 served.resume()
         now = time.monotonic()
         if not self._accepting:
@@ -270,14 +302,13 @@ class Keeper:
             self._sweep(now)
 
     def _sweep(self, now: float) -> None:
-        for number, served in list(self._blocked.items()):
-            if served.closed and self._blocked.get(number) is served:
-                del self._blocked[number]
+        with self._lock:
+            self._blocked = {number: served for number, served in self._blocked.items() if not served.closed}
         for listener in self._listeners.values():
             listener.sweep(now)
 
     def _accept(self, listener: Listener) -> None:
-        if listener.accept(self._application):
+        if not listener.accept(self._application):
             self._paused[listener] = time.monotonic() + _WAIT_S
             self._epoll.unregister(listener.socket)
 

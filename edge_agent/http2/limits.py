@@ -19,7 +19,7 @@ class ServerLimits:
         idle_s: seconds after which a connection without calls is asked to leave.
         stall_s: seconds that a message may take to come whole, or to be read; large ones have longer.
         allowance: of work that leads to nothing, for each connection.
-        together: the same, for all of them together.
+        together: the same, for all connections of a user together.
     """
 
     connection: ConnectionLimits = field(default_factory=ConnectionLimits)
@@ -29,5 +29,5 @@ class ServerLimits:
     handshake_s: float = 10
     idle_s: float = 900
     stall_s: float = 30
-    allowance: Allowance = field(default_factory=lambda: Allowance(100_000, 20_000))
-    together: Allowance = field(default_factory=lambda: Allowance(200_000, 100_000))
+    allowance: Allowance = field(default_factory=lambda: Allowance(30_000, 20_000))
+    together: Allowance = field(default_factory=lambda: Allowance(200_000, 50_000))

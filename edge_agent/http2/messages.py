@@ -5,11 +5,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from edge_agent.http2.budget import Account
+from edge_agent.http2.budget import SMALL_BYTES, Account
 from edge_agent.http2.status import Status, StatusError
 
 PREFIX_BYTES = 5
-_STEPS = (64 * 1024, 1024 * 1024)
+_STEPS = (SMALL_BYTES, 1024 * 1024)
 """Bytes for which there is room at first, and when those have come: a length alone takes no memory. The system backs a large piece with pages
 of megabytes, so that there must have come about as much."""
 
@@ -23,12 +23,14 @@ class Expected:
         messages: of one call that may be here and not taken yet; one for a call that has one request.
         streaming: whether more come after those that were taken.
         awaited: whether a server that stops waits for such calls.
+        worth_it: whether what a call cost is given back when it was answered; see `pace`.
     """
 
     largest: int
     messages: int = 1
     streaming: bool = False
     awaited: bool = True
+    worth_it: bool = False
 
 
 class MessageReader:
@@ -46,6 +48,16 @@ class MessageReader:
         self._length = self._filled = 0
         self._held = 0
         self._begun = 0
+
+    @property
+    def expected(self) -> Expected:
+        """What the method takes."""
+        return self._expected
+
+    @property
+    def streaming(self) -> bool:
+        """Whether the call may have many messages."""
+        return self._expected.streaming
 
     @property
     def missing(self) -> int:
@@ -103,7 +115,7 @@ class MessageReader:
         self._body[: len(body)] = body
 
     def _hold(self, count: int) -> None:
-        if not self._account.take(count):
+        if not self._account.take(count, always=self._length <= SMALL_BYTES):
             raise StatusError(Status.RESOURCE_EXHAUSTED, "too many large messages are under way at once; send fewer at a time, or use shared memory")
         self._held += count
 

@@ -91,7 +91,8 @@ class Outlet:
         Raises:
             OSError: the connection is broken already.
         """
-        self._socket.shutdown(socket.SHUT_WR)
+        with self._sending:
+            self._socket.shutdown(socket.SHUT_WR)
 
     def close(self) -> None:
         """Give the socket's descriptor back, when nobody sends any more: its number may be another connection's at once."""

@@ -1,8 +1,9 @@
 """How much work a peer may make that leads to nothing. Pure, but for a lock.
 
 Frames are cheap to send without end: pings, settings, resets, headers, calls that fail, frames without content. So what a connection's
-frames cost comes off its allowance, and what a call cost is given back when it was answered. A connection whose allowance is used up
-waits before it is read again; so does one that has used half of it when the peers of its socket together have used up theirs.
+frames cost comes off its allowance, and off the one of its user; what a call cost that is worth it is given back when it was answered
+(`messages.Expected`). When a user's allowance is used up, those of its connections that have used half of theirs wait before they are read
+again; when it is used up by far, all of them do. Of those that are not fair one is read at a time. Other users notice nothing.
 
 Costs are about microseconds of one processor (AMD EPYC, Milan).
 """
@@ -18,14 +19,20 @@ DATA = 12
 """Of a DATA frame."""
 SMALL = 8
 """What frames that are answered, or change what is sent, cost more."""
-CALL = 120
+CALL = 250
 """What a call costs before its handler has it, and its answer."""
-_BLOCK_BYTE, _LONG_BLOCK = 0.3, 4096
+_BLOCK_BYTE, _FIELD, _LONG_BLOCK = 1.0, 5.0, 4096
+RECORD = 3
+"""Of a TLS record."""
 
 
-def header_block(length: int) -> float:
-    """Of unpacking a header block; long ones can be made to stand for very much."""
-    return length * _BLOCK_BYTE * (1 + length / _LONG_BLOCK)
+def header_block(length: int, fields: int) -> float:
+    """Of unpacking a header block of so many bytes to so many fields, and of looking at them; long ones can be made to stand for very much."""
+    return length * _BLOCK_BYTE * (1 + length / _LONG_BLOCK) + fields * _FIELD
+
+
+_DEEP_S, _LONGEST_S = 1.0, 3.0
+"""Of debts: seconds that it takes to make up for them, until which connections that have spent little are read, and at most."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,8 +61,8 @@ class Pot:
         """Take a cost out; a negative one is given back."""
         with self._lock:
             left = self._left + max(0.0, now - self._at) * self._allowance.a_second - cost
-            # Debts of many that have gone are not the others' to wait for.
-            self._left = min(self._allowance.at_once, max(left, -self._allowance.at_once))
+            # Debts end some time: who made them may have gone.
+            self._left = min(self._allowance.at_once, max(left, -_LONGEST_S * self._allowance.a_second))
             self._at = max(self._at, now)
 
     @property
@@ -69,11 +76,29 @@ class Pot:
         return self._left < self._allowance.at_once / 2
 
 
-class Pace:
-    """Of one connection: its own pot, and the one of all peers at its socket."""
+class UserPot(Pot):
+    """Of all connections of a user together.
 
-    def __init__(self, own: Pot, shared: Pot) -> None:
+    Attributes:
+        turn: held while one of them that is not fair is read, so that many cannot spend at once what is there for one.
+    """
+
+    def __init__(self, allowance: Allowance, now: float) -> None:
+        super().__init__(allowance, now)
+        self.turn = threading.Lock()
+
+    @property
+    def wait_of_all(self) -> float:
+        """Seconds for which not even connections that have spent little are read: very many of them have."""
+        return max(0.0, self.wait - _DEEP_S)
+
+
+class Pace:
+    """Of one connection: its own pot, and the one of its user."""
+
+    def __init__(self, own: Pot, shared: UserPot) -> None:
         self._own, self._shared = own, shared
+        self.turn = shared.turn
 
     def spend(self, cost: float, now: float) -> None:
         """See `Pot`."""
@@ -83,9 +108,9 @@ class Pace:
     @property
     def wait(self) -> float:
         """Seconds for which the connection is not read."""
-        return max(self._own.wait, self._shared.wait if self._own.half_spent else 0.0)
+        return self._shared.wait if self._own.half_spent else self._shared.wait_of_all
 
     @property
     def fair(self) -> bool:
-        """Whether most of what the connection makes work with leads to something."""
-        return not self._own.half_spent
+        """Whether little of what the connection and its user make work with leads to nothing."""
+        return not self._own.half_spent and not self._shared.wait

@@ -13,6 +13,7 @@ from edge_agent.http2.streams import Buffer, Stream
 
 DEFAULT_WINDOW = 65535
 _RESPONSE = b"\x88" + literal("content-type", "application/grpc")  # 0x88: `:status 200` of the static table
+_NO_TABLE = b"\x20"
 _COPIED = 1024
 """Bytes of a message that are copied rather than sent from where they are."""
 
@@ -40,6 +41,7 @@ class Sender:
         self.frame_bytes = SMALLEST_MAX_FRAME
         self._waiting: deque[Stream] = deque()
         self._goes_to: int | None = None
+        self._update = b""
 
     @property
     def leaving(self) -> bool:
@@ -50,6 +52,15 @@ class Sender:
         """Write a GOAWAY; the last stream that it names never rises."""
         self._goes_to = last if self._goes_to is None else min(self._goes_to, last)
         self.out += go_away(self._goes_to, code, reason)
+
+    def table_size_changed(self) -> None:
+        """The peer gives its table of header fields another size. We use none, and say so in the next block (RFC 7541, section 4.2)."""
+        self._update = _NO_TABLE
+
+    def headers(self, number: int, block: bytes, flags: int = 0) -> bytes:
+        """A HEADERS frame of a whole block, to be sent before any later one."""
+        update, self._update = self._update, b""
+        return frame(FrameType.HEADERS, Flag.END_HEADERS | flags, number, update + block)
 
     @property
     def ready(self) -> bool:
@@ -71,12 +82,10 @@ class Sender:
         return self.window > 0 and stream.send_window > 0
 
     def send(self, stream: Stream, message: bytes) -> None:
-        """Send a message on a stream, as soon as its windows allow."""
-        if stream.closed:
-            return
+        """Send a message on a stream that is not over, as soon as its windows allow."""
         if not stream.answered:
             stream.answered = True
-            self.out += frame(FrameType.HEADERS, Flag.END_HEADERS, stream.number, _RESPONSE)
+            self.out += self.headers(stream.number, _RESPONSE)
         prefix = message_prefix(len(message))
         parts = [prefix + message] if len(message) <= _COPIED else [prefix, message]
         if not stream.outgoing:
@@ -102,7 +111,7 @@ class Sender:
 
     def _end(self, stream: Stream) -> None:
         assert stream.ending is not None
-        self.out += frame(FrameType.HEADERS, Flag.END_HEADERS | Flag.END_STREAM, stream.number, stream.ending)
+        self.out += self.headers(stream.number, stream.ending, Flag.END_STREAM)
         self._close(stream)
 
     def take(self, most: int) -> list[Buffer]:

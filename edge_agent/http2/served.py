@@ -15,6 +15,7 @@ from typing import Protocol
 
 import structlog
 
+from edge_agent.http2 import pace
 from edge_agent.http2.budget import Account, Budget
 from edge_agent.http2.calls import Call
 from edge_agent.http2.connection import Connection
@@ -22,7 +23,6 @@ from edge_agent.http2.frames import ConnectionFaultError
 from edge_agent.http2.limits import ServerLimits
 from edge_agent.http2.messages import Expected
 from edge_agent.http2.outlet import Outlet
-from edge_agent.http2.pace import Pace
 from edge_agent.http2.status import Status, StatusError
 from edge_agent.http2.streams import Buffer, Happening, Stream
 from edge_agent.http2.transport import Peer, Seal
@@ -34,6 +34,8 @@ _UNREAD_BYTES = 256 * 1024
 """Of frames that answer a peer's own, at most: it asks and does not read."""
 _FAREWELL_S = 2.0
 _SHORT_S = 1.0
+_LONGEST_WAIT_S = 0.1
+"""Before it is looked again whether a connection may be read."""
 _SLOW, _FAST = 16 * 1024, 256 * 1024
 """Bytes a second that a message comes or goes by to have more time; the other where memory is short."""
 
@@ -41,8 +43,12 @@ _SLOW, _FAST = 16 * 1024, 256 * 1024
 class Application(Protocol):
     """What calls are for."""
 
-    def expected(self, path: str) -> Expected | None:
-        """What the method of this path takes; None when there is none."""
+    def expected(self, path: str, peer: Peer) -> Expected | None:
+        """What the method of this path takes; None when there is none.
+
+        Raises:
+            StatusError: this peer may not call it.
+        """
         ...
 
     def handle(self, call: Call) -> bool:
@@ -85,12 +91,12 @@ class ServedConnection:
         called_at: when a call was answered, or the connection began.
     """
 
-    def __init__(self, owner: Owner, connection: socket.socket, peer: Peer, seal: Seal, application: Application, pace: Pace) -> None:
-        self._owner, self._socket, self._seal, self._application, self._pace = owner, connection, seal, application, pace
+    def __init__(self, owner: Owner, connection: socket.socket, peer: Peer, seal: Seal, application: Application, allowance: pace.Pace) -> None:
+        self._owner, self._socket, self._seal, self._application, self._pace = owner, connection, seal, application, allowance
         self.peer, self.number = peer, connection.fileno()
         self._account: Account = owner.budget.account()
         self._state = threading.Condition()
-        self._connection = Connection(owner.limits.connection, self._account, application.expected)
+        self._connection = Connection(owner.limits.connection, self._account, lambda path: application.expected(path, peer))
         self._buffer = memoryview(bytearray(_READ_BYTES))
         self._reading = threading.Lock()
         self._outlet = Outlet(connection, seal, self._take, lambda: owner.when_writable(self))
@@ -108,6 +114,12 @@ class ServedConnection:
     def run(self) -> None:
         """Read and handle until the connection is over; the first of its threads."""
         self._flush()
+        try:
+            came = self._seal.unsealed(memoryview(b""))  # behind the handshake's last record
+            if came:
+                self._receive(came, time.monotonic())
+        except OSError:
+            self.close()
         self._take_turns()
 
     def _take_turns(self) -> None:
@@ -125,7 +137,10 @@ class ServedConnection:
                     self._reading.release()
                     self._thread_ends()
                     return
-                self._handle(call)
+                try:
+                    self._handle(call)
+                except Exception:  # nothing is known of its state; not even a log line could be written, maybe
+                    self.close()
                 if not call.reads:
                     break
         self._thread_ends()
@@ -167,28 +182,39 @@ class ServedConnection:
             except OSError:
                 self.close()
             except Exception:
-                log.exception("connection ended", peer=self.peer.name)
                 self.close()
+                log.exception("connection ended", peer=self.peer.name)
         with self._state:
             return self._ready.popleft() if self._ready and not self._closed else None
 
     def _read(self) -> None:
-        wait = self._pace.wait
-        if wait:
-            with self._state:
-                self._state.wait_for(lambda: self._closed, wait)
-            self._pace.spend(0, time.monotonic())
-            return
         # Little at a time from who has not shown yet that it is fair: what it sends cannot keep others waiting for long.
         fair = self._draining_since or (self.answered and self._pace.fair)
         count = self._socket.recv_into(self._buffer if fair else self._buffer[:_READ_AT_FIRST_BYTES])
+        if fair:
+            self._unseal(count)
+            return
+        while not self._closed:
+            with self._pace.turn:
+                now = time.monotonic()
+                self._pace.spend(0, now)
+                wait = self._pace.wait
+                if not wait:
+                    self._unseal(count)
+                    return
+            with self._state:
+                self._state.wait_for(lambda: self._closed, min(wait, _LONGEST_WAIT_S))
+
+    def _unseal(self, count: int) -> None:
         data = self._seal.unsealed(self._buffer[:count]) if count else None
         if data is None:
             self.close()
             return
         self.read_at = now = time.monotonic()
-        if self._draining_since:
-            return  # what it still sends is for nobody
+        if not self._draining_since:  # else what it still sends is for nobody
+            self._receive(data, now)
+
+    def _receive(self, data: memoryview, now: float) -> None:
         fault = None
         with self._state:
             if self._closed:
@@ -200,7 +226,7 @@ class ServedConnection:
                     fault = "the peer asks and does not read"
             except ConnectionFaultError as error:
                 fault = str(error)
-            cost, self._connection.cost = self._connection.cost, 0.0
+            cost, self._connection.cost = self._connection.cost + self._seal.records * pace.RECORD, 0.0
             if self._listening:
                 self._state.notify_all()
         self._pace.spend(cost, now)
@@ -239,11 +265,10 @@ class ServedConnection:
         match happening:
             case Happening.OPENED:
                 self._moving[stream] = (now, 0)
-                expected = self._application.expected(stream.headers[":path"])
-                if expected is not None and expected.streaming:
+                if stream.reader.streaming:
                     self._begin(stream, now)
             case Happening.ENDED:
-                if stream not in self._calls:
+                if not stream.begun:
                     self._begin(stream, now)
             case Happening.RESET:
                 self._moving.pop(stream, None)
@@ -262,7 +287,7 @@ class ServedConnection:
         except StatusError as error:
             self._connection.finish(stream, error.status, str(error))
             return
-        stream.busy = True
+        stream.busy = stream.begun = True
         self._calls[stream] = call
         self._ready.append(call)
 
@@ -272,9 +297,9 @@ class ServedConnection:
     def busy(self) -> bool:
         """Whether calls wait for their answers, or for the rest of their request; streams are open for as long as their callers like."""
         with self._state:
-            expected = [self._application.expected(stream.headers[":path"]) for stream in self._connection.streams.values()]
+            awaited = any(stream.reader.expected.awaited for stream in self._connection.streams.values())
             unsent = self._connection.sender.ready
-        return unsent or self._outlet.blocked or any(each is not None and each.awaited for each in expected)
+        return unsent or awaited or self._outlet.blocked
 
     @property
     def closed(self) -> bool:
@@ -310,7 +335,8 @@ class ServedConnection:
                 self._calls.pop(call.stream, None)
         if status is Status.OK and not was_gone:
             self.answered, self.called_at = True, time.monotonic()
-            self._pace.spend(-call.stream.cost, self.called_at)
+            if call.stream.reader.expected.worth_it:
+                self._pace.spend(-call.stream.cost, self.called_at)
         self._flush()
 
     def next_message(self, call: Call) -> memoryview | None:

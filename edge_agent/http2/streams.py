@@ -28,6 +28,7 @@ class Stream:
         send_window: bytes that the peer takes now.
         receive_window: bytes that the peer may send now.
         body_left: bytes of DATA that are to come, where the peer said how many; None where it did not.
+        begun: whether a handler has had it.
         ended: whether the client has sent all it will.
         closed: whether nothing more is to be sent: answered, or reset by either side.
         answered: whether the response's headers were written.
@@ -46,6 +47,7 @@ class Stream:
     send_window: int
     receive_window: int
     body_left: int | None = None
+    begun: bool = False
     ended: bool = False
     closed: bool = False
     answered: bool = False

@@ -39,7 +39,13 @@ def peer_of(connection: socket.socket) -> Peer:
 
 
 class Seal(Protocol):
-    """From plain bytes to those on the wire, and back. One thread unseals and one seals at a time; both may do so together."""
+    """From plain bytes to those on the wire, and back. One thread unseals and one seals at a time; both may do so together.
+
+    Attributes:
+        records: that were unsealed last.
+    """
+
+    records: int
 
     def unsealed(self, data: memoryview) -> memoryview | None:
         """What came, in plain; None at the end.
@@ -61,6 +67,8 @@ class Seal(Protocol):
 class Plain:
     """As it is."""
 
+    records = 0
+
     def unsealed(self, data: memoryview) -> memoryview | None:
         """See `Seal`."""
         return data
@@ -77,6 +85,7 @@ class Tls:
         self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
         self._tls = context.wrap_bio(self._incoming, self._outgoing, server_side=True)
         self._lock = threading.Lock()
+        self.records = 0
 
     def shake_hands(self, connection: socket.socket) -> Peer:
         """Before anything else; takes as long as the socket lives.
@@ -109,7 +118,9 @@ class Tls:
         plain: list[bytes] = []
         with self._lock:
             self._incoming.write(data)
+            self.records = 0
             while True:
+                self.records += 1
                 try:
                     part = self._tls.read(_READ_BYTES)
                 except ssl.SSLWantReadError:

@@ -28,7 +28,7 @@ from edge_agent.http2.frames import (
     window_update,
 )  # fmt: skip
 from edge_agent.http2.messages import Expected, message_prefix
-from edge_agent.http2.status import Status
+from edge_agent.http2.status import Status, StatusError
 from edge_agent.http2.streams import Event, Happening, Stream
 
 Fields = Sequence[tuple[str, str]]
@@ -36,6 +36,7 @@ HEADERS = [(":method", "POST"), (":scheme", "http"), (":path", "/S/M"), (":autho
 LIMITS = ConnectionLimits(streams=4, header_bytes=2000, frame_bytes=20_000, window=70_000)
 LARGEST = 500_000
 METHODS = {"/S/M": Expected(LARGEST), "/S/Talk": Expected(1000, 3, streaming=True)}
+METHOD_NOT_HERE = [*HEADERS[:2], (":path", "/no/such"), *HEADERS[3:]]
 HELLO = PREFACE + settings_frame({})
 
 
@@ -223,7 +224,7 @@ def test_memory_is_given_back_however_calls_end() -> None:
     answered.busy = True
     client.ours.send(answered, bytes(100_000))
     client.ours.finish(answered, Status.OK)
-    assert account.held == 105_000, "its handler still has the message, and its caller has not read"
+    assert account.held == 100_000, "who answers is done with the request; its caller has not read yet"
     client.ours.forget(answered)
     assert account.held == 100_000
     client.h2.reset_stream(answered.number)
@@ -448,6 +449,43 @@ def test_padding_and_priority_are_passed_over() -> None:
     assert [bytes(m) for m in events[0][1].reader.messages] == [b"padded"]
 
 
+def test_what_was_said_of_streams_long_ago_is_passed_over() -> None:
+    ours = connection()
+    ours.receive(memoryview(HELLO))
+    for number in range(1, 2 * 400, 2):
+        ours.receive(memoryview(request(number)))
+    assert len(ours.streams) == LIMITS.streams
+    assert ours.receive(memoryview(data(LIMITS.streams * 2 + 1, b"crosses the refusal"))) == []
+
+
+def test_a_field_that_is_no_utf_8_is_taken() -> None:
+    ours = connection()
+    events = ours.receive(memoryview(HELLO + frame(FrameType.HEADERS, 4, 1, block() + b"\x00\x01a\x04caf\xe9")))
+    assert [what for what, _ in events] == [Happening.OPENED]
+
+
+def test_a_peer_without_a_table_is_told_that_there_is_none() -> None:
+    ours = connection()
+    ours.receive(memoryview(HELLO + settings_frame({Setting.HEADER_TABLE_SIZE: 0}) + request(1, METHOD_NOT_HERE) + request(3, METHOD_NOT_HERE)))
+    out = sent(ours)
+    assert out.count(b"\x20\x88") == 1, "before the first status only"
+
+
+def test_answers_that_nobody_reads_are_bounded() -> None:
+    account = Budget(500_000).account()
+    client = Client(ours=connection(account=account))
+    client.reads = False
+    refused = 0
+    for _ in range(4):
+        client.send(b"x")
+        try:
+            client.ours.send(client.of(Happening.ENDED)[-1], bytes(120_000))
+        except StatusError:
+            refused += 1
+    assert refused == 2
+    assert account.held == 240_000
+
+
 def test_what_crosses_our_answer_is_passed_over() -> None:
     ours = connection()
     [(_, stream)] = ours.receive(memoryview(HELLO + request(1)))
@@ -466,7 +504,7 @@ def test_work_that_leads_to_nothing_costs_and_pictures_hardly_do() -> None:
         ours.receive(memoryview(said))
         return ours.cost
 
-    assert cost(request(1) + data(1, message_prefix(400_000) + bytes(16_000)) + data(1, bytes(16_000)) * 20) < 500
+    assert cost(request(1) + data(1, message_prefix(400_000) + bytes(16_000)) + data(1, bytes(16_000)) * 20) < 700
     for flood in (frame(FrameType.PING, 0, 0, bytes(8)), settings_frame({}), window_update(0, 1), frame(FrameType.PRIORITY, 0, 3, bytes(5)),
                   frame(99, 0, 0)):  # type: ignore[arg-type]  # fmt: skip
         assert cost(flood * 1000) > 2000

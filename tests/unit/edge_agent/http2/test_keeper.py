@@ -40,22 +40,22 @@ def listener() -> Iterator[Listener]:
 def test_the_one_that_is_missed_least_makes_room(listener: Listener) -> None:
     silent, old = Connected(1, answered=False), Connected(1, idle_s=60)
     listener._served = {Connected(1, handles=True), old, Connected(1, idle_s=2), silent}  # type: ignore[assignment,arg-type]
-    assert listener._make_room(1)
+    assert listener._make_room("uid 1")
     assert silent.closed
     listener._served.add(Connected(1, handles=True))  # type: ignore[arg-type]
-    assert listener._make_room(1)
+    assert listener._make_room("uid 1")
     assert old.closed
 
 
 def test_one_s_own_that_are_in_use_stay(listener: Listener) -> None:
     listener._served = {Connected(1), Connected(1), Connected(1, handles=True), Connected(1)}  # type: ignore[assignment,arg-type]
-    assert not listener._make_room(1)
+    assert not listener._make_room("uid 1")
 
 
 def test_no_user_keeps_another_out_whatever_it_does_on_its_connections(listener: Listener) -> None:
     greedy = [Connected(1, handles=True), Connected(1, handles=True), Connected(1)]
     listener._served = {*greedy, Connected(2, handles=True)}  # type: ignore[assignment,arg-type]
-    assert listener._make_room(3)
+    assert listener._make_room("uid 3")
     assert greedy[2].closed
     listener._served |= {Connected(3)}  # type: ignore[arg-type]
-    assert not listener._make_room(3), "two are not more than it would have"
+    assert not listener._make_room("uid 3"), "two are not more than it would have"

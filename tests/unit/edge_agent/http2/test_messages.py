@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from edge_agent.http2.budget import Budget
 from edge_agent.http2.messages import Expected, MessageReader, message_prefix
-from edge_agent.http2.pace import Allowance, Pace, Pot, header_block
+from edge_agent.http2.pace import Allowance, Pace, Pot, UserPot, header_block
 from edge_agent.http2.status import Status, StatusError, timeout_seconds
 
 MANY = Expected(1000, 10, streaming=True)
@@ -47,10 +47,13 @@ def test_messages_that_are_not_taken(data: bytes, expected: Expected, status: St
 
 
 def test_memory_is_counted_as_it_is_filled() -> None:
-    taker = reader(Expected(1000), budget=30)
-    taker.feed(memoryview(message_prefix(1000) + bytes(10)))
+    taker = reader(Expected(10**6), budget=30)
+    taker.feed(memoryview(message_prefix(10**6) + bytes(10)))
     with pytest.raises(StatusError, match="too many large messages"):
         taker.feed(memoryview(bytes(11)))
+    small = reader(Expected(10**6), budget=30)
+    small.feed(memoryview(message_prefix(1000) + bytes(1000)))
+    assert small.messages, "there is always room for small ones"
 
 
 def test_a_length_alone_takes_no_memory() -> None:
@@ -73,7 +76,7 @@ def test_nobody_gets_more_than_is_left() -> None:
     assert not greedy.take(1)
     assert other.take(25)
     assert not budget.short
-    other.add(40)
+    assert other.take(40, always=True)
     assert budget.short
     assert not other.take(1)
     other.give_back(65)
@@ -93,20 +96,33 @@ def test_what_is_no_timeout(text: str) -> None:
 
 
 def test_who_floods_waits_and_who_is_answered_does_not() -> None:
-    shared = Pot(Allowance(100, 200), 0)
+    shared = UserPot(Allowance(100, 200), 0)
     flooding, fair = Pace(Pot(Allowance(50, 100), 0), shared), Pace(Pot(Allowance(50, 100), 0), shared)
-    for _ in range(4):
-        flooding.spend(100, 0)
-    assert flooding.wait == pytest.approx(2), "debts end"
+    for _ in range(2):
+        flooding.spend(120, 0)
+    assert flooding.wait == pytest.approx(0.4)
     fair.spend(30, 0)
     assert fair.wait == 0, "though what all have together is used up"
     fair.spend(30, 0)
-    assert fair.wait == pytest.approx(2)
+    assert fair.wait == pytest.approx(1)
+    assert not fair.fair
     fair.spend(-30, 0)
     assert fair.wait == 0, "its call was answered"
-    flooding.spend(0, 2)
+    flooding.spend(0, 4)
     assert flooding.wait == 0
 
 
+def test_debts_of_very_many_hold_up_all_of_a_user_and_end() -> None:
+    shared = UserPot(Allowance(100, 200), 0)
+    for _ in range(100):
+        Pace(Pot(Allowance(50, 100), 0), shared).spend(40, 0)
+    newcomer, other = Pace(Pot(Allowance(50, 100), 0), shared), Pace(Pot(Allowance(50, 100), 0), UserPot(Allowance(100, 200), 0))
+    assert newcomer.wait == pytest.approx(2)
+    assert other.wait == 0
+    newcomer.spend(0, 2)
+    assert newcomer.wait == 0
+
+
 def test_long_header_blocks_cost_more_than_their_length() -> None:
-    assert header_block(16_000) > 10 * header_block(4_000) / 2
+    assert header_block(16_000, 10) > 8 * header_block(4_000, 10)
+    assert header_block(200, 200) > 4 * header_block(200, 10)
