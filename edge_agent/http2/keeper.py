@@ -10,6 +10,7 @@ import socket
 import ssl
 import threading
 import time
+from collections import deque
 from collections.abc import Callable
 
 import structlog
@@ -23,7 +24,9 @@ from edge_agent.http2.transport import Peer, Plain, Seal, Tls, peer_of
 log = structlog.get_logger()
 _SWEEP_S = 0.5
 _ARRIVALS = Allowance(a_second=100, at_once=200)
-"""Connections of one user, or of one host, that are accepted."""
+"""Connections of one user, or of one host, that are begun with."""
+_WAITING = 128
+"""Of one user, for their turn."""
 _WAIT_S = 0.01
 _REMEMBERED = 1000
 """Users and hosts that what they may still do is known of."""
@@ -56,6 +59,7 @@ class Listener:
         self._served: set[ServedConnection] = set()
         self._shaking: dict[socket.socket, float] = {}
         self._arrivals: dict[str, Pot] = {}
+        self._arriving: dict[str, deque[tuple[socket.socket, Peer]]] = {}
         self._stopping = False
 
     # --- of connections
@@ -88,27 +92,44 @@ class Listener:
             log.warning("connection not accepted", reason=str(error))
             return False
         peer = peer_of(connection)
-        if self._comes_too_often(peer.name if peer.uid is not None else str(address[0])):
+        who = peer.name if peer.uid is not None else str(address[0])
+        queue = self._arriving.setdefault(who, deque())
+        if len(queue) >= _WAITING:
             connection.close()
-            log.warning("connection refused", peer=peer.name, reason=f"more than {_ARRIVALS.a_second:.0f} come in a second")
-        elif not self._make_room(peer.name):
-            connection.close()
-            log.warning("connection refused", peer=peer.name, reason=f"{self.limits.connections} connections are in use")
+            log.warning("connection refused", peer=peer.name, reason=f"{_WAITING} of this user wait for their turn")
         else:
-            self._start(connection, peer, application)
+            queue.append((connection, peer))
+            self.admit(application)
         return True
 
-    def _comes_too_often(self, who: str) -> bool:
-        """Each user, or host, has an allowance of connections, so that one that makes very many keeps no other out."""
+    def admit(self, application: Application) -> None:
+        """Begin with connections whose turn it is.
+
+        Each user, or host, has an allowance of connections, so that one that makes very many keeps no other out.
+        """
         now = time.monotonic()
         if len(self._arrivals) > _REMEMBERED:
             self._arrivals.clear()
-        pot = self._arrivals.setdefault(who, Pot(_ARRIVALS, now))
-        pot.spend(0, now)
-        if pot.wait:
-            return True
-        pot.spend(1, now)
-        return False
+        for who, queue in list(self._arriving.items()):
+            pot = self._arrivals.setdefault(who, Pot(_ARRIVALS, now))
+            pot.spend(0, now)
+            while queue and not pot.wait:
+                pot.spend(1, now)
+                self._begin(*queue.popleft(), application)
+            if not queue:
+                del self._arriving[who]
+
+    @property
+    def arriving(self) -> bool:
+        """Whether connections wait for their turn."""
+        return bool(self._arriving)
+
+    def _begin(self, connection: socket.socket, peer: Peer, application: Application) -> None:
+        if self._make_room(peer.name):
+            self._start(connection, peer, application)
+        else:
+            connection.close()
+            log.warning("connection refused", peer=peer.name, reason=f"{self.limits.connections} connections are in use")
 
     def _start(self, connection: socket.socket, peer: Peer, application: Application) -> None:
         connection.setblocking(True)
@@ -188,6 +209,13 @@ class Listener:
             self._served.discard(leaving)
         return True
 
+    def turn_away(self) -> None:
+        """Close connections that wait for their turn."""
+        for queue in self._arriving.values():
+            for connection, _ in queue:
+                connection.close()
+        self._arriving.clear()
+
     def sweep(self, now: float) -> None:
         """End what has taken too long."""
         with self._changed:
@@ -241,6 +269,7 @@ class Keeper:
         self._epoll = select.epoll()
         self._listeners: dict[int, Listener] = {}
         self._paused: dict[Listener, float] = {}
+        self._arriving = False
         self._lock = threading.Lock()
         self._blocked: dict[int, ServedConnection] = {}
         self._waker, self._woken = socket.socketpair()
@@ -279,11 +308,13 @@ class Keeper:
                 with contextlib.suppress(Exception):
                     log.exception("fault of the keeper")
         self._close_listeners()
+        for listener in self._listeners.values():
+            listener.turn_away()
         for rest in (self._epoll, self._waker, self._woken):
             rest.close()
 
     def _turn(self) -> None:
-        for number, _ in self._epoll.poll(_WAIT_S if self._paused else _SWEEP_S):
+        for number, _ in self._epoll.poll(_WAIT_S if self._paused or self._arriving else _SWEEP_S):
             listener = self._listeners.get(number)
             if listener is not None:
                 self._accept(listener)
@@ -297,6 +328,10 @@ class Keeper:
         for listener in [listener for listener, until in self._paused.items() if until <= now]:
             del self._paused[listener]
             self._epoll.register(listener.socket, select.EPOLLIN)
+        if self._arriving:
+            for listener in self._listeners.values():
+                listener.admit(self._application)
+            self._arriving = any(listener.arriving for listener in self._listeners.values())
         if now - self._swept >= _SWEEP_S:
             self._swept = now
             self._sweep(now)
@@ -311,6 +346,7 @@ class Keeper:
         if not listener.accept(self._application):
             self._paused[listener] = time.monotonic() + _WAIT_S
             self._epoll.unregister(listener.socket)
+        self._arriving = self._arriving or listener.arriving
 
     def _close_listeners(self) -> None:
         for listener in self._listeners.values():
