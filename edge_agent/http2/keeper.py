@@ -95,6 +95,8 @@ class Listener:
         who = peer.name if peer.uid is not None else str(address[0])
         queue = self._arriving.setdefault(who, deque())
         if len(queue) >= _WAITING:
+            self._forget_gone(queue)
+        if len(queue) >= _WAITING:
             connection.close()
             log.warning("connection refused", peer=peer.name, reason=f"{_WAITING} of this user wait for their turn")
         else:
@@ -114,10 +116,21 @@ class Listener:
             pot = self._arrivals.setdefault(who, Pot(_ARRIVALS, now))
             pot.spend(0, now)
             while queue and not pot.wait:
+                connection, peer = queue.popleft()
+                if _has_left(connection):
+                    connection.close()
+                    continue
                 pot.spend(1, now)
-                self._begin(*queue.popleft(), application)
+                self._begin(connection, peer, application)
             if not queue:
                 del self._arriving[who]
+
+    @staticmethod
+    def _forget_gone(queue: deque[tuple[socket.socket, Peer]]) -> None:
+        for connection, peer in list(queue):
+            if _has_left(connection):
+                queue.remove((connection, peer))
+                connection.close()
 
     @property
     def arriving(self) -> bool:
@@ -248,6 +261,12 @@ class Listener:
         for one in served:
             one.close()
         return done
+
+
+def _has_left(connection: socket.socket) -> bool:
+    poll = select.poll()
+    poll.register(connection, select.POLLRDHUP)
+    return any(events & (select.POLLRDHUP | select.POLLHUP) for _, events in poll.poll(0))
 
 
 def _follow(connection: socket.socket, seconds: float) -> None:

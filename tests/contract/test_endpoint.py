@@ -282,6 +282,15 @@ def test_silent_connections_lock_nobody_out(tmp_path: Path) -> None:
             raw.close()
 
 
+def test_who_comes_after_very_many_that_have_left_is_let_in(served: Served) -> None:
+    for _ in range(600):
+        raw = served.connect()
+        raw.sendall(hello())
+        raw.close()
+    with grpc.insecure_channel(served.address, options=[("grpc.use_local_subchannel_pool", 1)]) as newcomer:
+        assert served.call("Echo", newcomer)(b"comes in", timeout=10) == b"comes in"
+
+
 @pytest.mark.parametrize("said", [b"", b"PRI * HTTP/2.0\r\n"])
 def test_connections_that_do_not_come_about_end(tmp_path: Path, said: bytes) -> None:
     with serving(tmp_path / "d.sock", ServerLimits(handshake_s=0.5)) as served:
