@@ -207,7 +207,7 @@ class _Peer:
 
 def pour_apart(name: str, address: str, seconds: float, user: int | None = None) -> subprocess.Popen[bytes]:
     """Do harm from a process of its own, as another user where one is given; that takes root."""
-    command = [sys.executable, "-m", "benchmarks.floods", "--pour", name, "--address", address, "--seconds", str(seconds)]
+    command = [sys.executable, "-P", "-m", "benchmarks.floods", "--pour", name, "--address", address, "--seconds", str(seconds)]
     if user is not None:
         command += ["--as-user", str(user)]
     return subprocess.Popen(command, cwd=Path(__file__).parents[1])
