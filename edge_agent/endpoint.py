@@ -143,11 +143,12 @@ def _parsed(kind: type[Message], data: memoryview) -> Any:
 
 def _ending(error: Exception, path: str, peer: Peer, request_id: str = "") -> StatusError:
     """The status for what went wrong."""
+    method = path.rpartition("/")[2]
     if isinstance(error, LinewatchError):
         status, reason = status_of(error), str(error)
-        log.log(_LEVELS.get(status, logging.INFO), "call failed", method=path.rpartition("/")[2], status=status.name, reason=reason,
+        log.log(_LEVELS.get(status, logging.INFO), "call failed", method=method, status=status.name, reason=reason,
                 request_id=request_id, peer=peer.name)  # fmt: skip
         return StatusError(status, reason)
     # A fault of ours: INTERNAL says so, the log has the trace, the caller does not.
-    log.error("call failed", exc_info=error, method=path.rpartition("/")[2], request_id=request_id)
+    log.error("call failed", exc_info=error, method=method, request_id=request_id)
     return StatusError(Status.INTERNAL, "internal fault of the agent; its log has the details")

@@ -43,7 +43,6 @@ class Call:
     Attributes:
         stream: that it came on.
         path: `/SERVICE/METHOD`.
-        method: the last part of that.
         peer: who calls.
         request_id: the caller's own, or a new one; it is in log lines and in the answer's trailers (x-request-id).
         ends_at: when it is ended whatever happens, on the monotonic clock; None for never.
@@ -59,7 +58,6 @@ class Call:
         self._carrier, self.stream, self.peer = carrier, stream, carrier.peer
         headers = stream.headers
         self.path = headers[":path"]
-        self.method = self.path.rpartition("/")[2]
         timeout = headers.get("grpc-timeout")
         self._deadline = None if timeout is None else now + timeout_seconds(timeout)
         given = headers.get("x-request-id", "")

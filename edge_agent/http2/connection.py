@@ -389,7 +389,7 @@ class Connection:
         """
         if stream.closed or stream.ending is not None:
             return
-        if not stream.reader.streaming:  # who answers is done with the request
+        if not stream.reader.expected.streaming:  # who answers is done with the request
             stream.reader.close()
         if not self._account.take(len(message), always=len(message) <= SMALL_BYTES):
             raise StatusError(Status.RESOURCE_EXHAUSTED, "too many large answers wait to be read; read them, or give shared memory for the mask")

@@ -37,27 +37,18 @@ class MessageReader:
     """Assembles the messages of one stream. Memory is counted as it is filled, after the length is known and allowed.
 
     Attributes:
+        expected: what the method takes.
         messages: that have arrived whole and were not taken yet.
     """
 
     def __init__(self, expected: Expected, account: Account) -> None:
-        self._expected, self._account = expected, account
+        self.expected, self._account = expected, account
         self.messages: deque[memoryview] = deque()
         self._prefix = bytearray()
         self._body: memoryview | None = None
         self._length = self._filled = 0
         self._held = 0
         self._begun = 0
-
-    @property
-    def expected(self) -> Expected:
-        """What the method takes."""
-        return self._expected
-
-    @property
-    def streaming(self) -> bool:
-        """Whether the call may have many messages."""
-        return self._expected.streaming
 
     @property
     def missing(self) -> int:
@@ -100,11 +91,11 @@ class MessageReader:
         self._begun += 1
         if flag:
             raise StatusError(Status.UNIMPLEMENTED, "the message is compressed; send it without compression (grpc-encoding: identity)")
-        if length > self._expected.largest:
-            raise StatusError(Status.RESOURCE_EXHAUSTED, f"the message has {length} bytes; at most {self._expected.largest} are taken")
-        if not self._expected.streaming and self._begun > 1:
+        if length > self.expected.largest:
+            raise StatusError(Status.RESOURCE_EXHAUSTED, f"the message has {length} bytes; at most {self.expected.largest} are taken")
+        if not self.expected.streaming and self._begun > 1:
             raise StatusError(Status.INVALID_ARGUMENT, "the call has more than one message; expected one")
-        if len(self.messages) >= self._expected.messages:
+        if len(self.messages) >= self.expected.messages:
             raise StatusError(Status.RESOURCE_EXHAUSTED, f"{len(self.messages)} messages wait already; read what is answered meanwhile")
         self._length = length
         self._body = _room(min(length, _STEPS[0]))

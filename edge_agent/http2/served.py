@@ -265,7 +265,7 @@ class ServedConnection:
         match happening:
             case Happening.OPENED:
                 self._moving[stream] = (now, 0)
-                if stream.reader.streaming:
+                if stream.reader.expected.streaming:
                     self._begin(stream, now)
             case Happening.ENDED:
                 if not stream.begun:
