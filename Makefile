@@ -3,7 +3,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 CLIENTS := .clients/.ready
 
-.PHONY: demo test check bench protos constraints clean
+.PHONY: demo test lint check bench protos constraints clean
 
 demo: $(READY)  ## The whole path on drawn parts; on your own pictures: make demo DATA=DIR
 	$(BIN)/linewatch demo $(if $(DATA),--data $(DATA))
@@ -11,23 +11,25 @@ demo: $(READY)  ## The whole path on drawn parts; on your own pictures: make dem
 test: $(READY) $(CLIENTS)  ## All tests
 	$(BIN)/python -m pytest
 
-check: $(READY) $(CLIENTS)  ## Lint, types, import directions, tests
+lint: $(READY)  ## Lint, types (ours, and the examples as a user sees them), import directions
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+	$(BIN)/mypy examples/*.py
 	$(BIN)/lint-imports
-	$(BIN)/python -m pytest
+
+check: lint test  ## Everything that must pass before a change lands
 
 bench: $(READY)  ## Latency against ONNX Runtime and OpenVINO; the server; accuracy over five seeds; a soak (an hour and more)
-	$(BIN)/python benchmarks/agent.py --json benchmarks/agent.json
-	$(BIN)/python benchmarks/compile.py --json benchmarks/compile.json
-	$(BIN)/python benchmarks/server.py --json benchmarks/server.json
-	$(BIN)/python benchmarks/accuracy.py --json benchmarks/accuracy.json
-	$(BIN)/python benchmarks/soak.py --json benchmarks/soak.json
+	$(BIN)/python -m benchmarks.agent --json benchmarks/agent.json
+	$(BIN)/python -m benchmarks.compile --json benchmarks/compile.json
+	$(BIN)/python -m benchmarks.server --json benchmarks/server.json
+	$(BIN)/python -m benchmarks.accuracy --json benchmarks/accuracy.json
+	$(BIN)/python -m benchmarks.soak --json benchmarks/soak.json
 
 protos: $(READY)  ## Python stubs from the wire contract
 	$(BIN)/python -m grpc_tools.protoc -I protos --python_out=edge_agent/protos --pyi_out=edge_agent/protos \
 		--grpc_python_out=edge_agent/protos protos/edge-agent.proto
-	sed -i 's/^import edge_agent_pb2/from edge_agent.protos import edge_agent_pb2/' \
+	sed -i 's/^import edge_agent_pb2/from linewatch.edge_agent.protos import edge_agent_pb2/' \
 		edge_agent/protos/edge_agent_pb2_grpc.py
 
 constraints:  ## Lock the dependencies again (hashes, no addresses)

@@ -5,13 +5,13 @@ serves it; all three read pictures, run the graph and read its outputs through t
 picture gets the same answer everywhere.
 """
 
-from anomaly_model.bundle import Bundle, open_bundle, write_bundle, zip_bundle
-from anomaly_model.detection import Detection, LabelArea, detect
-from anomaly_model.errors import BundleError, LinewatchError, PictureError, RuntimeUnavailableError
-from anomaly_model.limits import LIMITS, Limits
-from anomaly_model.manifest import Manifest
-from anomaly_model.picture import decode_picture, to_model_input
-from anomaly_model.runtime import ModelOutputs, Runtime, open_runtime
+from linewatch.anomaly_model.bundle import Bundle, open_bundle, write_bundle, zip_bundle
+from linewatch.anomaly_model.detection import Detection, LabelArea, detect
+from linewatch.anomaly_model.errors import BundleError, LinewatchError, PictureError, RuntimeUnavailableError
+from linewatch.anomaly_model.limits import LIMITS, Limits
+from linewatch.anomaly_model.manifest import Manifest
+from linewatch.anomaly_model.picture import decode_picture, to_model_input
+from linewatch.anomaly_model.runtime import ModelOutputs, Runtime, open_runtime
 
 __all__ = [
     "Bundle",

@@ -1,4 +1,4 @@
-"""Reading and writing bundles on disk: a folder, or a zip of it. The rules are in `anomaly_model.manifest`."""
+"""Reading and writing bundles on disk: a folder, or a zip of it. The rules are in `linewatch.anomaly_model.manifest`."""
 
 import ctypes
 import errno
@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, BinaryIO
 
 import msgspec
 
-from anomaly_model.errors import (
+from linewatch.anomaly_model.errors import (
     HashMismatchError,
     LinkError,
     MalformedBundleError,
@@ -25,8 +25,8 @@ from anomaly_model.errors import (
     OversizeError,
     UnsafePathError,
 )
-from anomaly_model.limits import LIMITS, Limits
-from anomaly_model.manifest import (
+from linewatch.anomaly_model.limits import LIMITS, Limits
+from linewatch.anomaly_model.manifest import (
     MANIFEST_NAME,
     FileFacts,
     Manifest,
@@ -38,7 +38,7 @@ from anomaly_model.manifest import (
     parse_manifest,
     verify_files,
 )
-from anomaly_model.signature import SIGNATURE_BYTES, SIGNATURE_NAME, sign, verify
+from linewatch.anomaly_model.signature import SIGNATURE_BYTES, SIGNATURE_NAME, sign, verify
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey

@@ -1,4 +1,4 @@
-"""A job in a process of its own: `python -P -m training.job FOLDER`, with spec.json in the folder.
+"""A job in a process of its own: `python -P -m linewatch.training.job FOLDER`, with spec.json in the folder.
 
 The process writes progress.json while it works and outcome.json at its end, each whole or not at all, so that whoever
 started it, or the one who comes after a crash, reads the truth from files. It ends with its parent: the parent holds the
@@ -17,8 +17,8 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from anomaly_model.bundle import replace_file
-from anomaly_model.errors import LinewatchError, Remedy
+from linewatch.anomaly_model.bundle import replace_file
+from linewatch.anomaly_model.errors import LinewatchError, Remedy
 
 SPEC, PROGRESS, OUTCOME = "spec.json", "progress.json", "outcome.json"
 _EVERY_S = 0.5

@@ -7,10 +7,10 @@ from functools import lru_cache
 import numpy as np
 import numpy.typing as npt
 
-from anomaly_model.errors import NotFiniteError
-from anomaly_model.manifest import Decision, Label, Manifest
-from anomaly_model.picture import Rgb
-from anomaly_model.runtime import ModelOutputs, Runtime
+from linewatch.anomaly_model.errors import NotFiniteError
+from linewatch.anomaly_model.manifest import Decision, Label, Manifest
+from linewatch.anomaly_model.picture import Rgb
+from linewatch.anomaly_model.runtime import ModelOutputs, Runtime
 
 BACKGROUND = Label(name="background", hex_color="#FFFFFF")
 

@@ -16,7 +16,7 @@ from typing import Annotated, Any
 
 import msgspec
 
-from anomaly_model.errors import (
+from linewatch.anomaly_model.errors import (
     HashMismatchError,
     MalformedBundleError,
     MissingFileError,
@@ -26,7 +26,7 @@ from anomaly_model.errors import (
     UnlistedFileError,
     UnsafePathError,
 )
-from anomaly_model.limits import LIMITS, Limits
+from linewatch.anomaly_model.limits import LIMITS, Limits
 
 FORMAT = 1
 MANIFEST_NAME = "bundle.json"

@@ -7,8 +7,8 @@ from typing import Literal
 
 import msgspec
 
-from anomaly_model.bundle import Bundle, replace_file
-from anomaly_model.manifest import MANIFEST_NAME
+from linewatch.anomaly_model.bundle import Bundle, replace_file
+from linewatch.anomaly_model.manifest import MANIFEST_NAME
 
 Measurable = Literal["tvm", "onnxruntime", "onnxruntime-gpu"]
 _BYTES = 64 << 10

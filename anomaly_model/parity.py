@@ -7,12 +7,12 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from anomaly_model.bundle import Bundle
-from anomaly_model.detection import Detection, interpret
-from anomaly_model.errors import LinewatchError, NotFiniteError
-from anomaly_model.manifest import GOLDEN_NAME, Manifest
-from anomaly_model.picture import read_picture
-from anomaly_model.runtime import split_outputs
+from linewatch.anomaly_model.bundle import Bundle
+from linewatch.anomaly_model.detection import Detection, interpret
+from linewatch.anomaly_model.errors import LinewatchError, NotFiniteError
+from linewatch.anomaly_model.manifest import GOLDEN_NAME, Manifest
+from linewatch.anomaly_model.picture import read_picture
+from linewatch.anomaly_model.runtime import split_outputs
 
 TOLERANCE = 1e-3
 """Largest allowed difference of an output, as a share of its range, and of masks, as a share of their pixels."""

@@ -8,9 +8,9 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from anomaly_model.errors import PictureError
-from anomaly_model.limits import LIMITS, Limits
-from anomaly_model.manifest import InputSpec
+from linewatch.anomaly_model.errors import PictureError
+from linewatch.anomaly_model.limits import LIMITS, Limits
+from linewatch.anomaly_model.manifest import InputSpec
 
 Rgb = npt.NDArray[np.uint8]
 """A picture: height x width x 3, R, G, B, 0 to 255."""

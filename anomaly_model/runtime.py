@@ -8,10 +8,10 @@ from typing import Literal, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from anomaly_model.bundle import Bundle
-from anomaly_model.errors import PlatformError, RuntimeUnavailableError
-from anomaly_model.measured import read_measured
-from anomaly_model.picture import Rgb
+from linewatch.anomaly_model.bundle import Bundle
+from linewatch.anomaly_model.errors import PlatformError, RuntimeUnavailableError
+from linewatch.anomaly_model.measured import read_measured
+from linewatch.anomaly_model.picture import Rgb
 
 ReadPicture = Callable[[memoryview, int], None]
 """Fills a buffer with a picture's bytes from an offset on."""
@@ -74,14 +74,14 @@ def split_outputs(arrays: list[npt.NDArray[np.float32]]) -> ModelOutputs:
 def open_runtime(bundle: Bundle, name: RuntimeName = "auto", *, threads: int = 1, measured: Path | None = None) -> Runtime:
     """Load a bundle's graph.
 
-    `auto` takes what was measured to be the fastest for this bundle here (see `anomaly_model.measured`); without a
+    `auto` takes what was measured to be the fastest for this bundle here (see `linewatch.anomaly_model.measured`); without a
     measurement TVM when the bundle holds code for this machine, and ONNX Runtime when it holds no code at all.
 
     Raises:
         RuntimeUnavailableError: the named runtime cannot run this bundle here.
         PlatformError: the bundle holds code for other machines only.
     """
-    from anomaly_model.runtime_tvm import TvmRuntime, host_target
+    from linewatch.anomaly_model.runtime_tvm import TvmRuntime, host_target
 
     if name == "auto" and measured is not None and (record := read_measured(measured, bundle)):
         name = record.runtime
@@ -93,7 +93,7 @@ def open_runtime(bundle: Bundle, name: RuntimeName = "auto", *, threads: int = 1
     if name == "tvm" or (name == "auto" and host_target() in bundle.targets()):
         return TvmRuntime(bundle, threads=threads)
     try:
-        from anomaly_model.runtime_onnx import OnnxRuntime
+        from linewatch.anomaly_model.runtime_onnx import OnnxRuntime
     except ImportError as error:
         raise RuntimeUnavailableError(
             f"the bundle in {bundle.folder} has no compiled code for this machine ({host_target()}; it has "

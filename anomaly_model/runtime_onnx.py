@@ -4,10 +4,10 @@ import numpy as np
 import numpy.typing as npt
 import onnxruntime
 
-from anomaly_model.errors import RuntimeUnavailableError
-from anomaly_model.manifest import InputSpec
-from anomaly_model.picture import Rgb, to_model_input, wrap_rgb888
-from anomaly_model.runtime import ModelOutputs, ReadPicture, split_outputs
+from linewatch.anomaly_model.errors import RuntimeUnavailableError
+from linewatch.anomaly_model.manifest import InputSpec
+from linewatch.anomaly_model.picture import Rgb, to_model_input, wrap_rgb888
+from linewatch.anomaly_model.runtime import ModelOutputs, ReadPicture, split_outputs
 
 
 class OnnxRuntime:

@@ -16,10 +16,10 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from anomaly_model.bundle import Bundle
-from anomaly_model.errors import MalformedBundleError, PlatformError, RuntimeUnavailableError
-from anomaly_model.picture import Rgb, Strip, box_tables, strips
-from anomaly_model.runtime import ModelOutputs, ReadPicture, split_outputs
+from linewatch.anomaly_model.bundle import Bundle
+from linewatch.anomaly_model.errors import MalformedBundleError, PlatformError, RuntimeUnavailableError
+from linewatch.anomaly_model.picture import Rgb, Strip, box_tables, strips
+from linewatch.anomaly_model.runtime import ModelOutputs, ReadPicture, split_outputs
 
 _CPU = 1  # DLPack's device type
 _SIZES = 16  # picture sizes whose resize tables are kept; cameras have one

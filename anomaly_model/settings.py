@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from anomaly_model.errors import LinewatchError
+from linewatch.anomaly_model.errors import LinewatchError
 
 S = TypeVar("S", bound=msgspec.Struct)
 

@@ -1,7 +1,7 @@
 """How good the trainer's choice is: several seeds, grouped splits, every single candidate beside it on the same test pictures.
 
-    python benchmarks/accuracy.py                                  # drawn parts
-    python benchmarks/accuracy.py --data DIR train.manifest --json accuracy.json
+    python -m benchmarks.accuracy                                  # drawn parts
+    python -m benchmarks.accuracy --data DIR train.manifest --json accuracy.json
 
 DIR: normal/, anomaly/, optional masks/ and groups.csv (columns picture, group); or train/ and test/ with these, which are
 put together and split anew. All scores come from ONNX graphs.
@@ -18,24 +18,24 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
-from anomaly_model.picture import read_picture, to_model_input
-from anomaly_model.runtime_onnx import OnnxRuntime
 from benchmarks.cost import measure_ms
 from benchmarks.processes import this_machine
-from linewatch.drawn_parts import PartSet, write_set
-from linewatch.progress import StageProgress
-from linewatch.splits import find_splits
-from training.bank import write_color
-from training.cross_validation import strata
-from training.dataset import Dataset, read_dataset, read_groups
-from training.folds import divide, merge_groups, near_duplicates
-from training.graph import GraphWriter
-from training.metrics import roc_auc
-from training.options import TrainingOptions
-from training.pictures import load_pictures
-from training.train import Trained, train
-from training.unet_training import STEPS, UNetFamily
-from training.workspace import Workspace
+from linewatch.anomaly_model.picture import read_picture, to_model_input
+from linewatch.anomaly_model.runtime_onnx import OnnxRuntime
+from linewatch.commands.drawn_parts import PartSet, write_set
+from linewatch.commands.progress import StageProgress
+from linewatch.commands.splits import find_splits
+from linewatch.training.bank import write_color
+from linewatch.training.cross_validation import strata
+from linewatch.training.dataset import Dataset, read_dataset, read_groups
+from linewatch.training.folds import divide, merge_groups, near_duplicates
+from linewatch.training.graph import GraphWriter
+from linewatch.training.metrics import roc_auc
+from linewatch.training.options import UNET_STEPS, TrainingOptions
+from linewatch.training.pictures import load_pictures
+from linewatch.training.train import Trained, train
+from linewatch.training.unet_training import UNetFamily
+from linewatch.training.workspace import Workspace
 
 TEST_SHARE = 0.3
 
@@ -190,7 +190,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, nargs="+", default=[], help="folders or manifests; default: drawn parts")
     parser.add_argument("--json", type=Path, help="write everything that was measured")
     parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--unet-steps", type=int, default=STEPS)
+    parser.add_argument("--unet-steps", type=int, default=UNET_STEPS)
     arguments = parser.parse_args()
     folds: list[Fold] = []
     with tempfile.TemporaryDirectory() as folder, StageProgress() as progress:

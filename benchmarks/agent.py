@@ -32,16 +32,16 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from anomaly_model.bundle import Bundle, open_bundle
-from anomaly_model.picture import Rgb, to_model_input
-from anomaly_model.runtime_onnx import OnnxRuntime
-from anomaly_model.runtime_tvm import TvmRuntime
 from benchmarks.peers import build_camera_program, camera_times, mlserver_times
 from benchmarks.processes import children, resident_mib, run_together
-from edge_agent.client import AgentClient, SharedFrame
-from edge_agent.protos import edge_agent_pb2 as pb
-from linewatch.demo import running_agent
-from linewatch.drawn_parts import PartSet, write_set
+from linewatch.anomaly_model.bundle import Bundle, open_bundle
+from linewatch.anomaly_model.picture import Rgb, to_model_input
+from linewatch.anomaly_model.runtime_onnx import OnnxRuntime
+from linewatch.anomaly_model.runtime_tvm import TvmRuntime
+from linewatch.commands.demo import running_agent
+from linewatch.commands.drawn_parts import PartSet, write_set
+from linewatch.edge_agent.client import AgentClient, SharedFrame
+from linewatch.edge_agent.protos import edge_agent_pb2 as pb
 
 WIDTH, HEIGHT = 1280, 720
 BLOCK = 25
@@ -51,8 +51,8 @@ BARE = """
 import sys, time, numpy as np
 sys.modules["torch"] = None
 from pathlib import Path
-from anomaly_model.bundle import open_bundle
-from anomaly_model.runtime_tvm import TvmRuntime
+from linewatch.anomaly_model.bundle import open_bundle
+from linewatch.anomaly_model.runtime_tvm import TvmRuntime
 runtime, picture, seconds = TvmRuntime(open_bundle(Path(sys.argv[1]))), np.load(sys.argv[2]), float(sys.argv[3])
 for _ in range(20):
     runtime.run(runtime.prepare(picture))
@@ -66,11 +66,11 @@ print(count / (time.perf_counter() - begun))
 
 def make_model(folder: Path) -> Path:
     """A real model: trained on drawn parts and packaged."""
-    from anomaly_model.targets import find_target
-    from packager.package import package
-    from training.dataset import read_dataset
-    from training.options import TrainingOptions
-    from training.train import train
+    from linewatch.anomaly_model.targets import find_target
+    from linewatch.packager.package import package
+    from linewatch.training.dataset import read_dataset
+    from linewatch.training.options import TrainingOptions
+    from linewatch.training.train import train
 
     write_set(folder / "parts", PartSet(30, 30, 0, 0))
     bundle = train(read_dataset(folder / "parts" / "train"), folder / "bundle", TrainingOptions(name="bench")).bundle
@@ -221,7 +221,7 @@ def recovery_seconds(client: AgentClient, model: str, agent: int, picture: Rgb, 
     found = []
     for _ in range(times):
         client.detect(picture, model)
-        [worker] = children(agent, "edge_agent.worker")
+        [worker] = children(agent, "linewatch.edge_agent.worker")
         os.kill(worker, signal.SIGKILL)
         begun = time.perf_counter()
         client.detect(picture, model)
@@ -256,7 +256,7 @@ def main() -> int:
             client.start(model)
             calls = Calls(bundle, client, address, camera)
             paced, tight = calls.run(arguments.rounds, arguments.pace_ms), calls.run(arguments.rounds, 0)
-            [worker] = children(agent, "edge_agent.worker")
+            [worker] = children(agent, "linewatch.edge_agent.worker")
             memory = {"agent_with_a_model_mib": round(resident_mib(agent), 1), "model_rss_mb": round(resident_mib(worker), 1)}
             peer = mlserver_times(arguments.mlserver, bundle.read("model.onnx"), calls.picture, 120) if arguments.mlserver else None
             recovered = recovery_seconds(client, model, agent, calls.picture)

@@ -1,7 +1,7 @@
 """Compiled code against ONNX Runtime and OpenVINO: every architecture that training exports, published nets, your own.
 
-    python benchmarks/compile.py --json benchmarks/compile.json
-    python benchmarks/compile.py --json out.json --onnx mine.onnx --onnx other.onnx
+    python -m benchmarks.compile --json benchmarks/compile.json
+    python -m benchmarks.compile --json out.json --onnx mine.onnx --onnx other.onnx
 
 Each runtime has a process of its own for each net and number of threads; they take turns, a few calls each, so that all
 see the same machine and none has another's threads beside it. A row's ratio is the median over turns. OpenVINO runs with
@@ -102,7 +102,7 @@ def compare(name: str, model: bytes, threads: int, folder: Path, library: bytes)
     rng = np.random.default_rng(0)
     is_bytes = source.type == "tensor(uint8)"
     np.save(folder / "picture.npy", rng.integers(0, 256, source.shape, np.uint8) if is_bytes else rng.normal(size=source.shape).astype(np.float32))
-    from packager.toolchain import RUNTIME
+    from linewatch.packager.toolchain import RUNTIME
 
     runtime = folder / RUNTIME
     environment = {**os.environ, "TVM_NUM_THREADS": str(threads), "OMP_NUM_THREADS": str(threads), "TVM_RUNTIME_LIBRARY": str(runtime)}
@@ -164,17 +164,16 @@ def main() -> int:
         child(runtime, Path(folder), int(threads))
         return 0
     arguments = parser.parse_args()
-    sys.path.insert(0, str(Path(__file__).parents[1]))
-    from anomaly_model.runtime_tvm import cpu_flags, host_target
-    from anomaly_model.targets import find_target
     from benchmarks.exported import EXPORTED
     from benchmarks.nets import PUBLISHED
     from benchmarks.processes import this_machine
-    from packager.compile import compile_model
-    from packager.plan import UnsupportedGraphError
-    from packager.plan.reading import of_one_picture
-    from packager.toolchain import RUNTIME, runtime_library
-    from packager.tune import chooser, tune
+    from linewatch.anomaly_model.runtime_tvm import cpu_flags, host_target
+    from linewatch.anomaly_model.targets import find_target
+    from linewatch.packager.compile import compile_model
+    from linewatch.packager.plan import UnsupportedGraphError
+    from linewatch.packager.plan.reading import of_one_picture
+    from linewatch.packager.toolchain import RUNTIME, runtime_library
+    from linewatch.packager.tune import chooser, tune
 
     runnable = [isa for isa in find_target(host_target()).variants if cpu_flags().issuperset(isa.flags)]
     isa = next(i for i in runnable if arguments.isa in (None, i.name))

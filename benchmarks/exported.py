@@ -8,15 +8,15 @@ from collections.abc import Callable, Mapping
 import numpy as np
 import torch
 
-from training.backbone import Backbone
-from training.bank import write_color
-from training.discriminator import Discriminator
-from training.families import FittedFeatures
-from training.features import BANK, Extractor
-from training.graph import F32, GraphWriter
-from training.one_class import NearestNeighbours, PositionGaussian
-from training.supervised import CellClassifier, PooledStatistics
-from training.unet import UNet, export
+from linewatch.training.backbone import Backbone
+from linewatch.training.bank import write_color
+from linewatch.training.discriminator import Discriminator
+from linewatch.training.families import FittedFeatures
+from linewatch.training.features import BANK, Extractor
+from linewatch.training.graph import F32, GraphWriter
+from linewatch.training.one_class import NearestNeighbours, PositionGaussian
+from linewatch.training.supervised import CellClassifier, PooledStatistics
+from linewatch.training.unet import UNet, export
 
 SIDE, LABELS, DIMENSIONS, NEIGHBOURS = 224, 3, 24, 512
 RNG = np.random.default_rng(0)

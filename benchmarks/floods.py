@@ -46,8 +46,8 @@ from benchmarks.http2_frames import (
     setting,
 )  # fmt: skip
 from benchmarks.processes import children, resident_mib
-from edge_agent.client import AgentCallError, AgentClient
-from linewatch.demo import running_agent
+from linewatch.commands.demo import running_agent
+from linewatch.edge_agent.client import AgentCallError, AgentClient
 
 DESCRIBE = "/AWS.LookoutVision.EdgeAgent/DescribeModel"
 DETECT = "/AWS.LookoutVision.EdgeAgent/DetectAnomalies"

@@ -1,6 +1,6 @@
 """Do compiled models give ONNX Runtime's answers? 200 drawn pictures, every CPU profile that this machine can run or emulate.
 
-    python benchmarks/parity.py --json benchmarks/parity.json
+    python -m benchmarks.parity --json benchmarks/parity.json
 
 Also how long packaging takes for this machine and for ARM64, and the most memory it needs. Bars: no changed verdict, score
 difference <= 1e-3 of its range; this machine <= 60 s, ARM64 <= 120 s with its proof; <= 3 GB. Exit code 1 when one is missed.
@@ -18,14 +18,12 @@ from pathlib import Path
 
 import numpy as np
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
-
-from anomaly_model.bundle import Bundle, open_bundle
-from anomaly_model.picture import to_model_input
-from anomaly_model.runtime_tvm import host_target
-from anomaly_model.targets import CPUS
 from benchmarks.processes import this_machine
-from linewatch.drawn_parts import PartSet, write_set
+from linewatch.anomaly_model.bundle import Bundle, open_bundle
+from linewatch.anomaly_model.picture import to_model_input
+from linewatch.anomaly_model.runtime_tvm import host_target
+from linewatch.anomaly_model.targets import CPUS
+from linewatch.commands.drawn_parts import PartSet, write_set
 
 PICTURES = 200
 TOLERANCE, SECONDS_HERE, SECONDS_ARM, MEMORY_GB = 1e-3, 60, 120, 3
@@ -35,9 +33,9 @@ PROFILES = {"x86_64": ("core-avx2", "haswell", "skylake-avx512", "cascadelake", 
 
 def make_model(folder: Path) -> Bundle:
     """A segmentation model with a U-Net, trained on drawn parts."""
-    from training.dataset import read_dataset
-    from training.options import TrainingOptions
-    from training.train import train
+    from linewatch.training.dataset import read_dataset
+    from linewatch.training.options import TrainingOptions
+    from linewatch.training.train import train
 
     write_set(folder / "parts", PartSet(30, 30, 0, 0))
     return train(read_dataset(folder / "parts" / "train"), folder / "bundle", TrainingOptions(name="bench")).bundle
@@ -46,7 +44,7 @@ def make_model(folder: Path) -> Bundle:
 def packaging(bundle: Path, target: str) -> dict[str, object]:
     """Package in a process of its own, with nothing measured or kept from before."""
     with tempfile.TemporaryDirectory() as folder:
-        command = [sys.executable, "-P", "-m", "linewatch.cli", "package", str(bundle), "--target", target, "-o", f"{folder}/out", "--json"]
+        command = [sys.executable, "-P", "-m", "linewatch", "package", str(bundle), "--target", target, "-o", f"{folder}/out", "--json"]
         kept = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "linewatch" / "runtime"
         (Path(folder) / "linewatch").mkdir()
         if kept.is_dir():  # TVM's runtime for other machines is fetched once and not part of packaging
@@ -64,9 +62,9 @@ def main() -> int:
     parser.add_argument("--bundle", type=Path, help="a bundle of yours; default: one that is trained now")
     parser.add_argument("--pictures", type=int, default=PICTURES)
     arguments = parser.parse_args()
-    from packager.compile import compile_model
-    from packager.prove import prove, where
-    from packager.schedule import choose
+    from linewatch.packager.compile import compile_model
+    from linewatch.packager.prove import prove, where
+    from linewatch.packager.schedule import choose
 
     with tempfile.TemporaryDirectory() as folder:
         bundle = open_bundle(arguments.bundle) if arguments.bundle else make_model(Path(folder))

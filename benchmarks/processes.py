@@ -10,7 +10,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from edge_agent.metrics import resident_bytes
+from linewatch.edge_agent.metrics import resident_bytes
 
 
 def children(pid: int, words: str = "") -> list[int]:
@@ -32,7 +32,7 @@ def named(pid: int, words: str) -> bool:
 
 
 def resident_mib(pid: int) -> float:
-    """See `edge_agent.metrics.resident_bytes`."""
+    """See `linewatch.edge_agent.metrics.resident_bytes`."""
     return resident_bytes(str(pid)) / 2**20
 
 

@@ -1,7 +1,7 @@
 """Whether a busy machine changes what the trainer chooses: the same training again and again beside processes that only spin.
 
-    python benchmarks/same_choice.py                        # 20 trainings beside 8 busy processes
-    python benchmarks/same_choice.py --runs 5 --busy 0      # on an idle machine
+    python -m benchmarks.same_choice                        # 20 trainings beside 8 busy processes
+    python -m benchmarks.same_choice --runs 5 --busy 0      # on an idle machine
 
 Prints each training's choice; exit code 1 when two differ in the choice, the graph, the threshold or any candidate's figures,
 or when one was chosen at chance where a better one was there.
@@ -17,12 +17,12 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from linewatch.drawn_parts import PartSet, write_set
-from training.choice import WORTH
-from training.dataset import Dataset, read_dataset
-from training.options import TrainingOptions
-from training.train import train
-from training.workspace import no_progress
+from linewatch.commands.drawn_parts import PartSet, write_set
+from linewatch.training.choice import WORTH
+from linewatch.training.dataset import Dataset, read_dataset
+from linewatch.training.options import TrainingOptions
+from linewatch.training.train import train
+from linewatch.training.workspace import no_progress
 
 
 @contextmanager

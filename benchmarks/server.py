@@ -1,6 +1,6 @@
 """The server's speed: latency and rate of calls, pages of a large dataset, pictures against the bare runtime, and memory.
 
-    python benchmarks/server.py [--json FILE] [--calls N]
+    python -m benchmarks.server [--json FILE] [--calls N]
 
 Requests are signed once and sent again and again over connections that stay open, so that what is measured is the server and
 not a client's signing. The bare runtime judges the same decoded picture in processes of its own, as many as the server has
@@ -30,26 +30,26 @@ from botocore.awsrequest import AWSRequest
 from botocore.credentials import Credentials
 
 from benchmarks.processes import run_together, this_machine
-from control_plane.access.credentials import MasterKey
-from control_plane.access.policy import ROLES
-from control_plane.access.registry import Registry
-from control_plane.settings import Settings
-from control_plane.store.database import Store
-from control_plane.store.schema import models, projects
-from linewatch.drawn_parts import PartSet, write_set
-from training.dataset import read_dataset
-from training.options import TrainingOptions
-from training.train import train
+from linewatch.commands.drawn_parts import PartSet, write_set
+from linewatch.control_plane.access.credentials import MasterKey
+from linewatch.control_plane.access.policy import ROLES
+from linewatch.control_plane.access.registry import Registry
+from linewatch.control_plane.settings import Settings
+from linewatch.control_plane.store.database import Store
+from linewatch.control_plane.store.schema import models, projects
+from linewatch.training.dataset import read_dataset
+from linewatch.training.options import TrainingOptions
+from linewatch.training.train import train
 
 REGION, ACCOUNT, PROJECT = "us-east-1", "000000000000", "bench"
 ENTRIES, PAGE, CHANGES = 16_000, 100, 1_000
 BARE = """
 import sys, time
 from pathlib import Path
-from anomaly_model.bundle import open_bundle
-from anomaly_model.detection import detect
-from anomaly_model.picture import read_picture
-from anomaly_model.runtime import open_runtime
+from linewatch.anomaly_model.bundle import open_bundle
+from linewatch.anomaly_model.detection import detect
+from linewatch.anomaly_model.picture import read_picture
+from linewatch.anomaly_model.runtime import open_runtime
 bundle = open_bundle(Path(sys.argv[1]))
 picture, runtime = read_picture(Path(sys.argv[2])), open_runtime(bundle, "auto", threads=1)
 for _ in range(10):
@@ -72,7 +72,7 @@ class Bench:
         environment = {**os.environ, "LINEWATCH_SERVER_DATA": str(self.data), "LINEWATCH_SERVER_PORT": "0"}
         self.log = folder / "server.log"
         with self.log.open("wb") as stream:
-            command = [sys.executable, "-P", "-m", "linewatch.cli", "serve"]
+            command = [sys.executable, "-P", "-m", "linewatch", "serve"]
             self.process = subprocess.Popen(command, env=environment, stdout=stream, stderr=stream)
         while '"server listening"' not in self.log.read_text():
             if self.process.poll() is not None:

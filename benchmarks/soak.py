@@ -7,7 +7,7 @@ model is registered in two versions that take turns.
 Held against, from the second tenth of the time to the last (the first one fills pools and caches): memory flat within 2 %, no growth of
 descriptors, p99 flat within 20 %, not one failed call. Exit code 1 when one does not hold.
 
-    python benchmarks/soak.py --seconds 1800 --json soak.json
+    python -m benchmarks.soak --seconds 1800 --json soak.json
 """
 
 import argparse
@@ -23,12 +23,12 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
-from anomaly_model.bundle import open_bundle, write_bundle
 from benchmarks.agent import enlarge, make_model
 from benchmarks.processes import children, resident_mib, this_machine
-from edge_agent.client import AgentCallError, AgentClient
-from linewatch.demo import running_agent
-from linewatch.drawn_parts import PartSet
+from linewatch.anomaly_model.bundle import open_bundle, write_bundle
+from linewatch.commands.demo import running_agent
+from linewatch.commands.drawn_parts import PartSet
+from linewatch.edge_agent.client import AgentCallError, AgentClient
 
 CLIENTS = 4
 LOAD = 0.9
@@ -105,7 +105,7 @@ class Site:
 
 
 def note(agent: int, begun: float) -> Noted:
-    workers = children(agent, "edge_agent.worker")
+    workers = children(agent, "linewatch.edge_agent.worker")
     return Noted(
         time.perf_counter() - begun, resident_mib(agent), sum(resident_mib(pid) for pid in workers), len(workers),
         len(list(Path(f"/proc/{agent}/fd").iterdir())), len(list(Path(f"/proc/{agent}/task").iterdir())),

@@ -7,12 +7,12 @@ from pathlib import Path
 import msgspec
 import sqlalchemy as sa
 
-from anomaly_model.errors import LinewatchError
-from control_plane.access.credentials import KEY_FILE
-from control_plane.server import only_server
-from control_plane.settings import Settings
-from control_plane.store.database import Store
-from control_plane.store.schema import metadata
+from linewatch.anomaly_model.errors import LinewatchError
+from linewatch.control_plane.access.credentials import KEY_FILE
+from linewatch.control_plane.server import only_server
+from linewatch.control_plane.settings import Settings
+from linewatch.control_plane.store.database import Store
+from linewatch.control_plane.store.schema import metadata
 
 _TABLES, _MODELS = "tables", "models"
 _ROWS = 1000

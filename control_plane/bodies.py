@@ -8,7 +8,7 @@ address or one key a quarter, so that nobody who merely knows a key's name can k
 import threading
 from collections import Counter
 
-from control_plane.errors import ThrottlingError
+from linewatch.control_plane.errors import ThrottlingError
 
 _Account = tuple[str, str]
 _ADVICE = "send fewer calls at a time"

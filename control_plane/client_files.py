@@ -3,9 +3,9 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from anomaly_model.bundle import replace_file
-from anomaly_model.errors import LinewatchError
-from control_plane.wire.service_model import models_folder
+from linewatch.anomaly_model.bundle import replace_file
+from linewatch.anomaly_model.errors import LinewatchError
+from linewatch.control_plane.wire.service_model import models_folder
 
 SERVICE = "lookoutvision"
 DEFAULT = Path.home() / ".aws" / "models"

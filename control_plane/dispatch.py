@@ -6,19 +6,19 @@ from collections.abc import Mapping
 import msgspec
 import sqlalchemy as sa
 
-from control_plane.access.policy import Policy
-from control_plane.errors import ConflictError, NotFoundError, ResourceType
-from control_plane.identifiers import Scope, parse_model_arn
-from control_plane.jobs.runner import TOKEN_LIFE_S
-from control_plane.operations import HANDLERS
-from control_plane.operations.detection import detect_anomalies
-from control_plane.operations.lookup import find_model
-from control_plane.operations.models import model_tags
-from control_plane.services import Call, Result
-from control_plane.store.database import now
-from control_plane.store.schema import client_tokens
-from control_plane.wire.requests import Params
-from control_plane.wire.service_model import Operation
+from linewatch.control_plane.access.policy import Policy
+from linewatch.control_plane.errors import ConflictError, NotFoundError, ResourceType
+from linewatch.control_plane.identifiers import Scope, parse_model_arn
+from linewatch.control_plane.jobs.runner import TOKEN_LIFE_S
+from linewatch.control_plane.operations import HANDLERS
+from linewatch.control_plane.operations.detection import detect_anomalies
+from linewatch.control_plane.operations.lookup import find_model
+from linewatch.control_plane.operations.models import model_tags
+from linewatch.control_plane.services import Call, Result
+from linewatch.control_plane.store.database import now
+from linewatch.control_plane.store.schema import client_tokens
+from linewatch.control_plane.wire.requests import Params
+from linewatch.control_plane.wire.service_model import Operation
 
 _ON_MODELS = {"DescribeModel", "DeleteModel", "StartModel", "StopModel", "DetectAnomalies", "StartModelPackagingJob"}
 

@@ -12,8 +12,8 @@ from typing import Any
 
 import msgspec
 
-from anomaly_model.errors import LinewatchError
-from control_plane.objects import InvalidNameError, split_address
+from linewatch.anomaly_model.errors import LinewatchError
+from linewatch.control_plane.objects import InvalidNameError, split_address
 
 LINE_CHARS = 8192
 """The service model's bound on an entry."""

@@ -6,7 +6,7 @@ an operation is known. A message says what was found, what was expected and what
 
 from typing import ClassVar, Literal
 
-from anomaly_model.errors import LinewatchError
+from linewatch.anomaly_model.errors import LinewatchError
 
 ResourceType = Literal["PROJECT", "DATASET", "MODEL", "TRIAL", "MODEL_PACKAGE_JOB"]
 SERVICE_CODE = "lookoutvision"

@@ -8,11 +8,11 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
-from anomaly_model.numbers import read_digits
-from control_plane.access.sigv4 import Received
-from control_plane.bodies import BodyBudget, Hold
-from control_plane.connections import neighbourhood
-from control_plane.errors import BodyTooLargeError, SlowBodyError
+from linewatch.anomaly_model.numbers import read_digits
+from linewatch.control_plane.access.sigv4 import Received
+from linewatch.control_plane.bodies import BodyBudget, Hold
+from linewatch.control_plane.connections import neighbourhood
+from linewatch.control_plane.errors import BodyTooLargeError, SlowBodyError
 
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]

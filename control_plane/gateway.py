@@ -17,21 +17,21 @@ from typing import Any
 
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Histogram, generate_latest
 
-from anomaly_model.limits import LIMITS
-from control_plane.access.audit import AuditLog, loggable
-from control_plane.access.authenticate import Caller, identify, prove, prove_early, sha256
-from control_plane.access.origin import check_origin
-from control_plane.access.sigv4 import query_pairs
-from control_plane.bodies import BodyBudget
-from control_plane.dispatch import invoke
-from control_plane.errors import ApiError, InternalError, ThrottlingError, UnknownOperationError
-from control_plane.exchange import ClientGoneError, Exchange, Message, Receive, Send, in_thread
-from control_plane.metrics import HostingCollector
-from control_plane.s3_door.door import S3Door
-from control_plane.services import Call, Services
-from control_plane.wire.answers import Headers, render, render_error
-from control_plane.wire.requests import Source, parse_json, parse_rest
-from control_plane.wire.service_model import API_PREFIX, Operation, operations, route
+from linewatch.anomaly_model.limits import LIMITS
+from linewatch.control_plane.access.audit import AuditLog, loggable
+from linewatch.control_plane.access.authenticate import Caller, identify, prove, prove_early, sha256
+from linewatch.control_plane.access.origin import check_origin
+from linewatch.control_plane.access.sigv4 import query_pairs
+from linewatch.control_plane.bodies import BodyBudget
+from linewatch.control_plane.dispatch import invoke
+from linewatch.control_plane.errors import ApiError, InternalError, ThrottlingError, UnknownOperationError
+from linewatch.control_plane.exchange import ClientGoneError, Exchange, Message, Receive, Send, in_thread
+from linewatch.control_plane.metrics import HostingCollector
+from linewatch.control_plane.s3_door.door import S3Door
+from linewatch.control_plane.services import Call, Services
+from linewatch.control_plane.wire.answers import Headers, render, render_error
+from linewatch.control_plane.wire.requests import Source, parse_json, parse_rest
+from linewatch.control_plane.wire.service_model import API_PREFIX, Operation, operations, route
 
 log = logging.getLogger(__name__)
 

@@ -3,7 +3,7 @@
 import re
 from dataclasses import dataclass
 
-from control_plane.errors import ValidationError
+from linewatch.control_plane.errors import ValidationError
 
 _MODEL = re.compile(r"arn:aws:lookoutvision:([a-z0-9-]+):([0-9]{12}):model/([a-zA-Z0-9][a-zA-Z0-9_\-]*)/([1-9][0-9]{0,9})")
 _DATASET = re.compile(r"arn:aws:rekognition:([a-z0-9-]+):([0-9]{12}):project/([^/]+)/dataset/(train|test)/([0-9]+)")

@@ -6,10 +6,10 @@ import sqlalchemy as sa
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
-from control_plane.hosting.manager import HostingManager
-from control_plane.operations.models import ACTIVE
-from control_plane.store.database import Store
-from control_plane.store.schema import models, projects
+from linewatch.control_plane.hosting.manager import HostingManager
+from linewatch.control_plane.operations.models import ACTIVE
+from linewatch.control_plane.store.database import Store
+from linewatch.control_plane.store.schema import models, projects
 
 LABELS = ("ProjectName", "ModelVersion")
 

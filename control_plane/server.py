@@ -16,21 +16,21 @@ from pathlib import Path
 import structlog
 import uvicorn
 
-from anomaly_model.errors import LinewatchError
-from anomaly_model.settings import SettingsError
-from control_plane.access.audit import AuditLog
-from control_plane.access.credentials import MasterKey
-from control_plane.access.registry import account_of_found
-from control_plane.connections import Listener, Loop, Places, bounded, neighbourhood
-from control_plane.gateway import Gateway
-from control_plane.hosting.manager import HostingManager
-from control_plane.jobs.place import open_objects
-from control_plane.jobs.runner import JobRunner
-from control_plane.objects.directory import DirectoryObjects
-from control_plane.services import Services
-from control_plane.settings import Settings
-from control_plane.store.database import Store
-from control_plane.wire.page_tokens import PageTokens
+from linewatch.anomaly_model.errors import LinewatchError
+from linewatch.anomaly_model.settings import SettingsError
+from linewatch.control_plane.access.audit import AuditLog
+from linewatch.control_plane.access.credentials import MasterKey
+from linewatch.control_plane.access.registry import account_of_found
+from linewatch.control_plane.connections import Listener, Loop, Places, bounded, neighbourhood
+from linewatch.control_plane.gateway import Gateway
+from linewatch.control_plane.hosting.manager import HostingManager
+from linewatch.control_plane.jobs.place import open_objects
+from linewatch.control_plane.jobs.runner import JobRunner
+from linewatch.control_plane.objects.directory import DirectoryObjects
+from linewatch.control_plane.services import Services
+from linewatch.control_plane.settings import Settings
+from linewatch.control_plane.store.database import Store
+from linewatch.control_plane.wire.page_tokens import PageTokens
 
 log = structlog.get_logger()
 

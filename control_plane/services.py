@@ -5,17 +5,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from control_plane.access.credentials import Identity, MasterKey
-from control_plane.access.policy import is_allowed
-from control_plane.errors import AccessDeniedError
-from control_plane.identifiers import Scope
-from control_plane.objects import Objects, is_foreign
-from control_plane.settings import Settings
-from control_plane.store.database import Store
-from control_plane.wire.page_tokens import PageTokens
+from linewatch.control_plane.access.credentials import Identity, MasterKey
+from linewatch.control_plane.access.policy import is_allowed
+from linewatch.control_plane.errors import AccessDeniedError
+from linewatch.control_plane.identifiers import Scope
+from linewatch.control_plane.objects import Objects, is_foreign
+from linewatch.control_plane.settings import Settings
+from linewatch.control_plane.store.database import Store
+from linewatch.control_plane.wire.page_tokens import PageTokens
 
 if TYPE_CHECKING:
-    from control_plane.hosting.manager import HostingManager
+    from linewatch.control_plane.hosting.manager import HostingManager
 
 Result = dict[str, Any]
 

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import msgspec
 
-from anomaly_model.settings import SettingsError, load_struct
+from linewatch.anomaly_model.settings import SettingsError, load_struct
 
 PREFIX = "LINEWATCH_SERVER_"
 _Positive = Annotated[int, msgspec.Meta(ge=1)]

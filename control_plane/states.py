@@ -1,7 +1,7 @@
 """The life of datasets, models, packagings and jobs, as tables of allowed transitions. Pure.
 
 Each table says for an event from which states it is allowed and where it leads. Nothing changes a status but
-`control_plane.store.transitions.advance`, which compares and sets.
+`linewatch.control_plane.store.transitions.advance`, which compares and sets.
 """
 
 from collections.abc import Mapping

@@ -10,15 +10,15 @@ from pathlib import Path
 
 import structlog
 
-from anomaly_model.settings import SettingsError
-from edge_agent.catalog import Catalog, Installed
-from edge_agent.echo import shown
-from edge_agent.errors import ExhaustedError, InvalidRequestError, UnknownModelError, WrongStateError
-from edge_agent.metrics import ModelFacts
-from edge_agent.model_host import ModelHost
-from edge_agent.running import RunningModels
-from edge_agent.settings import Settings
-from edge_agent.states import State
+from linewatch.anomaly_model.settings import SettingsError
+from linewatch.edge_agent.catalog import Catalog, Installed
+from linewatch.edge_agent.echo import shown
+from linewatch.edge_agent.errors import ExhaustedError, InvalidRequestError, UnknownModelError, WrongStateError
+from linewatch.edge_agent.metrics import ModelFacts
+from linewatch.edge_agent.model_host import ModelHost
+from linewatch.edge_agent.running import RunningModels
+from linewatch.edge_agent.settings import Settings
+from linewatch.edge_agent.states import State
 
 log = structlog.get_logger()
 _NEVER_S = 3600
@@ -202,7 +202,7 @@ class Agent:
         return [_describe(self._hosts.get(component), entry) for component, entry in sorted(self._installed().items())]
 
     def facts(self) -> list[ModelFacts]:
-        """See `edge_agent.metrics.Source`."""
+        """See `linewatch.edge_agent.metrics.Source`."""
         return [self._facts(entry) for _, entry in sorted(self._installed().items())]
 
     def _facts(self, entry: Installed) -> ModelFacts:

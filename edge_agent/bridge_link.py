@@ -13,9 +13,9 @@ from typing import Any
 import msgspec
 import structlog
 
-from edge_agent.bridge.messages import AreYouBusy, BridgeOptions, Busy, Configured, Serving, hear_bridge, tell
-from edge_agent.channel import channel_pair
-from edge_agent.settings import Settings
+from linewatch.edge_agent.bridge.messages import AreYouBusy, BridgeOptions, Busy, Configured, Serving, hear_bridge, tell
+from linewatch.edge_agent.channel import channel_pair
+from linewatch.edge_agent.settings import Settings
 
 log = structlog.get_logger()
 _PAUSE_S = (1, 2, 5, 10, 30)
@@ -61,7 +61,7 @@ class BridgeLink:
         ours, theirs = channel_pair()
         options = _options(self._settings, theirs.fileno())
         with theirs:
-            command = [sys.executable, "-P", "-m", "edge_agent.bridge", msgspec.json.encode(options).decode()]
+            command = [sys.executable, "-P", "-m", "linewatch.edge_agent.bridge", msgspec.json.encode(options).decode()]
             process = subprocess.Popen(command, stdin=subprocess.DEVNULL, pass_fds=[theirs.fileno()])
         with self._lock:
             self._channel, self._process = ours, process

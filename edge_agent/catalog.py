@@ -8,9 +8,9 @@ from pathlib import Path
 
 import msgspec
 
-from anomaly_model.errors import BundleError
-from anomaly_model.limits import LIMITS
-from anomaly_model.manifest import MANIFEST_NAME, Manifest, parse_manifest
+from linewatch.anomaly_model.errors import BundleError
+from linewatch.anomaly_model.limits import LIMITS
+from linewatch.anomaly_model.manifest import MANIFEST_NAME, Manifest, parse_manifest
 
 _DEPTH = 3
 _MOST = 1000

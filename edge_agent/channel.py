@@ -113,7 +113,7 @@ class Answer(msgspec.Struct, frozen=True, tag=True):
 
     Attributes:
         number: of the request.
-        mask_rows: distinct rows of the mask that are not white; their parts lie in the exchange. See `anomaly_model.detection.MaskRows`.
+        mask_rows: distinct rows of the mask that are not white; their parts lie in the exchange. See `linewatch.anomaly_model.detection.MaskRows`.
         mask_left: bytes from the start of a row to its part.
         mask_length: bytes of a part.
         mask_index: for each row of the mask, which one it is: height little-endian 16-bit numbers; empty when there is no mask.

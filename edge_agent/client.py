@@ -10,15 +10,15 @@ import grpc
 import numpy as np
 from google.protobuf import empty_pb2, wrappers_pb2
 
-from anomaly_model.errors import LinewatchError
-from anomaly_model.picture import Rgb
-from edge_agent.echo import cut, shown
-from edge_agent.protos import edge_agent_pb2 as pb
-from edge_agent.protos import edge_agent_pb2_grpc as rpc
-from edge_agent.service import MESSAGE_BYTES
-from edge_agent.shared_memory import SEGMENTS
-from edge_agent.side_services import INSPECTION
-from edge_agent.states import State
+from linewatch.anomaly_model.errors import LinewatchError
+from linewatch.anomaly_model.picture import Rgb
+from linewatch.edge_agent.echo import cut, shown
+from linewatch.edge_agent.protos import edge_agent_pb2 as pb
+from linewatch.edge_agent.protos import edge_agent_pb2_grpc as rpc
+from linewatch.edge_agent.service import MESSAGE_BYTES
+from linewatch.edge_agent.shared_memory import SEGMENTS
+from linewatch.edge_agent.side_services import INSPECTION
+from linewatch.edge_agent.states import State
 
 Transport = Literal["shared-memory", "bytes"]
 _MESSAGE = 4000

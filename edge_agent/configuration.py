@@ -5,8 +5,8 @@ from typing import Any
 
 import msgspec
 
-from anomaly_model.settings import SettingsError
-from edge_agent.settings import Settings
+from linewatch.anomaly_model.settings import SettingsError
+from linewatch.edge_agent.settings import Settings
 
 LIVE = frozenset({
     "autostart", "restarts", "removal_s", "rescan_s", "idle_stop_s", "other_sizes", "row_padding", "concurrency", "threads", "cpus", "queue",

@@ -10,16 +10,16 @@ from typing import Any
 import structlog
 from google.protobuf.message import DecodeError, Message
 
-from anomaly_model.errors import LinewatchError
-from edge_agent.errors import InvalidRequestError
-from edge_agent.http2.budget import SMALL_BYTES
-from edge_agent.http2.calls import Call
-from edge_agent.http2.keeper import Keeper
-from edge_agent.http2.limits import ServerLimits
-from edge_agent.http2.messages import Expected
-from edge_agent.http2.status import Status, StatusError
-from edge_agent.http2.transport import Peer
-from edge_agent.status import status_of
+from linewatch.anomaly_model.errors import LinewatchError
+from linewatch.edge_agent.errors import InvalidRequestError
+from linewatch.edge_agent.http2.budget import SMALL_BYTES
+from linewatch.edge_agent.http2.calls import Call
+from linewatch.edge_agent.http2.keeper import Keeper
+from linewatch.edge_agent.http2.limits import ServerLimits
+from linewatch.edge_agent.http2.messages import Expected
+from linewatch.edge_agent.http2.status import Status, StatusError
+from linewatch.edge_agent.http2.transport import Peer
+from linewatch.edge_agent.status import status_of
 
 log = structlog.get_logger()
 _LEVELS = {Status.INTERNAL: logging.ERROR, Status.RESOURCE_EXHAUSTED: logging.WARNING, Status.PERMISSION_DENIED: logging.WARNING}

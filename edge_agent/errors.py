@@ -1,6 +1,6 @@
-"""What the agent can answer besides a result. `edge_agent.service` maps these to gRPC status codes."""
+"""What the agent can answer besides a result. `linewatch.edge_agent.service` maps these to gRPC status codes."""
 
-from anomaly_model.errors import LinewatchError
+from linewatch.anomaly_model.errors import LinewatchError
 
 
 class InvalidRequestError(LinewatchError):

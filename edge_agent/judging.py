@@ -6,12 +6,12 @@ import time
 from array import array
 from dataclasses import dataclass
 
-from edge_agent.channel import Answer, Exchange
-from edge_agent.errors import CallerGoneError, InvalidRequestError
-from edge_agent.mask import CompactMask, overlap, paint, whiten
-from edge_agent.shared_memory import Segment, read_rows, read_segment
-from edge_agent.turns import Caller
-from edge_agent.worker_link import Lane, Picture
+from linewatch.edge_agent.channel import Answer, Exchange
+from linewatch.edge_agent.errors import CallerGoneError, InvalidRequestError
+from linewatch.edge_agent.mask import CompactMask, overlap, paint, whiten
+from linewatch.edge_agent.shared_memory import Segment, read_rows, read_segment
+from linewatch.edge_agent.turns import Caller
+from linewatch.edge_agent.worker_link import Lane, Picture
 
 
 @dataclass(frozen=True, slots=True)

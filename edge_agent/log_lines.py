@@ -7,7 +7,7 @@ from typing import Any
 
 import structlog
 
-from edge_agent.echo import cut
+from linewatch.edge_agent.echo import cut
 
 _TEXT, _TRACE, _ITEMS = 2000, 8000, 100
 _A_SECOND = 20

@@ -7,7 +7,7 @@ segment it writes the white while the worker still computes, so that only the ro
 import os
 from dataclasses import dataclass
 
-from edge_agent.shared_memory import Segment
+from linewatch.edge_agent.shared_memory import Segment
 
 _GATHER = 1024
 """Buffers in one pwritev: Linux's IOV_MAX."""

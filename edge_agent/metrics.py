@@ -17,9 +17,9 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from edge_agent.echo import MOST, cut
-from edge_agent.judging import STAGES
-from edge_agent.states import State
+from linewatch.edge_agent.echo import MOST, cut
+from linewatch.edge_agent.judging import STAGES
+from linewatch.edge_agent.states import State
 
 SECONDS = (0.0005, 0.001, 0.002, 0.004, 0.006, 0.008, 0.01, 0.0125, 0.015, 0.02, 0.025, 0.03, 0.04, 0.06, 0.1, 0.2, 0.5, 1.0, 5.0)
 """Bounds of latency histograms."""

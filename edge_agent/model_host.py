@@ -8,14 +8,14 @@ from pathlib import Path
 
 import structlog
 
-from edge_agent.errors import ExhaustedError, UnsoundModelError, WorkerError, WrongStateError
-from edge_agent.judging import Judged, judge
-from edge_agent.memory import available_mib
-from edge_agent.settings import Settings, cpu_shares
-from edge_agent.shared_memory import Segment
-from edge_agent.states import Event, State, StateMachine
-from edge_agent.turns import Caller, Turns
-from edge_agent.worker_link import Lane, WorkerGoneError, WorkerLink, exit_text
+from linewatch.edge_agent.errors import ExhaustedError, UnsoundModelError, WorkerError, WrongStateError
+from linewatch.edge_agent.judging import Judged, judge
+from linewatch.edge_agent.memory import available_mib
+from linewatch.edge_agent.settings import Settings, cpu_shares
+from linewatch.edge_agent.shared_memory import Segment
+from linewatch.edge_agent.states import Event, State, StateMachine
+from linewatch.edge_agent.turns import Caller, Turns
+from linewatch.edge_agent.worker_link import Lane, WorkerGoneError, WorkerLink, exit_text
 
 log = structlog.get_logger()
 _MINUTE_S = 60.0

@@ -5,8 +5,8 @@ from typing import Literal
 
 import msgspec
 
-from edge_agent.channel import Answer
-from edge_agent.spool import SpoolWriter
+from linewatch.edge_agent.channel import Answer
+from linewatch.edge_agent.spool import SpoolWriter
 
 
 class Found(msgspec.Struct, frozen=True):

@@ -16,24 +16,24 @@ from typing import Any
 import structlog
 from prometheus_client import start_http_server
 
-from anomaly_model.numbers import read_digits
-from anomaly_model.settings import SettingsError
-from anomaly_model.signature import KeyFileError, read_trusted_keys
-from edge_agent.agent import Agent
-from edge_agent.bridge_link import BridgeLink, in_greengrass, needs_bridge
-from edge_agent.configuration import changes, configured, with_live_changes
-from edge_agent.endpoint import Endpoint
-from edge_agent.http2.limits import ServerLimits
-from edge_agent.log_lines import configure_logging
-from edge_agent.memory import keep_freed_memory
-from edge_agent.metrics import AgentCollector, Counts, exposition, registry
-from edge_agent.protos import edge_agent_pb2
-from edge_agent.results import ResultSink
-from edge_agent.service import EdgeAgentService
-from edge_agent.settings import Settings
-from edge_agent.side_services import Health, inspection_methods, reflection_methods
-from edge_agent.sockets import bind, bind_tcp, socket_path, tls_context
-from edge_agent.spool import Spool, SpoolWriter
+from linewatch.anomaly_model.numbers import read_digits
+from linewatch.anomaly_model.settings import SettingsError
+from linewatch.anomaly_model.signature import KeyFileError, read_trusted_keys
+from linewatch.edge_agent.agent import Agent
+from linewatch.edge_agent.bridge_link import BridgeLink, in_greengrass, needs_bridge
+from linewatch.edge_agent.configuration import changes, configured, with_live_changes
+from linewatch.edge_agent.endpoint import Endpoint
+from linewatch.edge_agent.http2.limits import ServerLimits
+from linewatch.edge_agent.log_lines import configure_logging
+from linewatch.edge_agent.memory import keep_freed_memory
+from linewatch.edge_agent.metrics import AgentCollector, Counts, exposition, registry
+from linewatch.edge_agent.protos import edge_agent_pb2
+from linewatch.edge_agent.results import ResultSink
+from linewatch.edge_agent.service import EdgeAgentService
+from linewatch.edge_agent.settings import Settings
+from linewatch.edge_agent.side_services import Health, inspection_methods, reflection_methods
+from linewatch.edge_agent.sockets import bind, bind_tcp, socket_path, tls_context
+from linewatch.edge_agent.spool import Spool, SpoolWriter
 
 log = structlog.get_logger()
 _SERVICE = edge_agent_pb2.DESCRIPTOR.services_by_name["EdgeAgent"].full_name

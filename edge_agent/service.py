@@ -8,24 +8,24 @@ from typing import Any
 import structlog
 from google.protobuf.message import Message
 
-from anomaly_model.errors import LinewatchError
-from anomaly_model.limits import LIMITS
-from anomaly_model.picture import check_size, wrap_rgb888
-from edge_agent.agent import Agent, Description
-from edge_agent.channel import Answer
-from edge_agent.echo import cut
-from edge_agent.endpoint import Unary
-from edge_agent.errors import InvalidRequestError, NotAllowedError, SharedMemoryError
-from edge_agent.http2.budget import SMALL_BYTES
-from edge_agent.http2.calls import Call
-from edge_agent.http2.transport import Peer
-from edge_agent.judging import Judged
-from edge_agent.metrics import Counts
-from edge_agent.model_host import ModelHost
-from edge_agent.protos import edge_agent_pb2 as pb
-from edge_agent.results import ResultSink
-from edge_agent.shared_memory import Segment, open_segment
-from edge_agent.status import status_of
+from linewatch.anomaly_model.errors import LinewatchError
+from linewatch.anomaly_model.limits import LIMITS
+from linewatch.anomaly_model.picture import check_size, wrap_rgb888
+from linewatch.edge_agent.agent import Agent, Description
+from linewatch.edge_agent.channel import Answer
+from linewatch.edge_agent.echo import cut
+from linewatch.edge_agent.endpoint import Unary
+from linewatch.edge_agent.errors import InvalidRequestError, NotAllowedError, SharedMemoryError
+from linewatch.edge_agent.http2.budget import SMALL_BYTES
+from linewatch.edge_agent.http2.calls import Call
+from linewatch.edge_agent.http2.transport import Peer
+from linewatch.edge_agent.judging import Judged
+from linewatch.edge_agent.metrics import Counts
+from linewatch.edge_agent.model_host import ModelHost
+from linewatch.edge_agent.protos import edge_agent_pb2 as pb
+from linewatch.edge_agent.results import ResultSink
+from linewatch.edge_agent.shared_memory import Segment, open_segment
+from linewatch.edge_agent.status import status_of
 
 log = structlog.get_logger()
 

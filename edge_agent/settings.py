@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
-from anomaly_model.settings import load_struct
+from linewatch.anomaly_model.settings import load_struct
 
 DEFAULT_SOCKET = "unix:///tmp/aws.iot.lookoutvision.EdgeAgent.sock"
 PREFIX = "LINEWATCH_AGENT_"

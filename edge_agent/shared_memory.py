@@ -13,8 +13,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from edge_agent.echo import shown
-from edge_agent.errors import SharedMemoryError
+from linewatch.edge_agent.echo import shown
+from linewatch.edge_agent.errors import SharedMemoryError
 
 SEGMENTS = Path("/dev/shm")
 _GATHER = 512

@@ -10,10 +10,10 @@ from google.protobuf import empty_pb2, wrappers_pb2
 from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection_pb2
 
-from edge_agent.echo import shown
-from edge_agent.endpoint import Conversation, Method, Unary, Watch
-from edge_agent.errors import ExhaustedError, UnknownServiceError
-from edge_agent.http2.calls import Call
+from linewatch.edge_agent.echo import shown
+from linewatch.edge_agent.endpoint import Conversation, Method, Unary, Watch
+from linewatch.edge_agent.errors import ExhaustedError, UnknownServiceError
+from linewatch.edge_agent.http2.calls import Call
 
 _SERVING = health_pb2.HealthCheckResponse.SERVING
 _NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING

@@ -7,8 +7,8 @@ import ssl
 import stat
 from pathlib import Path
 
-from anomaly_model.settings import SettingsError
-from edge_agent.settings import Settings
+from linewatch.anomaly_model.settings import SettingsError
+from linewatch.edge_agent.settings import Settings
 
 _BACKLOG = 1024
 

@@ -3,7 +3,7 @@
 import threading
 from enum import IntEnum
 
-from edge_agent.errors import WrongStateError
+from linewatch.edge_agent.errors import WrongStateError
 
 
 class State(IntEnum):

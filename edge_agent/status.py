@@ -1,7 +1,7 @@
 """Errors as gRPC's status codes."""
 
-from anomaly_model.errors import LinewatchError, PictureError
-from edge_agent.errors import (
+from linewatch.anomaly_model.errors import LinewatchError, PictureError
+from linewatch.edge_agent.errors import (
     CallerGoneError,
     DeadlineError,
     ExhaustedError,
@@ -13,7 +13,7 @@ from edge_agent.errors import (
     WorkerError,
     WrongStateError,
 )  # fmt: skip
-from edge_agent.http2.status import Status
+from linewatch.edge_agent.http2.status import Status
 
 STATUS_CODES: dict[type[LinewatchError], Status] = {
     PictureError: Status.INVALID_ARGUMENT,

@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Generic, Protocol, TypeVar
 
-from anomaly_model.errors import LinewatchError
-from edge_agent.errors import CallerGoneError, DeadlineError, ExhaustedError
+from linewatch.anomaly_model.errors import LinewatchError
+from linewatch.edge_agent.errors import CallerGoneError, DeadlineError, ExhaustedError
 
 
 class Caller(Protocol):

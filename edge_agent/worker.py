@@ -1,4 +1,4 @@
-"""The process that runs one model: `python -P -m edge_agent.worker OPTIONS`, with `WorkerOptions` as JSON.
+"""The process that runs one model: `python -P -m linewatch.edge_agent.worker OPTIONS`, with `WorkerOptions` as JSON.
 
 A process of its own gives a stopped model's memory back, and a crash in generated code ends this process only.
 """
@@ -17,15 +17,15 @@ from typing import Literal
 import msgspec
 import numpy as np
 
-from anomaly_model.bundle import Bundle, open_bundle
-from anomaly_model.detection import interpret, mask_rows, strongest_label
-from anomaly_model.errors import LinewatchError, NotFiniteError, PictureError
-from anomaly_model.manifest import GOLDEN_NAME
-from anomaly_model.parity import ParityError, compare, golden_inputs
-from anomaly_model.picture import check_size, wrap_rgb888
-from anomaly_model.runtime import Runtime, open_runtime
-from anomaly_model.signature import read_trusted_keys
-from edge_agent.channel import (
+from linewatch.anomaly_model.bundle import Bundle, open_bundle
+from linewatch.anomaly_model.detection import interpret, mask_rows, strongest_label
+from linewatch.anomaly_model.errors import LinewatchError, NotFiniteError, PictureError
+from linewatch.anomaly_model.manifest import GOLDEN_NAME
+from linewatch.anomaly_model.parity import ParityError, compare, golden_inputs
+from linewatch.anomaly_model.picture import check_size, wrap_rgb888
+from linewatch.anomaly_model.runtime import Runtime, open_runtime
+from linewatch.anomaly_model.signature import read_trusted_keys
+from linewatch.edge_agent.channel import (
     Answer,
     Area,
     DetectRequest,
@@ -37,11 +37,11 @@ from edge_agent.channel import (
     refusal,
     send,
 )  # fmt: skip
-from edge_agent.confinement import limit_resources, refuse_system_calls
-from edge_agent.errors import InvalidRequestError
-from edge_agent.memory import keep_freed_memory
-from edge_agent.shared_memory import read_segment
-from edge_agent.worker_link import WorkerOptions
+from linewatch.edge_agent.confinement import limit_resources, refuse_system_calls
+from linewatch.edge_agent.errors import InvalidRequestError
+from linewatch.edge_agent.memory import keep_freed_memory
+from linewatch.edge_agent.shared_memory import read_segment
+from linewatch.edge_agent.worker_link import WorkerOptions
 
 _WARM_UP = 3
 _REST_MS = 500

@@ -13,8 +13,8 @@ from typing import Literal
 
 import msgspec
 
-from anomaly_model.errors import LinewatchError
-from edge_agent.channel import (
+from linewatch.anomaly_model.errors import LinewatchError
+from linewatch.edge_agent.channel import (
     Answer,
     DetectRequest,
     Exchange,
@@ -28,9 +28,9 @@ from edge_agent.channel import (
     receive_reply,
     send,
 )  # fmt: skip
-from edge_agent.errors import CallerGoneError, InvalidRequestError, UnsoundModelError, WorkerError
-from edge_agent.settings import Settings
-from edge_agent.turns import Caller
+from linewatch.edge_agent.errors import CallerGoneError, InvalidRequestError, UnsoundModelError, WorkerError
+from linewatch.edge_agent.settings import Settings
+from linewatch.edge_agent.turns import Caller
 
 _END_S = 5
 _NUMBERS = itertools.count(1)
@@ -208,7 +208,7 @@ class WorkerLink:
             settings.threads, settings.trusted_keys, settings.measured, cpus, settings.other_sizes, settings.confine,
             settings.worker_mib,
         )  # fmt: skip
-        command = [sys.executable, "-P", "-m", "edge_agent.worker", msgspec.json.encode(options).decode()]
+        command = [sys.executable, "-P", "-m", "linewatch.edge_agent.worker", msgspec.json.encode(options).decode()]
         user = settings.worker_user or None
         try:
             self.process = subprocess.Popen(

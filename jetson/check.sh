@@ -40,6 +40,6 @@ done
 
 agent=$(ls -d /greengrass/v2/work/linewatch.EdgeAgent/current /var/lib/greengrass/work/linewatch.EdgeAgent/current 2>/dev/null | head -n 1)
 if [ -n "$agent" ]; then
-    if "$agent/bin/python" -P -m linewatch.cli doctor; then have "agent" "$agent"; else lack "agent" "$agent does not pass linewatch doctor"; fi
+    if "$agent/bin/python" -P -m linewatch doctor; then have "agent" "$agent"; else lack "agent" "$agent does not pass linewatch doctor"; fi
 else lack "agent" "the component linewatch.EdgeAgent is not installed"; fi
 exit "$status"

@@ -21,16 +21,17 @@ from pathlib import Path
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from anomaly_model.bundle import zip_files
-from anomaly_model.errors import LinewatchError
-from anomaly_model.targets import ARCHITECTURES
-from packager.component import AGENT, AGENT_VERSIONS, Component, Draft, Identity, check_identity, finish_component
-from packager.elf import LibraryError, read_machine
-from packager.toolchain import ToolError, run_pip
+from linewatch.anomaly_model.bundle import zip_files
+from linewatch.anomaly_model.errors import LinewatchError
+from linewatch.anomaly_model.targets import ARCHITECTURES
+from linewatch.packager.component import AGENT, AGENT_VERSIONS, Component, Draft, Identity, check_identity, finish_component
+from linewatch.packager.elf import LibraryError, read_machine
+from linewatch.packager.toolchain import ToolError, run_pip
 
 PYTHON = "3.11"
 _OLDEST_GLIBC = (2, 27)
 _HERE = Path(__file__).parent
+_PROTO = _HERE.parent / "protos" / "edge-agent.proto"
 Progress = Callable[[str, int, int], None]
 
 
@@ -89,7 +90,7 @@ def _draft(own: str, machine: str, files: dict[str, bytes], python: Path | None)
     files["requirements.txt"] = _requirements({n.removeprefix("wheels/"): d for n, d in files.items()}).encode()
     for script in ("install.sh", "run.sh"):
         files[script] = (_HERE / "device" / script).read_bytes()
-    files["lookoutvision_edge_agent/protos/edge-agent.proto"] = _proto().read_bytes()
+    files["lookoutvision_edge_agent/protos/edge-agent.proto"] = _PROTO.read_bytes()
     if python is not None:
         files["python.tar.gz"] = python.read_bytes()
     named = (hashlib.sha256(name.encode() + data).digest() for name, data in sorted(files.items()))
@@ -193,10 +194,3 @@ def _requirements(wheels: Mapping[str, bytes]) -> str:
         distribution, pin = name.split("-")[:2]
         lines.append(f"{re.sub(r'[-_.]+', '-', distribution).lower()}=={pin} --hash=sha256:{hashlib.sha256(data).hexdigest()}\n")
     return "".join(lines)
-
-
-def _proto() -> Path:
-    for path in (_HERE.parent / "protos" / "edge-agent.proto", _HERE.parent / "edge_agent" / "protos" / "edge-agent.proto"):
-        if path.is_file():
-            return path
-    raise AgentComponentError("edge-agent.proto was not found; install linewatch again")

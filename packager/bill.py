@@ -13,7 +13,7 @@ from cyclonedx.output import make_outputter
 from cyclonedx.schema import OutputFormat, SchemaVersion
 from packageurl import PackageURL
 
-from anomaly_model.manifest import Manifest
+from linewatch.anomaly_model.manifest import Manifest
 
 BILL_NAME = "sbom.cdx.json"
 _LICENCES = {"apache-tvm": "Apache-2.0", "apache-tvm-ffi": "Apache-2.0", "linewatch": "Apache-2.0", "onnxruntime": "MIT", "numpy": "BSD-3-Clause"}

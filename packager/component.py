@@ -5,7 +5,7 @@
     DIR/component.json                name, version, tags, and the SHA-256 of the files above
     DIR/bundle/                       a bundle, unpacked, for `linewatch agent --models DIR`: of several that for this machine
 
-The rules that a recipe keeps are in `packager.recipe`.
+The rules that a recipe keeps are in `linewatch.packager.recipe`.
 """
 
 import hashlib
@@ -18,10 +18,10 @@ from typing import Any
 
 import msgspec
 
-from anomaly_model.bundle import Bundle, replace_file, zip_bundle
-from anomaly_model.errors import LinewatchError
-from anomaly_model.manifest import Manifest, dump_manifest
-from packager.recipe import DESCRIPTION, NAME, VERSION, check_recipe, format_recipe
+from linewatch.anomaly_model.bundle import Bundle, replace_file, zip_bundle
+from linewatch.anomaly_model.errors import LinewatchError
+from linewatch.anomaly_model.manifest import Manifest, dump_manifest
+from linewatch.packager.recipe import DESCRIPTION, NAME, VERSION, check_recipe, format_recipe
 
 AGENT = "linewatch.EdgeAgent"
 AGENT_VERSIONS = ((0, 1, 0), (2, 0, 0))
@@ -147,7 +147,7 @@ def finish_component(
         location: address of the folder that the artifacts will lie in; empty for a place to be filled in.
 
     Raises:
-        RecipeError: the recipe breaks a rule of `packager.recipe`, such as its size.
+        RecipeError: the recipe breaks a rule of `linewatch.packager.recipe`, such as its size.
     """
     name, version = identity.name, identity.version
     drafts = sorted(drafts, key=lambda draft: draft.architecture)
@@ -199,12 +199,8 @@ def render_recipe(kind: str, values: Mapping[str, str], platforms: Sequence[Mapp
 
 
 def _template(name: str) -> bytes:
-    """A file of recipes/: beside this package in an installation, beside its folder in the source tree."""
-    here = Path(__file__).parent
-    for folder in (here / "recipes", here.parent / "recipes"):
-        if (folder / name).is_file():
-            return (folder / name).read_bytes()
-    raise LinewatchError(f"recipes/{name} was not found beside {here}; install linewatch again")
+    """A file of recipes/."""
+    return (Path(__file__).parents[1] / "recipes" / name).read_bytes()
 
 
 def _filled(node: Any, values: Mapping[str, str]) -> Any:

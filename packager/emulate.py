@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from anomaly_model.manifest import InputSpec
-from anomaly_model.picture import Rgb, box_tables
-from packager.toolchain import RUNTIME, ToolError, built_runner, emulator
+from linewatch.anomaly_model.manifest import InputSpec
+from linewatch.anomaly_model.picture import Rgb, box_tables
+from linewatch.packager.toolchain import RUNTIME, ToolError, built_runner, emulator
 
 Array = npt.NDArray[np.generic]
 _MAIN, _RESIZE = 0, 1

@@ -2,7 +2,7 @@
 
 No GPU is needed. TVM's own CUDA runtime has to be loadable all the same, or it would silently embed source text instead
 of machine code; where the machine has no driver, stand-ins with the same symbols are linked for it, which nothing calls.
-Both would get in the way of the packager's process, so that `python -P -m packager.gpu` does it in one of its own.
+Both would get in the way of the packager's process, so that `python -P -m linewatch.packager.gpu` does it in one of its own.
 """
 
 import ctypes
@@ -19,11 +19,11 @@ from elftools.elf.elffile import ELFFile
 from elftools.elf.gnuversions import GNUVerNeedSection
 from elftools.elf.sections import SymbolTableSection
 
-from anomaly_model.errors import LinewatchError
-from anomaly_model.targets import Gpu
-from packager.child import ChildError, run_module
-from packager.elf import find_cubins, needed_libraries
-from packager.toolchain import ToolError, compiler
+from linewatch.anomaly_model.errors import LinewatchError
+from linewatch.anomaly_model.targets import Gpu
+from linewatch.packager.child import ChildError, run_module
+from linewatch.packager.elf import find_cubins, needed_libraries
+from linewatch.packager.toolchain import ToolError, compiler
 
 GPU_LIBRARY = "cuda.so"
 _RUNTIME = "libtvm_runtime_cuda.so"
@@ -49,7 +49,7 @@ def compile_gpu(model: bytes, machine: str, gpu: Gpu) -> bytes:
         (path / "model.onnx").write_bytes(model)
         (path / "gpu.json").write_bytes(msgspec.json.encode({"machine": machine, "arch": gpu.arch, "cuda": gpu.cuda}))
         try:
-            run_module("packager.gpu", folder, timeout_s=900)
+            run_module("linewatch.packager.gpu", folder, timeout_s=900)
         except ChildError as error:
             raise GpuError(f"compiling for {gpu.arch} failed: {error}") from error
         library = (path / GPU_LIBRARY).read_bytes()
@@ -199,7 +199,7 @@ def _build(model: bytes, machine: str, gpu: Gpu) -> bytes:
     from tvm.relax.frontend.onnx import from_onnx
     from tvm.s_tir import dlight
 
-    from packager.compile import link
+    from linewatch.packager.compile import link
 
     nvrtc = Nvrtc(find_nvrtc(gpu))
 

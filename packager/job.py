@@ -1,4 +1,4 @@
-"""Packaging as a job: `python -P -m packager.job FOLDER`; see `anomaly_model.child_job`."""
+"""Packaging as a job: `python -P -m linewatch.packager.job FOLDER`; see `linewatch.anomaly_model.child_job`."""
 
 import sys
 from pathlib import Path
@@ -6,14 +6,14 @@ from typing import Any
 
 import msgspec
 
-from anomaly_model.bundle import open_bundle
-from anomaly_model.child_job import ProgressFile, main
-from anomaly_model.parity import DisparityError
-from anomaly_model.signature import read_private_key
-from anomaly_model.targets import TargetError, find_target
-from packager.component import ComponentError
-from packager.package import PackageOptions, package
-from packager.publish import ComponentExistsError, RefusedError, publish_to_aws, publish_to_store
+from linewatch.anomaly_model.bundle import open_bundle
+from linewatch.anomaly_model.child_job import ProgressFile, main
+from linewatch.anomaly_model.parity import DisparityError
+from linewatch.anomaly_model.signature import read_private_key
+from linewatch.anomaly_model.targets import TargetError, find_target
+from linewatch.packager.component import ComponentError
+from linewatch.packager.package import PackageOptions, package
+from linewatch.packager.publish import ComponentExistsError, RefusedError, publish_to_aws, publish_to_store
 
 TOLD = (TargetError, ComponentError, DisparityError, ComponentExistsError, RefusedError)
 """What is wrong with the wish, the model's code, or the account that the component goes to."""
@@ -25,7 +25,7 @@ class Spec(msgspec.Struct, frozen=True):
     Attributes:
         bundle: folder of the model.
         target: name of the platform, such as x86_64-cpu.
-        compiler_options: see `anomaly_model.targets.find_target`.
+        compiler_options: see `linewatch.anomaly_model.targets.find_target`.
         output: folder for recipe and artifact.
         name, version, description, tags: of the component.
         location: address of the folder that the artifact will lie in.

@@ -1,6 +1,6 @@
 """Times compiled code against ONNX Runtime on this machine, in a process that holds only what a device holds.
 
-Run as `python -P -m packager.measure BUNDLE VARIANT ROUNDS`; prints one JSON object. A process of its own, so that the TVM
+Run as `python -P -m linewatch.packager.measure BUNDLE VARIANT ROUNDS`; prints one JSON object. A process of its own, so that the TVM
 compiler is not loaded, memory can be told, and a crash of generated code is an error message and not our end.
 """
 
@@ -13,11 +13,11 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from anomaly_model.bundle import Bundle, open_bundle
-from anomaly_model.parity import ParityError, golden_inputs
-from anomaly_model.runtime_onnx import OnnxRuntime
-from anomaly_model.runtime_tvm import TvmRuntime
-from packager.child import ChildError, run_module
+from linewatch.anomaly_model.bundle import Bundle, open_bundle
+from linewatch.anomaly_model.parity import ParityError, golden_inputs
+from linewatch.anomaly_model.runtime_onnx import OnnxRuntime
+from linewatch.anomaly_model.runtime_tvm import TvmRuntime
+from linewatch.packager.child import ChildError, run_module
 
 
 class Latency(msgspec.Struct, frozen=True):
@@ -81,7 +81,7 @@ def measure_in_child(folder: Path, variant: str, rounds: int) -> Timing:
         ParityError: the process died or could not run the variant.
     """
     try:
-        answer = run_module("packager.measure", str(folder), variant, str(rounds), timeout_s=600)
+        answer = run_module("linewatch.packager.measure", str(folder), variant, str(rounds), timeout_s=600)
     except ChildError as error:
         raise ParityError(f"variant {variant} could not be run: {error}") from error
     return msgspec.json.decode(answer, type=Timing)

@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from anomaly_model.bundle import Bundle, replace_file, write_bundle
-from anomaly_model.parity import Parity
-from anomaly_model.targets import Isa, Target
-from packager.bill import BILL_NAME, bill_of_materials
-from packager.component import (
+from linewatch.anomaly_model.bundle import Bundle, replace_file, write_bundle
+from linewatch.anomaly_model.parity import Parity
+from linewatch.anomaly_model.targets import Isa, Target
+from linewatch.packager.bill import BILL_NAME, bill_of_materials
+from linewatch.packager.component import (
     REGISTER_NAME,
     Component,
     ComponentError,
@@ -25,11 +25,11 @@ from packager.component import (
     default_version,
     write_component,
 )
-from packager.elf import check_library, find_cubins
-from packager.measure import Timing, measure_in_child
-from packager.prove import prove, where
-from packager.toolchain import RUNTIME, runtime_library
-from packager.tune import Log, chooser, read_log, tune
+from linewatch.packager.elf import check_library, find_cubins
+from linewatch.packager.measure import Timing, measure_in_child
+from linewatch.packager.prove import prove, where
+from linewatch.packager.toolchain import RUNTIME, runtime_library
+from linewatch.packager.tune import Log, chooser, read_log, tune
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -213,7 +213,7 @@ def _schedules(model: bytes, target: Target, isa: Isa, tuning: str) -> Log:
 
 
 def _compiled(model: bytes, target: Target, isa: Isa, log: Log) -> bytes:
-    from packager.compile import compile_model
+    from linewatch.packager.compile import compile_model
 
     library = compile_model(model, target.machine, isa, chooser(log))
     check_library(library, target.machine, target.glibc)
@@ -221,7 +221,7 @@ def _compiled(model: bytes, target: Target, isa: Isa, log: Log) -> bytes:
 
 
 def _add_gpu(target: Target, files: dict[str, bytes]) -> list[str]:
-    from packager.gpu import GPU_LIBRARY, compile_gpu, describe_gpu
+    from linewatch.packager.gpu import GPU_LIBRARY, compile_gpu, describe_gpu
 
     assert target.gpu is not None
     library = compile_gpu(files["model.onnx"], target.machine, target.gpu)

@@ -5,15 +5,15 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from anomaly_model.bundle import Bundle
-from anomaly_model.manifest import InputSpec
-from anomaly_model.parity import Outputs, Parity, ParityError, compare, golden_inputs
-from anomaly_model.picture import Rgb, to_model_input
-from anomaly_model.runtime_onnx import OnnxRuntime
-from anomaly_model.runtime_tvm import cpu_flags
-from anomaly_model.targets import Isa
-from packager.emulate import Emulation, EmulationError
-from packager.toolchain import emulator
+from linewatch.anomaly_model.bundle import Bundle
+from linewatch.anomaly_model.manifest import InputSpec
+from linewatch.anomaly_model.parity import Outputs, Parity, ParityError, compare, golden_inputs
+from linewatch.anomaly_model.picture import Rgb, to_model_input
+from linewatch.anomaly_model.runtime_onnx import OnnxRuntime
+from linewatch.anomaly_model.runtime_tvm import cpu_flags
+from linewatch.anomaly_model.targets import Isa
+from linewatch.packager.emulate import Emulation, EmulationError
+from linewatch.packager.toolchain import emulator
 
 _SIZES = [(64, 64), (64, 4096), (479, 641), (720, 1280), (1080, 1920), (4096, 64)]
 _SIZES_EMULATED = [(64, 64), (97, 300), (479, 641)]

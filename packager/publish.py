@@ -11,10 +11,10 @@ from typing import Any
 
 import msgspec
 
-from anomaly_model.bundle import replace_file
-from anomaly_model.errors import LinewatchError, Remedy
-from packager.component import ComponentError, check_identity
-from packager.recipe import check_recipe, format_recipe
+from linewatch.anomaly_model.bundle import replace_file
+from linewatch.anomaly_model.errors import LinewatchError, Remedy
+from linewatch.packager.component import ComponentError, check_identity
+from linewatch.packager.recipe import check_recipe, format_recipe
 
 
 class PublishError(LinewatchError):

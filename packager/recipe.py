@@ -21,7 +21,7 @@ from typing import Any
 
 import msgspec
 
-from anomaly_model.errors import LinewatchError
+from linewatch.anomaly_model.errors import LinewatchError
 
 RECIPE_BYTES = 8000
 NAME = re.compile(r"[a-zA-Z0-9\-_.]{1,128}")

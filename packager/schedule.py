@@ -2,8 +2,8 @@
 
 import msgspec
 
-from anomaly_model.targets import Isa
-from packager.plan import Step
+from linewatch.anomaly_model.targets import Isa
+from linewatch.packager.plan import Step
 
 
 class Tile(msgspec.Struct, frozen=True, tag="direct"):

@@ -11,9 +11,9 @@ from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 
-from anomaly_model.bundle import replace_file
-from anomaly_model.errors import LinewatchError
-from packager.child import ChildError, run_module
+from linewatch.anomaly_model.bundle import replace_file
+from linewatch.anomaly_model.errors import LinewatchError
+from linewatch.packager.child import ChildError, run_module
 
 RUNTIME = "libtvm_runtime.so"
 FFI = "libtvm_ffi.so"

@@ -1,7 +1,7 @@
 """Measures a few schedules a layer on this machine and keeps the fastest.
 
 What was measured is kept in a log, by the layer's shape: the next packaging takes it from there, which is fast and gives
-the same bytes. `python -P -m packager.tune MODEL MCPU < NAMES` measures in a process of its own, so that a crash of generated
+the same bytes. `python -P -m linewatch.packager.tune MODEL MCPU < NAMES` measures in a process of its own, so that a crash of generated
 code is not our end.
 """
 
@@ -17,13 +17,13 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
-from anomaly_model.bundle import replace_file
-from anomaly_model.errors import LinewatchError
-from anomaly_model.targets import CPUS, Isa
-from packager.child import ChildError, run_module
-from packager.plan import Step, make_plan
-from packager.schedule import Choice, candidates, choose, cost
-from packager.toolchain import cache_folder
+from linewatch.anomaly_model.bundle import replace_file
+from linewatch.anomaly_model.errors import LinewatchError
+from linewatch.anomaly_model.targets import CPUS, Isa
+from linewatch.packager.child import ChildError, run_module
+from linewatch.packager.plan import Step, make_plan
+from linewatch.packager.schedule import Choice, candidates, choose, cost
+from linewatch.packager.toolchain import cache_folder
 
 Log = dict[str, Choice]
 """A layer's signature to the choice that was the fastest."""
@@ -112,7 +112,7 @@ def _measured(model: bytes, isa: Isa, names: list[str]) -> Log:
         path = Path(folder) / "model.onnx"
         path.write_bytes(model)
         try:
-            answer = run_module("packager.tune", str(path), isa.mcpu, timeout_s=600, given=msgspec.json.encode(names))
+            answer = run_module("linewatch.packager.tune", str(path), isa.mcpu, timeout_s=600, given=msgspec.json.encode(names))
         except ChildError as error:
             raise TuningError(f"measuring schedules for {isa.name} failed: {error}. Package with --no-tune") from error
     return msgspec.json.decode(answer, type=dict[str, Choice])
@@ -122,7 +122,7 @@ def _measure(model: bytes, isa: Isa, names: list[str]) -> Log:
     """Compile every candidate for the named layers as a function of one module, and time them layer by layer, in turns."""
     import tvm
 
-    from packager.compile import cpu_target, kernel_of
+    from linewatch.packager.compile import cpu_target, kernel_of
 
     layers = {name: step for name, step in convolutions(model, isa).items() if name in names}
     tried: dict[str, list[Choice]] = {}

@@ -10,15 +10,15 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, settings
 
-from anomaly_model.bundle import Bundle, open_bundle
-from anomaly_model.targets import find_target
-from edge_agent.client import AgentClient
-from linewatch.demo import running_agent
-from linewatch.drawn_parts import PartSet, write_set
-from packager.package import Package, PackageOptions, package
-from training.dataset import read_dataset
-from training.options import TrainingOptions
-from training.train import train
+from linewatch.anomaly_model.bundle import Bundle, open_bundle
+from linewatch.anomaly_model.targets import find_target
+from linewatch.commands.demo import running_agent
+from linewatch.commands.drawn_parts import PartSet, write_set
+from linewatch.edge_agent.client import AgentClient
+from linewatch.packager.package import Package, PackageOptions, package
+from linewatch.training.dataset import read_dataset
+from linewatch.training.options import TrainingOptions
+from linewatch.training.train import train
 
 # What tests fetch and measure is kept from run to run, but not among the user's own.
 os.environ["XDG_CACHE_HOME"] = str(Path(__file__).parents[1] / ".pytest_cache" / "linewatch")

@@ -11,8 +11,8 @@ from typing import Any
 
 import msgspec
 
-from edge_agent.channel import Answer, DetectRequest, Exchange, Ready, Refusal, receive_request, send
-from edge_agent.worker_link import WorkerOptions
+from linewatch.edge_agent.channel import Answer, DetectRequest, Exchange, Ready, Refusal, receive_request, send
+from linewatch.edge_agent.worker_link import WorkerOptions
 
 SIDE = 64
 _PICTURE = struct.Struct("<QB")
@@ -33,7 +33,7 @@ def mask_of(identity: int) -> bytes:
 
 
 class FakeWorkers:
-    """In the place of subprocess.Popen in `edge_agent.worker_link`.
+    """In the place of subprocess.Popen in `linewatch.edge_agent.worker_link`.
 
     Attributes:
         told: the options of each that was started.

@@ -13,11 +13,11 @@ def agent_pid(address: str) -> int:
 
 def bridge_pid(address: str) -> int:
     """Its bridge."""
-    [pid] = children(agent_pid(address), "edge_agent.bridge")
+    [pid] = children(agent_pid(address), "linewatch.edge_agent.bridge")
     return pid
 
 
 def worker_pids(address: str | None = None) -> list[int]:
     """Workers of an agent, or of all agents that this process started."""
     agents = children(os.getpid()) if address is None else [agent_pid(address)]
-    return [worker for agent in agents for worker in children(agent, "edge_agent.worker")]
+    return [worker for agent in agents for worker in children(agent, "linewatch.edge_agent.worker")]

@@ -14,11 +14,11 @@ from typing import Any
 import boto3
 from botocore.config import Config
 
-from control_plane.access.credentials import MasterKey
-from control_plane.access.policy import ROLES, Policy
-from control_plane.access.registry import Registry
-from control_plane.settings import PREFIX, Settings
-from control_plane.store.database import Store
+from linewatch.control_plane.access.credentials import MasterKey
+from linewatch.control_plane.access.policy import ROLES, Policy
+from linewatch.control_plane.access.registry import Registry
+from linewatch.control_plane.settings import PREFIX, Settings
+from linewatch.control_plane.store.database import Store
 
 ROOT = Path(__file__).parents[1]
 ACCOUNT = "111122223333"
@@ -50,7 +50,7 @@ class Server:
         with log.open("ab") as stream:
             begin = stream.tell()
             self.process = subprocess.Popen(
-                [sys.executable, "-P", "-m", "linewatch.cli", "serve"], stdout=stream, stderr=stream, stdin=subprocess.DEVNULL,
+                [sys.executable, "-P", "-m", "linewatch", "serve"], stdout=stream, stderr=stream, stdin=subprocess.DEVNULL,
                 env={**os.environ, **environment},
             )
         deadline = time.monotonic() + START_S

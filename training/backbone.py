@@ -15,11 +15,11 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from anomaly_model.errors import LinewatchError
-from anomaly_model.manifest import Json
-from training.bank import OFFSET, OPPONENT
-from training.features import Extractor
-from training.graph import F32, GraphWriter
+from linewatch.anomaly_model.errors import LinewatchError
+from linewatch.anomaly_model.manifest import Json
+from linewatch.training.bank import OFFSET, OPPONENT
+from linewatch.training.features import Extractor
+from linewatch.training.graph import F32, GraphWriter
 
 LARGEST_FILE = 2 * 1024**3
 MEAN = np.array([0.485, 0.456, 0.406])
@@ -175,7 +175,7 @@ def _fetch(name: str, path: Path) -> None:
         raise BackboneError(
             f"no weights of {name} at {path}, and fetching them failed: {error}. {_how_to_fetch(name)}"
         ) from error
-    from anomaly_model.bundle import replace_file
+    from linewatch.anomaly_model.bundle import replace_file
 
     path.parent.mkdir(parents=True, exist_ok=True)
     replace_file(path, data)

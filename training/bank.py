@@ -4,7 +4,7 @@ import numpy as np
 import numpy.typing as npt
 from onnx import TensorProto
 
-from training.graph import F32, GraphWriter
+from linewatch.training.graph import F32, GraphWriter
 
 # Opponent colours: luminance, red against green, blue against yellow. Rows sum to 1, 0, 0.
 OPPONENT = np.array([[0.299, 0.587, 0.114], [0.5, -0.5, 0.0], [-0.25, -0.25, 0.5]], np.float32)

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from anomaly_model.errors import DatasetError
-from training.decision import fit_slope
-from training.metrics import roc_auc
-from training.stack import Stack, balanced_log_loss, fit_stack, stacked_out_of_fold
+from linewatch.anomaly_model.errors import DatasetError
+from linewatch.training.decision import fit_slope
+from linewatch.training.metrics import roc_auc
+from linewatch.training.stack import Stack, balanced_log_loss, fit_stack, stacked_out_of_fold
 
 F64 = npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]
@@ -28,7 +28,7 @@ class Candidate:
         name: as reports call it.
         columns: names of the scores that it combines.
         roc_auc, log_loss: of its out-of-fold scores; log_loss is balanced over classes, smaller is better.
-        milliseconds: what the whole graph with it costs, by `training.cost`.
+        milliseconds: what the whole graph with it costs, by `linewatch.training.cost`.
     """
 
     name: str
@@ -66,7 +66,7 @@ class Budget:
     """How much a graph may cost.
 
     Attributes:
-        ms: counted by `training.cost`, one picture on one core.
+        ms: counted by `linewatch.training.cost`, one picture on one core.
         is_limit: nothing over it is chosen. Otherwise it is a wish, which gives way where keeping it costs accuracy.
     """
 

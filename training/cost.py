@@ -13,7 +13,7 @@ from pathlib import Path
 import msgspec
 import onnx
 
-from anomaly_model.manifest import Json
+from linewatch.anomaly_model.manifest import Json
 
 _LANES = 16
 """Kernels compute this many output channels at once, used or not."""

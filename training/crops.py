@@ -9,9 +9,9 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageFilter
 
-from training.bank import OFFSET, OPPONENT
-from training.features import Bools
-from training.pictures import LabelMap, PictureStore
+from linewatch.training.bank import OFFSET, OPPONENT
+from linewatch.training.features import Bools
+from linewatch.training.pictures import LabelMap, PictureStore
 
 Pixels = npt.NDArray[np.float32]
 """H x W x 3, R, G, B, 0 to 255."""

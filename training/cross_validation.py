@@ -5,15 +5,15 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from anomaly_model.detection import strongest_label
-from anomaly_model.runtime_onnx import OnnxRuntime
-from training.bank import write_color
-from training.decision import minimum_areas
-from training.families import Family
-from training.folds import divide
-from training.graph import GraphWriter
-from training.pictures import LabelMap, PictureStore
-from training.workspace import Arrays, Progress, Workspace
+from linewatch.anomaly_model.detection import strongest_label
+from linewatch.anomaly_model.runtime_onnx import OnnxRuntime
+from linewatch.training.bank import write_color
+from linewatch.training.decision import minimum_areas
+from linewatch.training.families import Family
+from linewatch.training.folds import divide
+from linewatch.training.graph import GraphWriter
+from linewatch.training.pictures import LabelMap, PictureStore
+from linewatch.training.workspace import Arrays, Progress, Workspace
 
 F64 = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]

@@ -19,10 +19,10 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from anomaly_model.errors import DatasetError, Remedy, shorten
-from anomaly_model.limits import LIMITS
-from anomaly_model.manifest import Label, PictureSize
-from anomaly_model.picture import Rgb, read_picture
+from linewatch.anomaly_model.errors import DatasetError, Remedy, shorten
+from linewatch.anomaly_model.limits import LIMITS
+from linewatch.anomaly_model.manifest import Label, PictureSize
+from linewatch.anomaly_model.picture import Rgb, read_picture
 
 _PNG = b"\x89PNG\r\n\x1a\n"
 PICTURE_SUFFIXES = {".png", ".jpg", ".jpeg"}

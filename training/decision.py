@@ -9,9 +9,9 @@ import numpy.typing as npt
 from scipy import stats
 from scipy.optimize import minimize_scalar
 
-from anomaly_model.manifest import Decision
-from training.metrics import f1_score, roc_auc
-from training.stack import balance, least_spread
+from linewatch.anomaly_model.manifest import Decision
+from linewatch.training.metrics import f1_score, roc_auc
+from linewatch.training.stack import balance, least_spread
 
 F64 = npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]

@@ -2,11 +2,11 @@
 
 from pathlib import Path
 
-from anomaly_model.runtime_onnx import OnnxRuntime
-from training.report import write_report
-from training.results import write_results
-from training.train import Trained
-from training.workspace import Progress, no_progress
+from linewatch.anomaly_model.runtime_onnx import OnnxRuntime
+from linewatch.training.report import write_report
+from linewatch.training.results import write_results
+from linewatch.training.train import Trained
+from linewatch.training.workspace import Progress, no_progress
 
 
 def write_deliverables(

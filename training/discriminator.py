@@ -11,9 +11,9 @@ import numpy as np
 import torch
 from torch import nn
 
-from training.graph import F32, GraphWriter
-from training.one_class import peak
-from training.torch_setup import device, seeded
+from linewatch.training.graph import F32, GraphWriter
+from linewatch.training.one_class import peak
+from linewatch.training.torch_setup import device, seeded
 
 STEPS = 400
 BATCH = 512

@@ -5,13 +5,13 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from anomaly_model.detection import Detection, detect, probability
-from anomaly_model.errors import DatasetError
-from anomaly_model.manifest import Json, Manifest
-from anomaly_model.runtime import Runtime
-from training.cross_validation import enlarge
-from training.dataset import Dataset, Sample, read_mask, read_sample
-from training.metrics import (
+from linewatch.anomaly_model.detection import Detection, detect, probability
+from linewatch.anomaly_model.errors import DatasetError
+from linewatch.anomaly_model.manifest import Json, Manifest
+from linewatch.anomaly_model.runtime import Runtime
+from linewatch.training.cross_validation import enlarge
+from linewatch.training.dataset import Dataset, Sample, read_mask, read_sample
+from linewatch.training.metrics import (
     Calibration,
     ImageMetrics,
     PixelCounts,
@@ -20,7 +20,7 @@ from training.metrics import (
     f1_score,
     image_metrics,
 )
-from training.workspace import Progress, no_progress
+from linewatch.training.workspace import Progress, no_progress
 
 F64 = npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]

@@ -6,15 +6,15 @@ from io import BytesIO
 import numpy as np
 from PIL import Image
 
-from anomaly_model.detection import check_finite
-from anomaly_model.manifest import GOLDEN_NAME
-from anomaly_model.runtime import split_outputs
-from anomaly_model.runtime_onnx import OnnxRuntime
-from training.bank import write_color
-from training.families import Fitted, Written
-from training.graph import F32, GraphWriter
-from training.pictures import PictureStore
-from training.stack import Stack
+from linewatch.anomaly_model.detection import check_finite
+from linewatch.anomaly_model.manifest import GOLDEN_NAME
+from linewatch.anomaly_model.runtime import split_outputs
+from linewatch.anomaly_model.runtime_onnx import OnnxRuntime
+from linewatch.training.bank import write_color
+from linewatch.training.families import Fitted, Written
+from linewatch.training.graph import F32, GraphWriter
+from linewatch.training.pictures import PictureStore
+from linewatch.training.stack import Stack
 
 GOLDEN_PER_CLASS = 3
 DISTANCE_PICTURES = 60

@@ -9,12 +9,12 @@ from typing import Protocol
 
 import numpy as np
 
-from training.discriminator import Discriminator
-from training.features import Bools, Cells, Extractor, hard_negatives
-from training.graph import GraphWriter
-from training.one_class import NearestNeighbours, PositionGaussian
-from training.pictures import PictureStore
-from training.supervised import CellClassifier, PooledStatistics
+from linewatch.training.discriminator import Discriminator
+from linewatch.training.features import Bools, Cells, Extractor, hard_negatives
+from linewatch.training.graph import GraphWriter
+from linewatch.training.one_class import NearestNeighbours, PositionGaussian
+from linewatch.training.pictures import PictureStore
+from linewatch.training.supervised import CellClassifier, PooledStatistics
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,12 +10,12 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from anomaly_model.runtime_onnx import OnnxRuntime
-from training.bank import FEATURES, GRID, write_bank, write_color
-from training.graph import F32, GraphWriter
-from training.pictures import PictureStore
-from training.supervised import CONTEXT, CellClassifier
-from training.workspace import Arrays, Progress
+from linewatch.anomaly_model.runtime_onnx import OnnxRuntime
+from linewatch.training.bank import FEATURES, GRID, write_bank, write_color
+from linewatch.training.graph import F32, GraphWriter
+from linewatch.training.pictures import PictureStore
+from linewatch.training.supervised import CONTEXT, CellClassifier
+from linewatch.training.workspace import Arrays, Progress
 
 Bools = npt.NDArray[np.bool_]
 

@@ -11,23 +11,23 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from anomaly_model.manifest import Decision, InputSpec, Json, Label, PictureSize
-from training.bank import write_color
-from training.choice import Budget, Choice, check_limit, choose
-from training.cost import cost_model
-from training.cross_validation import OutOfFold, cross_validate, strata
-from training.decision import decide, decide_from_normals, weakness
-from training.export import Recipe, write_model
-from training.families import Family, FeatureFamily, Fitted
-from training.features import BANK, Cells, collect_cells
-from training.folds import divide
-from training.graph import GraphWriter
-from training.options import TrainingOptions
-from training.pictures import DEFAULT_SIDE, PictureStore, choose_input
-from training.stack import Stack, fit_normals_stack
-from training.unet import UNet, export
-from training.unet_training import UNetFamily
-from training.workspace import Progress, Workspace
+from linewatch.anomaly_model.manifest import Decision, InputSpec, Json, Label, PictureSize
+from linewatch.training.bank import write_color
+from linewatch.training.choice import Budget, Choice, check_limit, choose
+from linewatch.training.cost import cost_model
+from linewatch.training.cross_validation import OutOfFold, cross_validate, strata
+from linewatch.training.decision import decide, decide_from_normals, weakness
+from linewatch.training.export import Recipe, write_model
+from linewatch.training.families import Family, FeatureFamily, Fitted
+from linewatch.training.features import BANK, Cells, collect_cells
+from linewatch.training.folds import divide
+from linewatch.training.graph import GraphWriter
+from linewatch.training.options import TrainingOptions
+from linewatch.training.pictures import DEFAULT_SIDE, PictureStore, choose_input
+from linewatch.training.stack import Stack, fit_normals_stack
+from linewatch.training.unet import UNet, export
+from linewatch.training.unet_training import UNetFamily
+from linewatch.training.workspace import Progress, Workspace
 
 F64 = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]

@@ -6,7 +6,7 @@ from itertools import combinations
 
 import numpy as np
 
-from training.folds import LEAST_LEFT, Bools, Groups, Ints, divide, keep_classes
+from linewatch.training.folds import LEAST_LEFT, Bools, Groups, Ints, divide, keep_classes
 
 _TOO_MUCH = 2.0
 """Times the wanted share; what takes more of a class is taken only where nothing else does."""

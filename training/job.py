@@ -1,4 +1,4 @@
-"""Training as a job: `python -P -m training.job FOLDER`; see `anomaly_model.child_job`."""
+"""Training as a job: `python -P -m linewatch.training.job FOLDER`; see `linewatch.anomaly_model.child_job`."""
 
 import sys
 from collections import Counter
@@ -8,13 +8,13 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from anomaly_model.child_job import ProgressFile, main
-from anomaly_model.errors import DatasetError, PictureError
-from training.dataset import Dataset, Sample, read_dataset, read_mask
-from training.delivery import write_deliverables
-from training.options import EFFORTS, TrainingOptions
-from training.survey import size_of
-from training.train import Trained, train
+from linewatch.anomaly_model.child_job import ProgressFile, main
+from linewatch.anomaly_model.errors import DatasetError, PictureError
+from linewatch.training.dataset import Dataset, Sample, read_dataset, read_mask
+from linewatch.training.delivery import write_deliverables
+from linewatch.training.options import EFFORTS, TrainingOptions
+from linewatch.training.survey import size_of
+from linewatch.training.train import Trained, train
 
 
 class Rules(msgspec.Struct, frozen=True):
@@ -47,7 +47,7 @@ class Spec(msgspec.Struct, frozen=True):
         name: of the project.
         version: of the model.
         arn: of the model.
-        effort: see `training.options.EFFORTS`.
+        effort: see `linewatch.training.options.EFFORTS`.
         rules: for the datasets.
     """
 

@@ -1,7 +1,7 @@
 """Branches that know normal pictures only: how far is a cell from what was seen there, or anywhere?
 
 Each is fitted on feature cells of normal pictures and writes itself into the graph. A branch offers scalar scores
-(1 x 1 x 1 x 1 each, larger is more anomalous); `training.stack` weighs them.
+(1 x 1 x 1 x 1 each, larger is more anomalous); `linewatch.training.stack` weighs them.
 """
 
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from training.graph import F32, GraphWriter
+from linewatch.training.graph import F32, GraphWriter
 
 
 def peak(g: GraphWriter, cells: str) -> str:

@@ -4,13 +4,14 @@ from dataclasses import dataclass
 
 import msgspec
 
-from anomaly_model.errors import LinewatchError
-from anomaly_model.manifest import ModelIdentity
-from training.backbone import Backbone
-from training.choice import Budget
-from training.unet_training import STEPS
+from linewatch.anomaly_model.errors import LinewatchError
+from linewatch.anomaly_model.manifest import ModelIdentity
+from linewatch.training.backbone import Backbone
+from linewatch.training.choice import Budget
 
-EFFORTS = {"quick": 0, "standard": STEPS, "thorough": 3 * STEPS}
+UNET_STEPS = 700
+"""Training steps of the U-Net, as measured: see docs/accuracy.md."""
+EFFORTS = {"quick": 0, "standard": UNET_STEPS, "thorough": 3 * UNET_STEPS}
 """Training steps of the U-Net: none, so that a model is there within a minute; as measured; and three times that."""
 
 WISHED_MS = 25.0
@@ -29,7 +30,7 @@ class TrainingOptions:
         model_version: its version, a number as text.
         side: shorter side of the model's input in pixels; larger sees finer defects and is slower. None: from the masks.
         seed: same seed, same data, same machine: same model.
-        budget_ms: the most that the graph may cost, one picture on one core of the processor that `training.cost` names.
+        budget_ms: the most that the graph may cost, one picture on one core of the processor that `linewatch.training.cost` names.
             None: 25 are wished for, and exceeded with a warning where only that keeps the accuracy.
         test_share: share of the pictures that is held out for the evaluation when there is no test set; 0 for none.
         false_alarms: with normal pictures only, the share of normal parts that may be called anomalous.
@@ -47,7 +48,7 @@ class TrainingOptions:
     budget_ms: float | None = None
     test_share: float = 0.2
     false_alarms: float = 0.01
-    unet_steps: int = STEPS
+    unet_steps: int = UNET_STEPS
     backbone: Backbone | None = None
     leave_out: bool = False
     resize: bool = False

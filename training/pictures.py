@@ -15,13 +15,13 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from anomaly_model.errors import DatasetError, PictureError, Remedy
-from anomaly_model.manifest import InputSpec, Label, PictureSize
-from anomaly_model.picture import Rgb, to_model_input
-from training.bank import MULTIPLE
-from training.dataset import Dataset, read_mask, read_sample
-from training.survey import count_sizes, size_of
-from training.workspace import Progress, Workspace
+from linewatch.anomaly_model.errors import DatasetError, PictureError, Remedy
+from linewatch.anomaly_model.manifest import InputSpec, Label, PictureSize
+from linewatch.anomaly_model.picture import Rgb, to_model_input
+from linewatch.training.bank import MULTIPLE
+from linewatch.training.dataset import Dataset, read_mask, read_sample
+from linewatch.training.survey import count_sizes, size_of
+from linewatch.training.workspace import Progress, Workspace
 
 LabelMap = npt.NDArray[np.uint8]
 """H x W: 0 background, i + 1 the i-th label."""

@@ -6,14 +6,14 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
-from anomaly_model.bundle import Bundle, check_replaceable, open_bundle, write_bundle
-from anomaly_model.errors import DatasetError
-from anomaly_model.manifest import Decision, Json
-from anomaly_model.runtime_onnx import OnnxRuntime
-from training.dataset import Dataset
-from training.decision import decide, decide_from_normals, normal_deciles
-from training.evaluation import Evaluation, evaluate
-from training.workspace import Progress, no_progress
+from linewatch.anomaly_model.bundle import Bundle, check_replaceable, open_bundle, write_bundle
+from linewatch.anomaly_model.errors import DatasetError
+from linewatch.anomaly_model.manifest import Decision, Json
+from linewatch.anomaly_model.runtime_onnx import OnnxRuntime
+from linewatch.training.dataset import Dataset
+from linewatch.training.decision import decide, decide_from_normals, normal_deciles
+from linewatch.training.evaluation import Evaluation, evaluate
+from linewatch.training.workspace import Progress, no_progress
 
 MINIMUM_NORMAL = 5
 

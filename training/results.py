@@ -8,13 +8,13 @@ from typing import Any
 import msgspec
 from PIL import Image
 
-from anomaly_model.bundle import replace_file
-from anomaly_model.detection import detect, draw_mask
-from anomaly_model.manifest import Json, Manifest
-from anomaly_model.runtime import Runtime
-from training.dataset import read_sample
-from training.evaluation import Evaluation, Judged
-from training.workspace import Progress, no_progress
+from linewatch.anomaly_model.bundle import replace_file
+from linewatch.anomaly_model.detection import detect, draw_mask
+from linewatch.anomaly_model.manifest import Json, Manifest
+from linewatch.anomaly_model.runtime import Runtime
+from linewatch.training.dataset import read_sample
+from linewatch.training.evaluation import Evaluation, Judged
+from linewatch.training.workspace import Progress, no_progress
 
 JOB_NAME = "training-job/anomaly-detection"
 

@@ -10,8 +10,8 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.neural_network import MLPClassifier
 from threadpoolctl import threadpool_limits
 
-from training.graph import F32, GraphWriter
-from training.one_class import peak
+from linewatch.training.graph import F32, GraphWriter
+from linewatch.training.one_class import peak
 
 CONTEXT = 5
 """Cells on a side of the window whose mean is the context of a cell."""

@@ -4,10 +4,10 @@ import dataclasses
 from collections import Counter
 from dataclasses import dataclass, field
 
-from anomaly_model.errors import DatasetError, PictureError, Remedy, shorten
-from anomaly_model.manifest import PictureSize
-from training.dataset import Dataset, Sample, UnreadableMaskError, read_mask, read_sample
-from training.workspace import Progress, no_progress
+from linewatch.anomaly_model.errors import DatasetError, PictureError, Remedy, shorten
+from linewatch.anomaly_model.manifest import PictureSize
+from linewatch.training.dataset import Dataset, Sample, UnreadableMaskError, read_mask, read_sample
+from linewatch.training.workspace import Progress, no_progress
 
 MOST_SKIPPED = 100
 """Names of pictures left out that a bundle keeps."""

@@ -1,6 +1,6 @@
 """The trainer: from a dataset to a bundle and its evaluation.
 
-    read -> part held out, near-duplicates kept together -> fit (training.fitting) -> one graph -> bundle, evaluation -> reports
+    read -> part held out, near-duplicates kept together -> fit (linewatch.training.fitting) -> one graph -> bundle, evaluation -> reports
 
 Every score comes from running an ONNX graph, the same kind that is shipped.
 """
@@ -16,27 +16,27 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from anomaly_model.bundle import Bundle, check_replaceable, write_bundle
-from anomaly_model.errors import DatasetError, LinewatchError, Remedy
-from anomaly_model.manifest import MODEL_NAME, Json, Manifest, ModelIdentity, ScoreRange
-from anomaly_model.picture import to_model_input
-from anomaly_model.runtime_onnx import OnnxRuntime
-from training.choice import Choice
-from training.cost import cost_model
-from training.cross_validation import strata
-from training.dataset import Dataset, read_sample
-from training.decision import normal_deciles
-from training.evaluation import Evaluation, evaluate
-from training.export import golden_files, write_model
-from training.families import Fitted
-from training.fitting import Result, Task, affordable_side, fit
-from training.folds import Groups, classes_in_one_group, keep_classes, leaks, near_duplicates
-from training.holdout import hold_out
-from training.metrics import image_metrics
-from training.options import TrainingOptions
-from training.pictures import DEFAULT_SIDE, PictureStore, choose_side, load_pictures, thumbnail
-from training.survey import MOST_SKIPPED, count_sizes, name_size, survey
-from training.workspace import Progress, Workspace, fingerprint, no_progress
+from linewatch.anomaly_model.bundle import Bundle, check_replaceable, write_bundle
+from linewatch.anomaly_model.errors import DatasetError, LinewatchError, Remedy
+from linewatch.anomaly_model.manifest import MODEL_NAME, Json, Manifest, ModelIdentity, ScoreRange
+from linewatch.anomaly_model.picture import to_model_input
+from linewatch.anomaly_model.runtime_onnx import OnnxRuntime
+from linewatch.training.choice import Choice
+from linewatch.training.cost import cost_model
+from linewatch.training.cross_validation import strata
+from linewatch.training.dataset import Dataset, read_sample
+from linewatch.training.decision import normal_deciles
+from linewatch.training.evaluation import Evaluation, evaluate
+from linewatch.training.export import golden_files, write_model
+from linewatch.training.families import Fitted
+from linewatch.training.fitting import Result, Task, affordable_side, fit
+from linewatch.training.folds import Groups, classes_in_one_group, keep_classes, leaks, near_duplicates
+from linewatch.training.holdout import hold_out
+from linewatch.training.metrics import image_metrics
+from linewatch.training.options import TrainingOptions
+from linewatch.training.pictures import DEFAULT_SIDE, PictureStore, choose_side, load_pictures, thumbnail
+from linewatch.training.survey import MOST_SKIPPED, count_sizes, name_size, survey
+from linewatch.training.workspace import Progress, Workspace, fingerprint, no_progress
 
 Ints = npt.NDArray[np.int64]
 

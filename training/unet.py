@@ -14,9 +14,9 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from training.families import Written
-from training.graph import F32, GraphWriter
-from training.one_class import peak
+from linewatch.training.families import Written
+from linewatch.training.graph import F32, GraphWriter
+from linewatch.training.one_class import peak
 
 WIDTHS = (16, 32, 64, 96)
 

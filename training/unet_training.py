@@ -7,18 +7,17 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from training.crops import CropSource, to_planes
-from training.features import Bools
-from training.pictures import PictureStore
-from training.torch_setup import device, seeded
-from training.unet import FittedUNet, UNet, export
-from training.workspace import Progress, Workspace
+from linewatch.training.crops import CropSource, to_planes
+from linewatch.training.features import Bools
+from linewatch.training.pictures import PictureStore
+from linewatch.training.torch_setup import device, seeded
+from linewatch.training.unet import FittedUNet, UNet, export
+from linewatch.training.workspace import Progress, Workspace
 
 BATCH = 16
 CROP = 96
 """Crops rather than whole pictures: at the same cost five times as many defects are seen."""
 RATE = 6e-3
-STEPS = 700
 WEAK_PICTURES = 2
 """Whole anomalous pictures a step, where no mask says what is wrong in them."""
 CHECKPOINT_SECONDS = 15.0

@@ -9,15 +9,24 @@ from typing import Any
 import msgspec
 import sqlalchemy as sa
 
-from control_plane.access import sigv2
-from control_plane.access.credentials import Identity
-from control_plane.access.policy import ROLES, Policy
-from control_plane.access.sigv4 import EMPTY_SHA256, UNSIGNED, Claim, Received, check_time, declared_hash, read_claim, verify
-from control_plane.errors import ApiError, InvalidSignatureError, UnknownClientError
-from control_plane.identifiers import Scope
-from control_plane.services import Services
-from control_plane.store.database import Store, now
-from control_plane.store.schema import credentials
+from linewatch.control_plane.access import sigv2
+from linewatch.control_plane.access.credentials import Identity
+from linewatch.control_plane.access.policy import ROLES, Policy
+from linewatch.control_plane.access.sigv4 import (
+    EMPTY_SHA256,
+    UNSIGNED,
+    Claim,
+    Received,
+    check_time,
+    declared_hash,
+    read_claim,
+    verify,
+)
+from linewatch.control_plane.errors import ApiError, InvalidSignatureError, UnknownClientError
+from linewatch.control_plane.identifiers import Scope
+from linewatch.control_plane.services import Services
+from linewatch.control_plane.store.database import Store, now
+from linewatch.control_plane.store.schema import credentials
 
 STREAMING = ("STREAMING-UNSIGNED-PAYLOAD-TRAILER", "STREAMING-AWS4-HMAC-SHA256-PAYLOAD", "STREAMING-AWS4-HMAC-SHA256-PAYLOAD-TRAILER")
 ANONYMOUS = "anonymous"

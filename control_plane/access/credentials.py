@@ -13,9 +13,9 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from anomaly_model.bundle import replace_file
-from anomaly_model.errors import LinewatchError
-from control_plane.access.policy import Policy
+from linewatch.anomaly_model.bundle import replace_file
+from linewatch.anomaly_model.errors import LinewatchError
+from linewatch.control_plane.access.policy import Policy
 
 _ALPHABET = "ABCDEFGHIJKLMNOPQRSTUVWXYZ234567"
 _SECRET_CHARS = 40

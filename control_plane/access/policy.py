@@ -13,7 +13,7 @@ from typing import Annotated, Literal
 
 import msgspec
 
-from anomaly_model.errors import LinewatchError
+from linewatch.anomaly_model.errors import LinewatchError
 
 _Text = Annotated[str, msgspec.Meta(min_length=1, max_length=2048)]
 _TAG = "aws:ResourceTag/"

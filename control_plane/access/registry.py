@@ -3,12 +3,12 @@
 import msgspec
 import sqlalchemy as sa
 
-from anomaly_model.errors import LinewatchError
-from control_plane.access.credentials import MasterKey, new_access_key
-from control_plane.access.policy import Policy
-from control_plane.settings import Settings
-from control_plane.store.database import Store, now
-from control_plane.store.schema import credentials
+from linewatch.anomaly_model.errors import LinewatchError
+from linewatch.control_plane.access.credentials import MasterKey, new_access_key
+from linewatch.control_plane.access.policy import Policy
+from linewatch.control_plane.settings import Settings
+from linewatch.control_plane.store.database import Store, now
+from linewatch.control_plane.store.schema import credentials
 
 _NAME_CHARS = 255
 

@@ -7,12 +7,12 @@ job names the access key that asked for it. A key that was deleted may do nothin
 from collections.abc import Iterable
 from typing import Any
 
-from control_plane.access.authenticate import ANONYMOUS, anonymous, identity_of, look_up
-from control_plane.access.policy import Permission
-from control_plane.errors import AccessDeniedError
-from control_plane.identifiers import Scope
-from control_plane.objects import is_foreign, split_address
-from control_plane.services import Call, Services
+from linewatch.control_plane.access.authenticate import ANONYMOUS, anonymous, identity_of, look_up
+from linewatch.control_plane.access.policy import Permission
+from linewatch.control_plane.errors import AccessDeniedError
+from linewatch.control_plane.identifiers import Scope
+from linewatch.control_plane.objects import is_foreign, split_address
+from linewatch.control_plane.services import Call, Services
 
 _SHOWN, _SHOWN_CHARS = 3, 200
 CALLER = "caller"

@@ -11,9 +11,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from urllib.parse import unquote
 
-from anomaly_model.numbers import read_digits
-from control_plane.access.sigv4 import LONGEST_PRESIGNED_S, SKEW_S, Received, query_pairs
-from control_plane.errors import ExpiredRequestError, IncompleteSignatureError, InvalidSignatureError
+from linewatch.anomaly_model.numbers import read_digits
+from linewatch.control_plane.access.sigv4 import LONGEST_PRESIGNED_S, SKEW_S, Received, query_pairs
+from linewatch.control_plane.errors import ExpiredRequestError, IncompleteSignatureError, InvalidSignatureError
 
 NAMES = ("AWSAccessKeyId", "Signature", "Expires")
 _STANDARD = ("content-md5", "content-type")

@@ -20,8 +20,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from urllib.parse import quote, unquote
 
-from anomaly_model.numbers import read_digits
-from control_plane.errors import (
+from linewatch.anomaly_model.numbers import read_digits
+from linewatch.control_plane.errors import (
     ExpiredRequestError,
     IncompleteSignatureError,
     InvalidSignatureError,

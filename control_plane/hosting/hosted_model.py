@@ -18,12 +18,12 @@ from typing import Any
 
 import msgspec
 
-from anomaly_model.bundle import open_bundle, replace_file
-from anomaly_model.errors import LinewatchError
-from anomaly_model.picture import Rgb
-from control_plane.errors import ThrottlingError
-from control_plane.hosting.scaler import Scaler
-from edge_agent.client import AgentCallError, AgentClient
+from linewatch.anomaly_model.bundle import open_bundle, replace_file
+from linewatch.anomaly_model.errors import LinewatchError
+from linewatch.anomaly_model.picture import Rgb
+from linewatch.control_plane.errors import ThrottlingError
+from linewatch.control_plane.hosting.scaler import Scaler
+from linewatch.edge_agent.client import AgentCallError, AgentClient
 
 log = logging.getLogger(__name__)
 
@@ -113,7 +113,7 @@ class HostedModel:
         """
         models = self._folder / "models"
         models.mkdir()
-        command = [sys.executable, "-P", "-m", "linewatch.cli", "agent", "--models", str(models), "--socket", self._address,
+        command = [sys.executable, "-P", "-m", "linewatch", "agent", "--models", str(models), "--socket", self._address,
                    "--threads", str(self._threads)]  # fmt: skip
         self._process = _SPAWNER.submit(_spawn, command, self._folder / "agent.log").result()
         try:
@@ -252,6 +252,6 @@ class HostedModel:
 def _spawn(command: list[str], log_file: Path) -> "subprocess.Popen[bytes]":
     with log_file.open("ab") as stream:
         return subprocess.Popen(
-            [sys.executable, "-P", "-m", "control_plane.hosting.tether", str(os.getpid()), *command], stdin=subprocess.DEVNULL,
+            [sys.executable, "-P", "-m", "linewatch.control_plane.hosting.tether", str(os.getpid()), *command], stdin=subprocess.DEVNULL,
             stdout=stream, stderr=stream,
         )  # fmt: skip

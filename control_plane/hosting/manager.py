@@ -11,17 +11,17 @@ from concurrent.futures import ThreadPoolExecutor
 
 import sqlalchemy as sa
 
-from anomaly_model.child_job import describe_fault
-from anomaly_model.errors import LinewatchError
-from control_plane.errors import ConflictError, ThrottlingError
-from control_plane.hosting.hosted_model import HostedModel, clear_leftovers
-from control_plane.jobs.preparation import bundle_folder
-from control_plane.jobs.table import Row
-from control_plane.settings import Settings
-from control_plane.store.database import Store
-from control_plane.store.schema import models
-from control_plane.store.transitions import advance
-from edge_agent.client import AgentCallError
+from linewatch.anomaly_model.child_job import describe_fault
+from linewatch.anomaly_model.errors import LinewatchError
+from linewatch.control_plane.errors import ConflictError, ThrottlingError
+from linewatch.control_plane.hosting.hosted_model import HostedModel, clear_leftovers
+from linewatch.control_plane.jobs.preparation import bundle_folder
+from linewatch.control_plane.jobs.table import Row
+from linewatch.control_plane.settings import Settings
+from linewatch.control_plane.store.database import Store
+from linewatch.control_plane.store.schema import models
+from linewatch.control_plane.store.transitions import advance
+from linewatch.edge_agent.client import AgentCallError
 
 log = logging.getLogger(__name__)
 _LOOK_S = 0.5

@@ -16,19 +16,19 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import Connection
 
-from anomaly_model.errors import LinewatchError
-from anomaly_model.limits import LIMITS
-from control_plane.access.rights import caller_of, require_readable
-from control_plane.entries import LINE_CHARS, Entry, EntryError, parse_entry
-from control_plane.errors import AccessDeniedError
-from control_plane.jobs.missing import tell_missing
-from control_plane.jobs.table import Row
-from control_plane.objects import UnavailableError, read_lines
-from control_plane.operations.lookup import count
-from control_plane.services import Call, Services
-from control_plane.store.database import now
-from control_plane.store.schema import datasets, entries, models
-from control_plane.store.transitions import advance
+from linewatch.anomaly_model.errors import LinewatchError
+from linewatch.anomaly_model.limits import LIMITS
+from linewatch.control_plane.access.rights import caller_of, require_readable
+from linewatch.control_plane.entries import LINE_CHARS, Entry, EntryError, parse_entry
+from linewatch.control_plane.errors import AccessDeniedError
+from linewatch.control_plane.jobs.missing import tell_missing
+from linewatch.control_plane.jobs.table import Row
+from linewatch.control_plane.objects import UnavailableError, read_lines
+from linewatch.control_plane.operations.lookup import count
+from linewatch.control_plane.services import Call, Services
+from linewatch.control_plane.store.database import now
+from linewatch.control_plane.store.schema import datasets, entries, models
+from linewatch.control_plane.store.transitions import advance
 
 _BATCH = 1000
 _PARAMETERS = 500

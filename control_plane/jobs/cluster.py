@@ -8,10 +8,10 @@ from typing import Any
 
 import msgspec
 
-from control_plane.jobs.place import HEARTBEAT, STOPPING, Placement, run_job
-from control_plane.jobs.table import Row
-from control_plane.settings import Settings
-from control_plane.store.database import now
+from linewatch.control_plane.jobs.place import HEARTBEAT, STOPPING, Placement, run_job
+from linewatch.control_plane.jobs.table import Row
+from linewatch.control_plane.settings import Settings
+from linewatch.control_plane.store.database import now
 
 log = logging.getLogger(__name__)
 _CONNECT_S, _CLOSE_S = 10, 15

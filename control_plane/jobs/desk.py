@@ -10,13 +10,13 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from anomaly_model.child_job import Outcome
-from anomaly_model.errors import LinewatchError
-from control_plane.jobs.preparation import settle
-from control_plane.jobs.table import PLACED, Row
-from control_plane.store.database import Store, now
-from control_plane.store.schema import datasets, job_events, jobs, models, packagings, projects
-from control_plane.store.transitions import advance
+from linewatch.anomaly_model.child_job import Outcome
+from linewatch.anomaly_model.errors import LinewatchError
+from linewatch.control_plane.jobs.preparation import settle
+from linewatch.control_plane.jobs.table import PLACED, Row
+from linewatch.control_plane.store.database import Store, now
+from linewatch.control_plane.store.schema import datasets, job_events, jobs, models, packagings, projects
+from linewatch.control_plane.store.transitions import advance
 
 _LOG_LINES, _LOG_BYTES = 20, 64 << 10
 _DETAILS = {"attempt", "losses", "message", "log", "finished"}

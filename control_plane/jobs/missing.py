@@ -4,8 +4,8 @@ import threading
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 
-from anomaly_model.errors import shorten
-from control_plane.objects import Objects, ObjectsError, UnavailableError, split_address
+from linewatch.anomaly_model.errors import shorten
+from linewatch.control_plane.objects import Objects, ObjectsError, UnavailableError, split_address
 
 SHOWN = 5
 _THREADS = 8

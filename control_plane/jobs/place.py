@@ -22,18 +22,25 @@ from typing import Any
 
 import msgspec
 
-from anomaly_model.bundle import replace_file
-from anomaly_model.child_job import OUTCOME, SPEC, Outcome, describe_fault, read_outcome
-from anomaly_model.errors import shorten
-from control_plane.jobs.missing import SHOWN
-from control_plane.objects import InvalidNameError, Objects, ObjectsError, UnavailableError, is_foreign, split_address
-from control_plane.objects.directory import DirectoryObjects
-from control_plane.objects.s3 import S3Objects
+from linewatch.anomaly_model.bundle import replace_file
+from linewatch.anomaly_model.child_job import OUTCOME, SPEC, Outcome, describe_fault, read_outcome
+from linewatch.anomaly_model.errors import shorten
+from linewatch.control_plane.jobs.missing import SHOWN
+from linewatch.control_plane.objects import (
+    InvalidNameError,
+    Objects,
+    ObjectsError,
+    UnavailableError,
+    is_foreign,
+    split_address,
+)
+from linewatch.control_plane.objects.directory import DirectoryObjects
+from linewatch.control_plane.objects.s3 import S3Objects
 
 log = logging.getLogger(__name__)
 
 CANCEL, HEARTBEAT, LOCK, LOG, FINAL = "cancel", "heartbeat", "lock", "log", "final.json"
-MODULES = {"train": "training.job", "package": "packager.job"}
+MODULES = {"train": "linewatch.training.job", "package": "linewatch.packager.job"}
 _NOT_A_FILE = (errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.EINVAL, errno.ELOOP)
 """What a file system says of a key that cannot be a file, or is the folder of another."""
 _BEAT_S = 0.5

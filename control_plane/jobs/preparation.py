@@ -7,25 +7,25 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from anomaly_model.bundle import atomic_file
-from anomaly_model.child_job import Outcome
-from anomaly_model.errors import LinewatchError
-from control_plane.access.rights import caller_of, require_readable, require_writable
-from control_plane.entries import EntryError, parse_entry
-from control_plane.errors import AccessDeniedError
-from control_plane.identifiers import Scope
-from control_plane.jobs.place import LOG, Placement, write_spec
-from control_plane.jobs.remedies import advise
-from control_plane.jobs.table import Row
-from control_plane.operations.datasets import training_lines
-from control_plane.operations.lookup import dataset_of
-from control_plane.operations.packaging import compiler_options, target_name
-from control_plane.results import component, evaluation
-from control_plane.services import Call, Services
-from control_plane.settings import Settings
-from control_plane.store.database import now
-from control_plane.store.schema import components, models, packagings, projects
-from control_plane.store.transitions import advance
+from linewatch.anomaly_model.bundle import atomic_file
+from linewatch.anomaly_model.child_job import Outcome
+from linewatch.anomaly_model.errors import LinewatchError
+from linewatch.control_plane.access.rights import caller_of, require_readable, require_writable
+from linewatch.control_plane.entries import EntryError, parse_entry
+from linewatch.control_plane.errors import AccessDeniedError
+from linewatch.control_plane.identifiers import Scope
+from linewatch.control_plane.jobs.place import LOG, Placement, write_spec
+from linewatch.control_plane.jobs.remedies import advise
+from linewatch.control_plane.jobs.table import Row
+from linewatch.control_plane.operations.datasets import training_lines
+from linewatch.control_plane.operations.lookup import dataset_of
+from linewatch.control_plane.operations.packaging import compiler_options, target_name
+from linewatch.control_plane.results import component, evaluation
+from linewatch.control_plane.services import Call, Services
+from linewatch.control_plane.settings import Settings
+from linewatch.control_plane.store.database import now
+from linewatch.control_plane.store.schema import components, models, packagings, projects
+from linewatch.control_plane.store.transitions import advance
 
 log = logging.getLogger(__name__)
 _PACKAGE_HOURS = 2.0

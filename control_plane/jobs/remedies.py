@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 
-from anomaly_model.errors import Remedy
+from linewatch.anomaly_model.errors import Remedy
 
 _OTHER_PICTURES = (
     "store other pictures under the same keys, or take the pictures out by sending their lines without a label with "

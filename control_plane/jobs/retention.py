@@ -4,10 +4,10 @@ import shutil
 
 import sqlalchemy as sa
 
-from control_plane.jobs.preparation import bundle_folder
-from control_plane.settings import Settings
-from control_plane.store.database import Store
-from control_plane.store.schema import job_events, jobs
+from linewatch.control_plane.jobs.preparation import bundle_folder
+from linewatch.control_plane.settings import Settings
+from linewatch.control_plane.store.database import Store
+from linewatch.control_plane.store.schema import job_events, jobs
 
 _DAY_S = 24 * 3600
 _BATCH = 200

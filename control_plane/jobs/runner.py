@@ -12,19 +12,19 @@ from typing import Any
 import msgspec
 import sqlalchemy as sa
 
-from anomaly_model.child_job import Outcome, describe_fault, read_progress
-from anomaly_model.errors import LinewatchError
-from control_plane.jobs.chores import CHORE, WORTH_RETRYING, ChoreError
-from control_plane.jobs.cluster import Cluster, Placed, heartbeat_of
-from control_plane.jobs.place import CANCEL, ChildKilledError, WorkerEndsError, clean_up
-from control_plane.jobs.preparation import NotYetError, PreparationError, bundle_folder, finish, prepare
-from control_plane.jobs.retention import forget_old_jobs
-from control_plane.jobs.table import CHORES, PLACED, Row, beat, claim, queued, running
-from control_plane.objects import ObjectsError
-from control_plane.services import Services
-from control_plane.store.database import now
-from control_plane.store.schema import client_tokens, jobs, models, packagings
-from control_plane.store.transitions import advance
+from linewatch.anomaly_model.child_job import Outcome, describe_fault, read_progress
+from linewatch.anomaly_model.errors import LinewatchError
+from linewatch.control_plane.jobs.chores import CHORE, WORTH_RETRYING, ChoreError
+from linewatch.control_plane.jobs.cluster import Cluster, Placed, heartbeat_of
+from linewatch.control_plane.jobs.place import CANCEL, ChildKilledError, WorkerEndsError, clean_up
+from linewatch.control_plane.jobs.preparation import NotYetError, PreparationError, bundle_folder, finish, prepare
+from linewatch.control_plane.jobs.retention import forget_old_jobs
+from linewatch.control_plane.jobs.table import CHORES, PLACED, Row, beat, claim, queued, running
+from linewatch.control_plane.objects import ObjectsError
+from linewatch.control_plane.services import Services
+from linewatch.control_plane.store.database import now
+from linewatch.control_plane.store.schema import client_tokens, jobs, models, packagings
+from linewatch.control_plane.store.transitions import advance
 
 log = logging.getLogger(__name__)
 

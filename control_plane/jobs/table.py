@@ -8,10 +8,10 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from anomaly_model.bundle import replace_file
-from control_plane.store.database import now
-from control_plane.store.schema import jobs, models
-from control_plane.store.transitions import advance
+from linewatch.anomaly_model.bundle import replace_file
+from linewatch.control_plane.store.database import now
+from linewatch.control_plane.store.schema import jobs, models
+from linewatch.control_plane.store.transitions import advance
 
 CHORES = ("import", "update", "purge", "distribute", "delete_model")
 PLACED = ("train", "package")

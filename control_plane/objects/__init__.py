@@ -6,7 +6,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Protocol
 
-from anomaly_model.errors import LinewatchError
+from linewatch.anomaly_model.errors import LinewatchError
 
 _ADDRESS = re.compile(r"s3://([^/]+)/(.+)", re.DOTALL)
 

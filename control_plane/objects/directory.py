@@ -15,8 +15,8 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from anomaly_model.bundle import replace_file
-from control_plane.objects import (
+from linewatch.anomaly_model.bundle import replace_file
+from linewatch.control_plane.objects import (
     BucketNotEmptyError,
     BucketTakenError,
     InvalidNameError,
@@ -24,8 +24,8 @@ from control_plane.objects import (
     NoSuchObjectError,
     Stream,
 )
-from control_plane.objects.keys import Keys
-from control_plane.objects.notes import DEFAULT_TYPE, Note, Notes
+from linewatch.control_plane.objects.keys import Keys
+from linewatch.control_plane.objects.notes import DEFAULT_TYPE, Note, Notes
 
 PRIVATE = ".linewatch"
 _BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{1,61}[A-Za-z0-9]")

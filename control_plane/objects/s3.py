@@ -9,7 +9,7 @@ import boto3
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
-from control_plane.objects import NoSuchBucketError, NoSuchObjectError, Stream, UnavailableError
+from linewatch.control_plane.objects import NoSuchBucketError, NoSuchObjectError, Stream, UnavailableError
 
 CONNECT_S, ATTEMPTS = 5, 4
 

@@ -4,9 +4,9 @@ from collections.abc import Callable
 
 from sqlalchemy.engine import Connection
 
-from control_plane.operations import datasets, models, packaging, projects, rekognition, tagging
-from control_plane.services import Call, Result
-from control_plane.wire.requests import Params
+from linewatch.control_plane.operations import datasets, models, packaging, projects, rekognition, tagging
+from linewatch.control_plane.services import Call, Result
+from linewatch.control_plane.wire.requests import Params
 
 Handler = Callable[[Call, Connection, Params], Result]
 
@@ -41,4 +41,4 @@ HANDLERS: dict[str, dict[str, Handler]] = {
     },
 }
 """Each runs in one transaction, together with the record of its client token. DetectAnomalies, which waits for a model and
-changes nothing, is the only one that does not: `control_plane.operations.detection`."""
+changes nothing, is the only one that does not: `linewatch.control_plane.operations.detection`."""

@@ -5,16 +5,16 @@ from collections.abc import Iterator
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from control_plane.access.rights import CALLER
-from control_plane.errors import ConflictError, ValidationError
-from control_plane.jobs.table import add_job, store_changes, waiting_training
-from control_plane.operations.lookup import Row, dataset_of, find_dataset, find_project
-from control_plane.operations.paging import read_page
-from control_plane.services import Call, Result
-from control_plane.store.database import now
-from control_plane.store.schema import datasets, entries
-from control_plane.store.transitions import advance
-from control_plane.wire.requests import Params
+from linewatch.control_plane.access.rights import CALLER
+from linewatch.control_plane.errors import ConflictError, ValidationError
+from linewatch.control_plane.jobs.table import add_job, store_changes, waiting_training
+from linewatch.control_plane.operations.lookup import Row, dataset_of, find_dataset, find_project
+from linewatch.control_plane.operations.paging import read_page
+from linewatch.control_plane.services import Call, Result
+from linewatch.control_plane.store.database import now
+from linewatch.control_plane.store.schema import datasets, entries
+from linewatch.control_plane.store.transitions import advance
+from linewatch.control_plane.wire.requests import Params
 
 
 def create_dataset(call: Call, connection: Connection, params: Params) -> Result:

@@ -7,14 +7,14 @@ from typing import Any
 from PIL import Image
 from prometheus_client import Counter, Histogram
 
-from anomaly_model.errors import PictureError
-from anomaly_model.limits import LIMITS
-from anomaly_model.picture import Rgb, decode_picture
-from control_plane.errors import ApiError, InternalError, ThrottlingError, ValidationError
-from control_plane.operations.lookup import find_model
-from control_plane.services import Call, Result
-from control_plane.wire.requests import Params
-from edge_agent.client import AgentCallError
+from linewatch.anomaly_model.errors import PictureError
+from linewatch.anomaly_model.limits import LIMITS
+from linewatch.anomaly_model.picture import Rgb, decode_picture
+from linewatch.control_plane.errors import ApiError, InternalError, ThrottlingError, ValidationError
+from linewatch.control_plane.operations.lookup import find_model
+from linewatch.control_plane.services import Call, Result
+from linewatch.control_plane.wire.requests import Params
+from linewatch.edge_agent.client import AgentCallError
 
 _SIGNATURES = {"image/png": b"\x89PNG\r\n\x1a\n", "image/jpeg": b"\xff\xd8\xff"}
 _LABELS = ("ProjectName", "ModelVersion")

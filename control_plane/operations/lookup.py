@@ -5,9 +5,9 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from control_plane.errors import NotFoundError
-from control_plane.identifiers import Scope
-from control_plane.store.schema import datasets, models, packagings, projects
+from linewatch.control_plane.errors import NotFoundError
+from linewatch.control_plane.identifiers import Scope
+from linewatch.control_plane.store.schema import datasets, models, packagings, projects
 
 Row = Any
 """A row of a table; its columns are attributes."""

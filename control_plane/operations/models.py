@@ -3,21 +3,21 @@
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from control_plane.access.rights import CALLER, require_readable, require_writable
-from control_plane.entries import parse_entry
-from control_plane.errors import ConflictError, QuotaError, ValidationError
-from control_plane.jobs.table import add_job
-from control_plane.operations.datasets import both_datasets, training_lines
-from control_plane.operations.lookup import Row, count, find_model, find_project
-from control_plane.operations.packaging import UNFINISHED
-from control_plane.operations.paging import read_page
-from control_plane.operations.tagging import put_tags
-from control_plane.results import evaluation
-from control_plane.services import Call, Result
-from control_plane.store.database import now
-from control_plane.store.schema import models, packagings, projects, tags
-from control_plane.store.transitions import advance
-from control_plane.wire.requests import Params
+from linewatch.control_plane.access.rights import CALLER, require_readable, require_writable
+from linewatch.control_plane.entries import parse_entry
+from linewatch.control_plane.errors import ConflictError, QuotaError, ValidationError
+from linewatch.control_plane.jobs.table import add_job
+from linewatch.control_plane.operations.datasets import both_datasets, training_lines
+from linewatch.control_plane.operations.lookup import Row, count, find_model, find_project
+from linewatch.control_plane.operations.packaging import UNFINISHED
+from linewatch.control_plane.operations.paging import read_page
+from linewatch.control_plane.operations.tagging import put_tags
+from linewatch.control_plane.results import evaluation
+from linewatch.control_plane.services import Call, Result
+from linewatch.control_plane.store.database import now
+from linewatch.control_plane.store.schema import models, packagings, projects, tags
+from linewatch.control_plane.store.transitions import advance
+from linewatch.control_plane.wire.requests import Params
 
 ACTIVE = ("STARTING_HOSTING", "HOSTED", "SYSTEM_UPDATING", "STOPPING_HOSTING")
 

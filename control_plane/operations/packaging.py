@@ -6,17 +6,17 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from anomaly_model.targets import GPU_OPTIONS, TargetError, find_target, parse_options
-from control_plane.access.rights import CALLER, require_writable
-from control_plane.errors import ConflictError, QuotaError, ValidationError
-from control_plane.jobs.table import add_job
-from control_plane.operations.lookup import Row, count, find_model, find_packaging, find_project
-from control_plane.operations.paging import read_page
-from control_plane.results import component as component_prefix
-from control_plane.services import Call, Result
-from control_plane.store.database import now
-from control_plane.store.schema import components, models, packagings, projects
-from control_plane.wire.requests import Params
+from linewatch.anomaly_model.targets import GPU_OPTIONS, TargetError, find_target, parse_options
+from linewatch.control_plane.access.rights import CALLER, require_writable
+from linewatch.control_plane.errors import ConflictError, QuotaError, ValidationError
+from linewatch.control_plane.jobs.table import add_job
+from linewatch.control_plane.operations.lookup import Row, count, find_model, find_packaging, find_project
+from linewatch.control_plane.operations.paging import read_page
+from linewatch.control_plane.results import component as component_prefix
+from linewatch.control_plane.services import Call, Result
+from linewatch.control_plane.store.database import now
+from linewatch.control_plane.store.schema import components, models, packagings, projects
+from linewatch.control_plane.wire.requests import Params
 
 METHOD = "Greengrass"
 PACKABLE = ("TRAINED", "STARTING_HOSTING", "HOSTED", "SYSTEM_UPDATING", "STOPPING_HOSTING", "HOSTING_FAILED")

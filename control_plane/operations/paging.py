@@ -5,9 +5,9 @@ from typing import Any
 from sqlalchemy import ColumnElement, Select
 from sqlalchemy.engine import Connection
 
-from control_plane.operations.lookup import Row
-from control_plane.services import Call
-from control_plane.wire.requests import Params
+from linewatch.control_plane.operations.lookup import Row
+from linewatch.control_plane.services import Call
+from linewatch.control_plane.wire.requests import Params
 
 PAGE = 100
 """Items of a page where the caller names no number."""

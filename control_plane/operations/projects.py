@@ -3,14 +3,14 @@
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from control_plane.errors import ConflictError, QuotaError
-from control_plane.operations.datasets import describe_metadata, release
-from control_plane.operations.lookup import Row, count, find_project, owned, project_of
-from control_plane.operations.paging import read_page
-from control_plane.services import Call, Result
-from control_plane.store.database import now
-from control_plane.store.schema import datasets, entries, models, projects
-from control_plane.wire.requests import Params
+from linewatch.control_plane.errors import ConflictError, QuotaError
+from linewatch.control_plane.operations.datasets import describe_metadata, release
+from linewatch.control_plane.operations.lookup import Row, count, find_project, owned, project_of
+from linewatch.control_plane.operations.paging import read_page
+from linewatch.control_plane.services import Call, Result
+from linewatch.control_plane.store.database import now
+from linewatch.control_plane.store.schema import datasets, entries, models, projects
+from linewatch.control_plane.wire.requests import Params
 
 
 def create_project(call: Call, connection: Connection, params: Params) -> Result:

@@ -5,16 +5,16 @@ from typing import ClassVar
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from control_plane.errors import ApiError, ConflictError, NotFoundError, ValidationError
-from control_plane.identifiers import parse_dataset_arn
-from control_plane.jobs.table import add_job
-from control_plane.operations.datasets import image_stats
-from control_plane.operations.lookup import Row, count, dataset_of, owned, project_of
-from control_plane.operations.paging import read_page
-from control_plane.services import Call, Result
-from control_plane.store.schema import datasets, entries, projects
-from control_plane.store.transitions import advance
-from control_plane.wire.requests import Params
+from linewatch.control_plane.errors import ApiError, ConflictError, NotFoundError, ValidationError
+from linewatch.control_plane.identifiers import parse_dataset_arn
+from linewatch.control_plane.jobs.table import add_job
+from linewatch.control_plane.operations.datasets import image_stats
+from linewatch.control_plane.operations.lookup import Row, count, dataset_of, owned, project_of
+from linewatch.control_plane.operations.paging import read_page
+from linewatch.control_plane.services import Call, Result
+from linewatch.control_plane.store.schema import datasets, entries, projects
+from linewatch.control_plane.store.transitions import advance
+from linewatch.control_plane.wire.requests import Params
 
 _STATUS = {
     "UPDATE_FAILED_ROLLBACK_IN_PROGRESS": "UPDATE_IN_PROGRESS",

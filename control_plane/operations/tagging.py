@@ -5,12 +5,12 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from control_plane.errors import NotFoundError, QuotaError, ValidationError
-from control_plane.identifiers import parse_model_arn
-from control_plane.operations.lookup import Row, count, find_model
-from control_plane.services import Call, Result
-from control_plane.store.schema import tags
-from control_plane.wire.requests import Params
+from linewatch.control_plane.errors import NotFoundError, QuotaError, ValidationError
+from linewatch.control_plane.identifiers import parse_model_arn
+from linewatch.control_plane.operations.lookup import Row, count, find_model
+from linewatch.control_plane.services import Call, Result
+from linewatch.control_plane.store.schema import tags
+from linewatch.control_plane.wire.requests import Params
 
 
 def _find(call: Call, connection: Connection, arn: str) -> Row:

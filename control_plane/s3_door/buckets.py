@@ -1,11 +1,11 @@
 """Actions on buckets."""
 
-from control_plane.exchange import in_thread
-from control_plane.s3_door import documents as xml
-from control_plane.s3_door.checksums import check_document
-from control_plane.s3_door.desk import XML, Desk, Request, read_document, require_bucket
-from control_plane.s3_door.errors import S3Error
-from control_plane.s3_door.listing import list_objects as render_listing
+from linewatch.control_plane.exchange import in_thread
+from linewatch.control_plane.s3_door import documents as xml
+from linewatch.control_plane.s3_door.checksums import check_document
+from linewatch.control_plane.s3_door.desk import XML, Desk, Request, read_document, require_bucket
+from linewatch.control_plane.s3_door.errors import S3Error
+from linewatch.control_plane.s3_door.listing import list_objects as render_listing
 
 
 async def list_buckets(desk: Desk, request: Request) -> None:

@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from datetime import UTC
 from email.utils import parsedate_to_datetime
 
-from control_plane.objects.directory import Check
-from control_plane.s3_door.errors import S3Error
+from linewatch.control_plane.objects.directory import Check
+from linewatch.control_plane.s3_door.errors import S3Error
 
 _NONE, _MATCH, _SINCE, _UNTIL = "if-none-match", "if-match", "if-modified-since", "if-unmodified-since"
 

@@ -9,17 +9,17 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from anomaly_model.numbers import read_digits
-from control_plane.access.authenticate import STREAMING, Caller, check_body, sha256
-from control_plane.access.sigv4 import UNSIGNED, chunk_signature, declared_hash, trailer_signature
-from control_plane.bodies import BodyBudget
-from control_plane.exchange import Exchange, in_thread
-from control_plane.objects.directory import DirectoryObjects
-from control_plane.s3_door.checksums import Digest, Expected
-from control_plane.s3_door.chunked import ChunkDecoder
-from control_plane.s3_door.errors import S3Error
-from control_plane.s3_door.multipart import Multipart
-from control_plane.services import Call, Services
+from linewatch.anomaly_model.numbers import read_digits
+from linewatch.control_plane.access.authenticate import STREAMING, Caller, check_body, sha256
+from linewatch.control_plane.access.sigv4 import UNSIGNED, chunk_signature, declared_hash, trailer_signature
+from linewatch.control_plane.bodies import BodyBudget
+from linewatch.control_plane.exchange import Exchange, in_thread
+from linewatch.control_plane.objects.directory import DirectoryObjects
+from linewatch.control_plane.s3_door.checksums import Digest, Expected
+from linewatch.control_plane.s3_door.chunked import ChunkDecoder
+from linewatch.control_plane.s3_door.errors import S3Error
+from linewatch.control_plane.s3_door.multipart import Multipart
+from linewatch.control_plane.services import Call, Services
 
 BLOCK = 1 << 20
 DOCUMENT_BYTES = 2 << 20

@@ -6,8 +6,8 @@ from urllib.parse import quote
 from xml.etree import ElementTree as ET
 from xml.sax.saxutils import escape
 
-from control_plane.objects.directory import Entry
-from control_plane.s3_door.errors import S3Error
+from linewatch.control_plane.objects.directory import Entry
+from linewatch.control_plane.s3_door.errors import S3Error
 
 NAMESPACE = "http://s3.amazonaws.com/doc/2006-03-01/"
 Tree = Sequence[tuple[str, "str | int | bool | Tree"]]

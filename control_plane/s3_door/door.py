@@ -7,20 +7,20 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 from urllib.parse import unquote
 
-from anomaly_model.errors import LinewatchError
-from control_plane.access import sigv2
-from control_plane.access.authenticate import Caller, identify, identify_url, prove, sha256
-from control_plane.access.sigv4 import declared_hash, query_pairs, read_claim
-from control_plane.bodies import BodyBudget
-from control_plane.errors import AccessDeniedError, ApiError
-from control_plane.exchange import ClientGoneError, Exchange, in_thread
-from control_plane.objects.directory import DirectoryObjects
-from control_plane.s3_door import buckets, object_actions, upload_actions
-from control_plane.s3_door.conditions import refuse_promises
-from control_plane.s3_door.desk import DOCUMENT_BYTES, XML, Action, Desk, Request
-from control_plane.s3_door.errors import S3Error, render, translate
-from control_plane.s3_door.multipart import Multipart
-from control_plane.services import Call, Services
+from linewatch.anomaly_model.errors import LinewatchError
+from linewatch.control_plane.access import sigv2
+from linewatch.control_plane.access.authenticate import Caller, identify, identify_url, prove, sha256
+from linewatch.control_plane.access.sigv4 import declared_hash, query_pairs, read_claim
+from linewatch.control_plane.bodies import BodyBudget
+from linewatch.control_plane.errors import AccessDeniedError, ApiError
+from linewatch.control_plane.exchange import ClientGoneError, Exchange, in_thread
+from linewatch.control_plane.objects.directory import DirectoryObjects
+from linewatch.control_plane.s3_door import buckets, object_actions, upload_actions
+from linewatch.control_plane.s3_door.conditions import refuse_promises
+from linewatch.control_plane.s3_door.desk import DOCUMENT_BYTES, XML, Action, Desk, Request
+from linewatch.control_plane.s3_door.errors import S3Error, render, translate
+from linewatch.control_plane.s3_door.multipart import Multipart
+from linewatch.control_plane.services import Call, Services
 
 log = logging.getLogger(__name__)
 

@@ -2,9 +2,9 @@
 
 from xml.sax.saxutils import escape
 
-from anomaly_model.errors import LinewatchError
-from control_plane.errors import ApiError, SkewedClockError
-from control_plane.objects import (
+from linewatch.anomaly_model.errors import LinewatchError
+from linewatch.control_plane.errors import ApiError, SkewedClockError
+from linewatch.control_plane.objects import (
     BucketNotEmptyError,
     BucketTakenError,
     InvalidNameError,

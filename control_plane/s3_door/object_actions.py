@@ -5,13 +5,13 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
-from anomaly_model.errors import LinewatchError
-from control_plane.exchange import ClientGoneError, in_thread
-from control_plane.objects.notes import Note
-from control_plane.s3_door import documents as xml
-from control_plane.s3_door.checksums import check_document
-from control_plane.s3_door.conditions import is_unchanged, write_check
-from control_plane.s3_door.desk import (
+from linewatch.anomaly_model.errors import LinewatchError
+from linewatch.control_plane.exchange import ClientGoneError, in_thread
+from linewatch.control_plane.objects.notes import Note
+from linewatch.control_plane.s3_door import documents as xml
+from linewatch.control_plane.s3_door.checksums import check_document
+from linewatch.control_plane.s3_door.conditions import is_unchanged, write_check
+from linewatch.control_plane.s3_door.desk import (
     BLOCK,
     META,
     XML,
@@ -23,7 +23,7 @@ from control_plane.s3_door.desk import (
     receive,
     require_bucket,
 )
-from control_plane.s3_door.errors import S3Error, translate
+from linewatch.control_plane.s3_door.errors import S3Error, translate
 
 _KEYS = 1000
 

@@ -4,15 +4,15 @@ import shutil
 from functools import partial
 from xml.etree.ElementTree import Element
 
-from anomaly_model.numbers import read_digits
-from control_plane.exchange import in_thread
-from control_plane.s3_door import documents as xml
-from control_plane.s3_door.checksums import ALGORITHMS, read_value
-from control_plane.s3_door.conditions import write_check
-from control_plane.s3_door.desk import XML, Desk, Request, about, read_document, receive, require_bucket
-from control_plane.s3_door.errors import S3Error
-from control_plane.s3_door.multipart import MOST_PARTS, Part, Upload, read_whole
-from control_plane.s3_door.object_actions import copy_source
+from linewatch.anomaly_model.numbers import read_digits
+from linewatch.control_plane.exchange import in_thread
+from linewatch.control_plane.s3_door import documents as xml
+from linewatch.control_plane.s3_door.checksums import ALGORITHMS, read_value
+from linewatch.control_plane.s3_door.conditions import write_check
+from linewatch.control_plane.s3_door.desk import XML, Desk, Request, about, read_document, receive, require_bucket
+from linewatch.control_plane.s3_door.errors import S3Error
+from linewatch.control_plane.s3_door.multipart import MOST_PARTS, Part, Upload, read_whole
+from linewatch.control_plane.s3_door.object_actions import copy_source
 
 
 async def create_multipart_upload(desk: Desk, request: Request) -> None:

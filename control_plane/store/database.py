@@ -15,7 +15,7 @@ from sqlalchemy.engine import Connection, Engine
 from sqlalchemy.engine.url import make_url
 from sqlalchemy.exc import ArgumentError
 
-from anomaly_model.errors import LinewatchError
+from linewatch.anomaly_model.errors import LinewatchError
 
 MIGRATIONS = Path(__file__).with_name("migrations")
 BUSY_MS = 30_000

@@ -1,13 +1,13 @@
-"""The one place where a status changes: compare and set, by the tables of `control_plane.states`."""
+"""The one place where a status changes: compare and set, by the tables of `linewatch.control_plane.states`."""
 
 from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from control_plane.states import DATASET, JOB, MODEL, PACKAGING, Machine
-from control_plane.store.database import now
-from control_plane.store.schema import datasets, job_events, jobs, models, packagings
+from linewatch.control_plane.states import DATASET, JOB, MODEL, PACKAGING, Machine
+from linewatch.control_plane.store.database import now
+from linewatch.control_plane.store.schema import datasets, job_events, jobs, models, packagings
 
 MACHINES: dict[str, tuple[sa.Table, Machine, str]] = {
     "dataset": (datasets, DATASET, "status"),

@@ -8,8 +8,8 @@ from typing import Any
 import msgspec
 from botocore.model import Shape
 
-from control_plane.errors import ApiError
-from control_plane.wire.service_model import Operation
+from linewatch.control_plane.errors import ApiError
+from linewatch.control_plane.wire.service_model import Operation
 
 Headers = list[tuple[str, str]]
 _TYPES = {"lookoutvision": "application/json", "rekognition": "application/x-amz-json-1.1"}

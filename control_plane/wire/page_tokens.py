@@ -11,7 +11,7 @@ from typing import Any
 
 import msgspec
 
-from control_plane.errors import ValidationError
+from linewatch.control_plane.errors import ValidationError
 
 _TAG_BYTES = 16
 

@@ -17,8 +17,8 @@ import msgspec
 import regex
 from botocore.model import ListShape, Shape, StructureShape
 
-from control_plane.errors import SerializationError, ValidationError
-from control_plane.wire.service_model import Operation
+from linewatch.control_plane.errors import SerializationError, ValidationError
+from linewatch.control_plane.wire.service_model import Operation
 
 Params = dict[str, Any]
 _MOST_SHOWN = 5

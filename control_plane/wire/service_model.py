@@ -12,8 +12,6 @@ from urllib.parse import unquote
 import msgspec
 from botocore.model import OperationModel, ServiceModel, StructureShape
 
-from anomaly_model.errors import LinewatchError
-
 API_PREFIX = "/2020-11-20/"
 
 
@@ -51,12 +49,8 @@ class Operation:
 
 
 def models_folder() -> Path:
-    """Where client_models/ lies: in an installation below this package, in the source tree beside it."""
-    here = Path(__file__).parents[1]
-    for folder in (here / "client_models", here.parent / "client_models"):
-        if (folder / "lookoutvision").is_dir():
-            return folder
-    raise LinewatchError(f"client_models was not found beside {here}; install linewatch again")
+    """Where client_models/ lies."""
+    return Path(__file__).parents[2] / "client_models"
 
 
 @cache

@@ -1,4 +1,4 @@
-"""The bridge's process: `python -P -m edge_agent.bridge OPTIONS`, with `BridgeOptions` as JSON. Ends when the agent does."""
+"""The bridge's process: `python -P -m linewatch.edge_agent.bridge OPTIONS`, with `BridgeOptions` as JSON. Ends when the agent does."""
 
 import os
 import signal
@@ -12,9 +12,9 @@ from typing import Any
 import msgspec
 import structlog
 
-from edge_agent.bridge.messages import AreYouBusy, BridgeOptions, Busy, Configured, Serving, hear_agent, tell
-from edge_agent.bridge.publishing import Destination, DestinationError, Publisher
-from edge_agent.log_lines import configure_logging
+from linewatch.edge_agent.bridge.messages import AreYouBusy, BridgeOptions, Busy, Configured, Serving, hear_agent, tell
+from linewatch.edge_agent.bridge.publishing import Destination, DestinationError, Publisher
+from linewatch.edge_agent.log_lines import configure_logging
 
 log = structlog.get_logger()
 _BUSY_ANSWER_S = 2.0
@@ -77,7 +77,7 @@ class Bridge:
 
     def _follow_core(self) -> None:
         """Stay connected to the core: its nucleus restarts when it is updated."""
-        from edge_agent.bridge.greengrass import Core
+        from linewatch.edge_agent.bridge.greengrass import Core
 
         failing = False
         while not self._ended.is_set():
@@ -114,12 +114,12 @@ class Bridge:
             return []
         destinations: list[Destination] = []
         if options.greengrass:
-            from edge_agent.bridge.greengrass import CoreTopic
+            from linewatch.edge_agent.bridge.greengrass import CoreTopic
 
             topics = ((options.local_topic, False), (options.iot_topic, True))
             destinations += [CoreTopic(self._connected_core, topic, iot=iot) for topic, iot in topics if topic]
         if options.mqtt:
-            from edge_agent.bridge.mqtt import BrokerTopic
+            from linewatch.edge_agent.bridge.mqtt import BrokerTopic
 
             destinations.append(BrokerTopic(options))
         names = [destination.name for destination in destinations]

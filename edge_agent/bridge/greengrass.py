@@ -14,8 +14,8 @@ from awsiot.greengrasscoreipc import connect
 from awsiot.greengrasscoreipc.clientv2 import GreengrassCoreIPCClientV2
 from awsiot.greengrasscoreipc.model import QOS, JsonMessage, PublishMessage, ReportedLifecycleState
 
-from edge_agent.bridge.publishing import DestinationError, fill_in
-from edge_agent.spool import Kept
+from linewatch.edge_agent.bridge.publishing import DestinationError, fill_in
+from linewatch.edge_agent.spool import Kept
 
 log = structlog.get_logger()
 _ANSWER_S = 10

@@ -4,7 +4,7 @@ import socket
 
 import msgspec
 
-from edge_agent.channel import receive_bytes
+from linewatch.edge_agent.channel import receive_bytes
 
 
 class BridgeOptions(msgspec.Struct, frozen=True):

@@ -6,9 +6,9 @@ from urllib.parse import urlsplit
 
 from awscrt import io, mqtt
 
-from edge_agent.bridge.messages import BridgeOptions
-from edge_agent.bridge.publishing import DestinationError, fill_in
-from edge_agent.spool import Kept
+from linewatch.edge_agent.bridge.messages import BridgeOptions
+from linewatch.edge_agent.bridge.publishing import DestinationError, fill_in
+from linewatch.edge_agent.spool import Kept
 
 _ANSWER_S = 10
 ENVIRONMENT = "LINEWATCH_MQTT_PASSWORD"

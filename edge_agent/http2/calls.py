@@ -6,10 +6,10 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Protocol
 
-from edge_agent.http2.frames import literal
-from edge_agent.http2.status import Status, StatusError, timeout_seconds
-from edge_agent.http2.streams import Stream
-from edge_agent.http2.transport import Peer
+from linewatch.edge_agent.http2.frames import literal
+from linewatch.edge_agent.http2.status import Status, StatusError, timeout_seconds
+from linewatch.edge_agent.http2.streams import Stream
+from linewatch.edge_agent.http2.transport import Peer
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9_.:/=+-]{1,64}")
 Callback = Callable[[], None]

@@ -9,10 +9,17 @@ from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from edge_agent.http2 import pace
-from edge_agent.http2.budget import SMALL_BYTES, Account
-from edge_agent.http2.fields import FieldDecoder, MalformedError, check_trailers, content_length, request_fields, size
-from edge_agent.http2.frames import (
+from linewatch.edge_agent.http2 import pace
+from linewatch.edge_agent.http2.budget import SMALL_BYTES, Account
+from linewatch.edge_agent.http2.fields import (
+    FieldDecoder,
+    MalformedError,
+    check_trailers,
+    content_length,
+    request_fields,
+    size,
+)
+from linewatch.edge_agent.http2.frames import (
     LARGEST_MAX_FRAME,
     LARGEST_WINDOW,
     SMALLEST_MAX_FRAME,
@@ -27,11 +34,11 @@ from edge_agent.http2.frames import (
     settings_frame,
     window_update,
 )  # fmt: skip
-from edge_agent.http2.messages import Expected, MessageReader
-from edge_agent.http2.reading import Block, FrameReader, depends_on
-from edge_agent.http2.sending import DEFAULT_WINDOW, Sender
-from edge_agent.http2.status import Status, StatusError
-from edge_agent.http2.streams import Buffer, Event, Happening, Stream
+from linewatch.edge_agent.http2.messages import Expected, MessageReader
+from linewatch.edge_agent.http2.reading import Block, FrameReader, depends_on
+from linewatch.edge_agent.http2.sending import DEFAULT_WINDOW, Sender
+from linewatch.edge_agent.http2.status import Status, StatusError
+from linewatch.edge_agent.http2.streams import Buffer, Event, Happening, Stream
 
 _STATUS_ONLY = {415: b"\x08\x03415", 405: b"\x08\x03405"}
 """Header blocks: `:status`, by the name of the static table's index 8, with a value of its own."""

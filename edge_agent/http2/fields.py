@@ -5,8 +5,8 @@ from collections.abc import Iterable
 
 from hpack import Decoder, HPACKError, OversizedHeaderListError
 
-from anomaly_model.numbers import read_digits
-from edge_agent.http2.frames import ConnectionFaultError, ErrorCode
+from linewatch.anomaly_model.numbers import read_digits
+from linewatch.edge_agent.http2.frames import ConnectionFaultError, ErrorCode
 
 _PSEUDO = frozenset({":method", ":scheme", ":path", ":authority"})
 _NEEDED = (":method", ":scheme", ":path")

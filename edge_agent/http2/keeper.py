@@ -15,11 +15,11 @@ from collections.abc import Callable
 
 import structlog
 
-from edge_agent.http2.budget import Budget
-from edge_agent.http2.limits import ServerLimits
-from edge_agent.http2.pace import Allowance, Pace, Pot, UserPot
-from edge_agent.http2.served import Application, ServedConnection
-from edge_agent.http2.transport import Peer, Plain, Seal, Tls, peer_of
+from linewatch.edge_agent.http2.budget import Budget
+from linewatch.edge_agent.http2.limits import ServerLimits
+from linewatch.edge_agent.http2.pace import Allowance, Pace, Pot, UserPot
+from linewatch.edge_agent.http2.served import Application, ServedConnection
+from linewatch.edge_agent.http2.transport import Peer, Plain, Seal, Tls, peer_of
 
 log = structlog.get_logger()
 _SWEEP_S = 0.5

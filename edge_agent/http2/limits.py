@@ -2,8 +2,8 @@
 
 from dataclasses import dataclass, field
 
-from edge_agent.http2.connection import ConnectionLimits
-from edge_agent.http2.pace import Allowance
+from linewatch.edge_agent.http2.connection import ConnectionLimits
+from linewatch.edge_agent.http2.pace import Allowance
 
 
 @dataclass(frozen=True, slots=True)

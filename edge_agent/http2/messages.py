@@ -5,8 +5,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from edge_agent.http2.budget import SMALL_BYTES, Account
-from edge_agent.http2.status import Status, StatusError
+from linewatch.edge_agent.http2.budget import SMALL_BYTES, Account
+from linewatch.edge_agent.http2.status import Status, StatusError
 
 PREFIX_BYTES = 5
 _STEPS = (SMALL_BYTES, 1024 * 1024)

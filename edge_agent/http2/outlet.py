@@ -6,8 +6,8 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 
-from edge_agent.http2.streams import Buffer
-from edge_agent.http2.transport import Seal
+from linewatch.edge_agent.http2.streams import Buffer
+from linewatch.edge_agent.http2.transport import Seal
 
 _SENT_AT_ONCE = 256 * 1024
 _PARTS_AT_ONCE = 64

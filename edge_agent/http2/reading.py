@@ -4,7 +4,7 @@ import struct
 from dataclasses import dataclass
 from typing import Protocol
 
-from edge_agent.http2.frames import (
+from linewatch.edge_agent.http2.frames import (
     HEADER_BYTES,
     LARGEST_WINDOW,
     PREFACE,

@@ -6,10 +6,19 @@ No stream waits for another's window, and nobody waits here at all: what does no
 from collections import deque
 from collections.abc import Callable
 
-from edge_agent.http2.frames import SMALLEST_MAX_FRAME, ErrorCode, Flag, FrameType, frame, frame_header, go_away, literal
-from edge_agent.http2.messages import message_prefix
-from edge_agent.http2.status import Status, trailers
-from edge_agent.http2.streams import Buffer, Stream
+from linewatch.edge_agent.http2.frames import (
+    SMALLEST_MAX_FRAME,
+    ErrorCode,
+    Flag,
+    FrameType,
+    frame,
+    frame_header,
+    go_away,
+    literal,
+)
+from linewatch.edge_agent.http2.messages import message_prefix
+from linewatch.edge_agent.http2.status import Status, trailers
+from linewatch.edge_agent.http2.streams import Buffer, Stream
 
 DEFAULT_WINDOW = 65535
 _RESPONSE = b"\x88" + literal("content-type", "application/grpc")  # 0x88: `:status 200` of the static table

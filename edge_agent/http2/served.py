@@ -15,17 +15,17 @@ from typing import Protocol
 
 import structlog
 
-from edge_agent.http2 import pace
-from edge_agent.http2.budget import Account, Budget
-from edge_agent.http2.calls import Call
-from edge_agent.http2.connection import Connection
-from edge_agent.http2.frames import ConnectionFaultError
-from edge_agent.http2.limits import ServerLimits
-from edge_agent.http2.messages import Expected
-from edge_agent.http2.outlet import Outlet
-from edge_agent.http2.status import Status, StatusError
-from edge_agent.http2.streams import Buffer, Happening, Stream
-from edge_agent.http2.transport import Peer, Seal
+from linewatch.edge_agent.http2 import pace
+from linewatch.edge_agent.http2.budget import Account, Budget
+from linewatch.edge_agent.http2.calls import Call
+from linewatch.edge_agent.http2.connection import Connection
+from linewatch.edge_agent.http2.frames import ConnectionFaultError
+from linewatch.edge_agent.http2.limits import ServerLimits
+from linewatch.edge_agent.http2.messages import Expected
+from linewatch.edge_agent.http2.outlet import Outlet
+from linewatch.edge_agent.http2.status import Status, StatusError
+from linewatch.edge_agent.http2.streams import Buffer, Happening, Stream
+from linewatch.edge_agent.http2.transport import Peer, Seal
 
 log = structlog.get_logger()
 _READ_BYTES = 64 * 1024

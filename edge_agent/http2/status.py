@@ -4,7 +4,7 @@ import re
 from enum import IntEnum
 from urllib.parse import quote
 
-from edge_agent.http2.frames import literal
+from linewatch.edge_agent.http2.frames import literal
 
 
 class Status(IntEnum):

@@ -4,7 +4,7 @@ from collections import deque
 from dataclasses import dataclass, field
 from enum import Enum, auto
 
-from edge_agent.http2.messages import MessageReader
+from linewatch.edge_agent.http2.messages import MessageReader
 
 Buffer = bytes | bytearray | memoryview
 

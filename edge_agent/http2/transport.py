@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from edge_agent.http2.streams import Buffer
+from linewatch.edge_agent.http2.streams import Buffer
 
 _UCRED = struct.Struct("3i")
 _READ_BYTES = 64 * 1024

@@ -3,7 +3,7 @@
 import grpc
 import warnings
 
-from edge_agent.protos import edge_agent_pb2 as edge__agent__pb2
+from linewatch.edge_agent.protos import edge_agent_pb2 as edge__agent__pb2
 
 GRPC_GENERATED_VERSION = '1.85.1'
 GRPC_VERSION = grpc.__version__

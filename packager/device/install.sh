@@ -48,7 +48,7 @@ else
     "$part/bin/python" -P -m pip install --quiet --disable-pip-version-check --no-index --find-links "$here/wheels" --require-hashes \
         -r "$here/requirements.txt"
     # Each missing library is named here, with its remedy, and nothing has been switched over yet.
-    "$part/bin/python" -P -m linewatch.cli doctor >&2
+    "$part/bin/python" -P -m linewatch doctor >&2
     cp "$here/run.sh" "$part/run.sh"
     # Programs of an environment name its folder: they are written again for the final one.
     "$python" -P -m venv --upgrade "$part" >/dev/null 2>&1 || true

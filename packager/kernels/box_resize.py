@@ -1,6 +1,6 @@
 """Area-averaging resize of RGB pictures of any size, with the same integers as Pillow's box filter.
 
-Only the output's size is fixed when the code is made. The tables of `anomaly_model.picture.box_tables` say which input
+Only the output's size is fixed when the code is made. The tables of `linewatch.anomaly_model.picture.box_tables` say which input
 pixels each output pixel is the mean of, so one function serves every camera. It makes some rows of the output at a time: the
 caller may read a large picture in pieces that stay in the processor's cache.
 """
@@ -11,8 +11,8 @@ from tvm import tirx
 from tvm.s_tir import SBlock, SBlockRealize
 from tvm.tirx import PrimFunc, Var, decl_buffer
 
-from anomaly_model.picture import BOX_BITS
-from packager.kernels.writer import PARALLEL_WORK, Buffer, Expr, Stmt, integer, load, loop, sequence, spread, store
+from linewatch.anomaly_model.picture import BOX_BITS
+from linewatch.packager.kernels.writer import PARALLEL_WORK, Buffer, Expr, Stmt, integer, load, loop, sequence, spread, store
 
 _PIXEL = 4
 """A pixel is a vector of four: R, G, B and the next pixel's R, which is ignored."""

@@ -12,8 +12,8 @@ import msgspec
 import numpy as np
 from tvm import tirx
 
-from anomaly_model.targets import Isa
-from packager.kernels.writer import (
+from linewatch.anomaly_model.targets import Isa
+from linewatch.packager.kernels.writer import (
     Buffer,
     Expr,
     Kernel,
@@ -27,9 +27,9 @@ from packager.kernels.writer import (
     spread,
     store,
 )  # fmt: skip
-from packager.plan import Step
-from packager.plan.values import F32
-from packager.schedule import Tile
+from linewatch.packager.plan import Step
+from linewatch.packager.plan.values import F32
+from linewatch.packager.schedule import Tile
 
 _TASKS = 8
 """Shares that a 1 x 1 convolution is divided into, for the cores of usual devices; more cost more than they balance."""

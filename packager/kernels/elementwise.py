@@ -5,8 +5,8 @@ from collections.abc import Callable
 import numpy as np
 from tvm import tirx
 
-from anomaly_model.targets import Isa
-from packager.kernels.writer import (
+from linewatch.anomaly_model.targets import Isa
+from linewatch.packager.kernels.writer import (
     Expr,
     Kernel,
     Stmt,
@@ -22,7 +22,7 @@ from packager.kernels.writer import (
     spread,
     store,
 )
-from packager.plan import Output, Source, Step, Tensor
+from linewatch.packager.plan import Output, Source, Step, Tensor
 
 
 def _every_value(isa: Isa, target: Tensor, compute: Callable[[Expr, int], Stmt]) -> Stmt:

@@ -1,11 +1,11 @@
-"""The strongest label of each place, from a model's logits: what `anomaly_model.detection.strongest_label` computes, in one pass."""
+"""The strongest label of each place, from a model's logits: what `linewatch.anomaly_model.detection.strongest_label` computes, in one pass."""
 
 from tvm import tirx
 from tvm.s_tir import SBlock, SBlockRealize
 from tvm.tirx import BufferLoad, BufferStore, PrimFunc, Ramp, decl_buffer
 
-from anomaly_model.targets import Isa
-from packager.kernels.writer import Expr, Stmt, integer, load, loop, sequence, spread, store
+from linewatch.anomaly_model.targets import Isa
+from linewatch.packager.kernels.writer import Expr, Stmt, integer, load, loop, sequence, spread, store
 
 
 def label_map(isa: Isa, labels: int, height: int, width: int) -> PrimFunc:

@@ -4,8 +4,8 @@ from collections.abc import Callable
 
 from tvm import tirx
 
-from anomaly_model.targets import Isa
-from packager.kernels.writer import (
+from linewatch.anomaly_model.targets import Isa
+from linewatch.packager.kernels.writer import (
     LARGEST,
     Expr,
     Kernel,
@@ -23,8 +23,8 @@ from packager.kernels.writer import (
     spread,
     store,
 )  # fmt: skip
-from packager.plan import Step
-from packager.plan.values import F32
+from linewatch.packager.plan import Step
+from linewatch.packager.plan.values import F32
 
 _Combine = Callable[[Expr, Expr], Expr]
 _OPERATORS: dict[str, tuple[float, _Combine]] = {

@@ -15,8 +15,8 @@ from functools import cache
 import numpy as np
 from tvm import tirx
 
-from anomaly_model.targets import Isa
-from packager.kernels.writer import (
+from linewatch.anomaly_model.targets import Isa
+from linewatch.packager.kernels.writer import (
     Expr,
     Kernel,
     Stmt,
@@ -31,9 +31,9 @@ from packager.kernels.writer import (
     spread,
     store,
 )  # fmt: skip
-from packager.plan import Step
-from packager.plan.values import F32
-from packager.schedule import Winograd
+from linewatch.packager.plan import Step
+from linewatch.packager.plan.values import F32
+from linewatch.packager.schedule import Winograd
 
 _POINTS = (0, 1, -1, 2, -2, Fraction(1, 2), Fraction(-1, 2))
 Matrix = tuple[tuple[Fraction, ...], ...]

@@ -3,10 +3,10 @@
 `reading` makes the graph plain, `planner` holds what all operators need, and each family of operators has a module.
 """
 
-from packager.plan import arithmetic, convolutions, layout, rearranging, reductions
-from packager.plan.planner import Planner
-from packager.plan.reading import read_graph
-from packager.plan.values import Output, Plan, Source, Step, Tensor, Unary, UnsupportedGraphError, View
+from linewatch.packager.plan import arithmetic, convolutions, layout, rearranging, reductions
+from linewatch.packager.plan.planner import Planner
+from linewatch.packager.plan.reading import read_graph
+from linewatch.packager.plan.values import Output, Plan, Source, Step, Tensor, Unary, UnsupportedGraphError, View
 
 HANDLERS = {**convolutions.HANDLERS, **arithmetic.HANDLERS, **reductions.HANDLERS, **rearranging.HANDLERS, **layout.HANDLERS}
 """Every operator that is covered, and what plans it."""

@@ -6,8 +6,8 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 
-from packager.plan.planner import Handler, Planner
-from packager.plan.values import Step, Unary, View
+from linewatch.packager.plan.planner import Handler, Planner
+from linewatch.packager.plan.values import Step, Unary, View
 
 OPERATORS = {"Add": "add", "Sub": "sub", "Mul": "mul", "Div": "div", "Max": "max", "Min": "min"}
 UNARY = {"Relu": "relu", "Abs": "abs", "Sqrt": "sqrt", "Sigmoid": "sigmoid", "Silu": "silu", "Tanh": "tanh", "Exp": "exp",

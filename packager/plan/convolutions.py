@@ -3,9 +3,9 @@
 import numpy as np
 import onnx
 
-from packager.plan.planner import Handler, Planner
-from packager.plan.reading import pair
-from packager.plan.values import F32, Step, View
+from linewatch.packager.plan.planner import Handler, Planner
+from linewatch.packager.plan.reading import pair
+from linewatch.packager.plan.values import F32, Step, View
 
 
 def padding(p: Planner, node: onnx.NodeProto) -> tuple[int, int]:

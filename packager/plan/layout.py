@@ -4,8 +4,8 @@ from itertools import combinations
 
 import onnx
 
-from packager.plan.planner import Handler, Planner
-from packager.plan.values import Step, View
+from linewatch.packager.plan.planner import Handler, Planner
+from linewatch.packager.plan.values import Step, View
 
 
 def cast(p: Planner, node: onnx.NodeProto) -> None:

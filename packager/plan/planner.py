@@ -7,8 +7,8 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 
-from packager.plan.reading import Graph
-from packager.plan.values import F32, NCHW, Output, Plan, Source, Step, Tensor, Unary, UnsupportedGraphError, View
+from linewatch.packager.plan.reading import Graph
+from linewatch.packager.plan.values import F32, NCHW, Output, Plan, Source, Step, Tensor, Unary, UnsupportedGraphError, View
 
 FUSABLE = {"conv", "depthwise", "transposed", "elementwise"}
 """Steps that can take over an elementwise operator on their output."""

@@ -15,7 +15,7 @@ import onnx
 import onnxruntime
 from onnx import numpy_helper, shape_inference
 
-from packager.plan.values import UnsupportedGraphError
+from linewatch.packager.plan.values import UnsupportedGraphError
 
 Array = npt.NDArray[Any]
 DTYPES = {onnx.TensorProto.UINT8: "uint8", onnx.TensorProto.FLOAT: "float32"}

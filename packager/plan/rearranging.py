@@ -3,8 +3,8 @@
 import numpy as np
 import onnx
 
-from packager.plan.planner import Handler, Planner
-from packager.plan.values import Step, View
+from linewatch.packager.plan.planner import Handler, Planner
+from linewatch.packager.plan.values import Step, View
 
 
 def resize(p: Planner, node: onnx.NodeProto) -> None:

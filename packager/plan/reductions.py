@@ -4,10 +4,10 @@ from functools import partial
 
 import onnx
 
-from packager.plan.convolutions import padding
-from packager.plan.planner import Handler, Planner
-from packager.plan.reading import pair
-from packager.plan.values import Step, Unary, View
+from linewatch.packager.plan.convolutions import padding
+from linewatch.packager.plan.planner import Handler, Planner
+from linewatch.packager.plan.reading import pair
+from linewatch.packager.plan.values import Step, Unary, View
 
 
 def pool(p: Planner, node: onnx.NodeProto) -> None:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from anomaly_model.errors import LinewatchError
+from linewatch.anomaly_model.errors import LinewatchError
 
 F32 = npt.NDArray[np.float32]
 
@@ -96,7 +96,7 @@ class Step:
     """One kernel call.
 
     Attributes:
-        kind: which kernel; `packager.compile` has the table.
+        kind: which kernel; `linewatch.packager.compile` has the table.
         inputs: tensors read; a fused residual comes last.
         output: tensor written.
         attributes: static parameters.

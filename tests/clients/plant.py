@@ -4,7 +4,7 @@ import json
 import shutil
 from pathlib import Path
 
-from linewatch.drawn_parts import PartSet, write_set
+from linewatch.commands.drawn_parts import PartSet, write_set
 
 BUCKET = "line-7"
 

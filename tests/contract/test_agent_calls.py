@@ -15,16 +15,16 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
-from anomaly_model.bundle import Bundle
-from anomaly_model.detection import detect, draw_mask
-from anomaly_model.picture import read_picture
-from anomaly_model.runtime_onnx import OnnxRuntime
-from edge_agent.client import AgentCallError, AgentClient, SharedFrame
-from edge_agent.protos import edge_agent_pb2 as pb
-from edge_agent.shared_memory import SEGMENTS
-from edge_agent.states import State
-from linewatch.demo import running_agent
-from packager.package import Package
+from linewatch.anomaly_model.bundle import Bundle
+from linewatch.anomaly_model.detection import detect, draw_mask
+from linewatch.anomaly_model.picture import read_picture
+from linewatch.anomaly_model.runtime_onnx import OnnxRuntime
+from linewatch.commands.demo import running_agent
+from linewatch.edge_agent.client import AgentCallError, AgentClient, SharedFrame
+from linewatch.edge_agent.protos import edge_agent_pb2 as pb
+from linewatch.edge_agent.shared_memory import SEGMENTS
+from linewatch.edge_agent.states import State
+from linewatch.packager.package import Package
 
 
 def raw(width: int, height: int, count: int | None = None, model: str = "parts") -> pb.DetectAnomaliesRequest:

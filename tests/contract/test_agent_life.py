@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 
 from benchmarks.processes import free_port
-from edge_agent.client import AgentClient
-from edge_agent.protos import edge_agent_pb2 as pb
-from edge_agent.states import State
+from linewatch.edge_agent.client import AgentClient
+from linewatch.edge_agent.protos import edge_agent_pb2 as pb
+from linewatch.edge_agent.states import State
 from tests.contract.test_agent_calls import raw, refused, running_agent_with
 from tests.processes import worker_pids
 

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.processes import children
-from edge_agent.client import AgentClient
-from linewatch.demo import running_agent
+from linewatch.commands.demo import running_agent
+from linewatch.edge_agent.client import AgentClient
 from tests.processes import worker_pids
 
 ROOT = Path(__file__).parents[2]

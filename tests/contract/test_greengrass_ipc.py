@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from edge_agent.client import AgentClient
+from linewatch.edge_agent.client import AgentClient
 from tests.contract.test_agent_calls import running_agent_with
 from tests.greengrass_core import Core
 from tests.processes import bridge_pid

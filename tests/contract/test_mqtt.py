@@ -14,7 +14,7 @@ import pytest
 from awscrt import io, mqtt
 
 from benchmarks.processes import free_port
-from edge_agent.client import AgentClient
+from linewatch.edge_agent.client import AgentClient
 from tests.certificates import Authority
 from tests.conftest import need_tool
 from tests.contract.test_agent_calls import running_agent_with

@@ -11,9 +11,9 @@ import pytest
 from google.protobuf import descriptor_pb2
 from grpc_tools import protoc
 
-from anomaly_model.picture import read_picture
-from edge_agent.client import AgentClient
-from edge_agent.protos import edge_agent_pb2
+from linewatch.anomaly_model.picture import read_picture
+from linewatch.edge_agent.client import AgentClient
+from linewatch.edge_agent.protos import edge_agent_pb2
 from tests.conftest import need_tool
 
 PROTO = Path(__file__).parents[2] / "protos" / "edge-agent.proto"

@@ -18,11 +18,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from edge_agent.client import AgentClient
-from edge_agent.configuration import KEYS
-from packager.agent_component import agent_requirements, write_agent_component
-from packager.component import AGENT, Component
-from packager.package import Package
+from linewatch.edge_agent.client import AgentClient
+from linewatch.edge_agent.configuration import KEYS
+from linewatch.packager.agent_component import agent_requirements, write_agent_component
+from linewatch.packager.component import AGENT, Component
+from linewatch.packager.package import Package
 from tests.greengrass_core import Core as Ipc
 from tests.nuclei import lite_script
 

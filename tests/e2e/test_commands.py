@@ -8,14 +8,14 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from packager.package import Package
+from linewatch.packager.package import Package
 from tests.unit.training.test_dataset import save
 
 pytestmark = pytest.mark.e2e
 
 
 def linewatch(*arguments: object, code: int = 0) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-P", "-m", "linewatch.cli", *map(str, arguments)]
+    command = [sys.executable, "-P", "-m", "linewatch", *map(str, arguments)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == code, f"exit code {done.returncode}\n{done.stdout}\n{done.stderr}"
     return done

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from control_plane.client_files import install
+from linewatch.control_plane.client_files import install
 from tests.clients.plant import write_cookies, write_plant
 from tests.conftest import old_client
 from tests.server import REGION, ROOT, Server

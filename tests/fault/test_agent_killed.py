@@ -14,10 +14,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from edge_agent.client import AgentCallError, AgentClient
-from edge_agent.running import RunningModels
-from edge_agent.spool import Spool
-from edge_agent.states import State
+from linewatch.edge_agent.client import AgentCallError, AgentClient
+from linewatch.edge_agent.running import RunningModels
+from linewatch.edge_agent.spool import Spool
+from linewatch.edge_agent.states import State
 from tests.fault.test_processes import wait_for_state
 
 pytestmark = pytest.mark.fault
@@ -27,7 +27,7 @@ ROUNDS = 4
 WRITER = """
 import os, signal, sys
 from pathlib import Path
-from edge_agent.running import RunningModels
+from linewatch.edge_agent.running import RunningModels
 
 models, function, calls = RunningModels(Path(sys.argv[1])), sys.argv[2], int(sys.argv[3])
 real, counted = getattr(os, function), [0]
@@ -65,7 +65,7 @@ def start_agent(models: Path, folder: Path, address: str) -> "subprocess.Popen[b
                 "MQTT": "mqtt://127.0.0.1:9"}  # fmt: skip
     with (folder / "agent.log").open("ab") as log:
         return subprocess.Popen(
-            [sys.executable, "-P", "-m", "linewatch.cli", "agent"], stdout=log, stderr=log,
+            [sys.executable, "-P", "-m", "linewatch", "agent"], stdout=log, stderr=log,
             env={**os.environ, **{f"LINEWATCH_AGENT_{name}": str(value) for name, value in settings.items()}},
         )  # fmt: skip
 

@@ -19,10 +19,10 @@ import pytest
 from benchmarks.floods import FLOODS, connector, pour
 from benchmarks.http2_frames import PING, frame, hello
 from benchmarks.processes import resident_mib
-from edge_agent.client import AgentCallError, AgentClient, SharedFrame
-from edge_agent.protos import edge_agent_pb2 as pb
-from edge_agent.states import State
-from linewatch.demo import running_agent
+from linewatch.commands.demo import running_agent
+from linewatch.edge_agent.client import AgentCallError, AgentClient, SharedFrame
+from linewatch.edge_agent.protos import edge_agent_pb2 as pb
+from linewatch.edge_agent.states import State
 from tests.clock import jumping_clock
 from tests.contract.test_agent_calls import running_agent_with
 from tests.processes import agent_pid, worker_pids
@@ -156,7 +156,7 @@ def test_floods_harm_nobody_else(flooded: str, name: str) -> None:
 
 HOLDER = """
 import os, sys, time
-from edge_agent.client import SharedFrame
+from linewatch.edge_agent.client import SharedFrame
 import numpy as np
 frame = SharedFrame(); frame.write(np.zeros((240, 320, 3), np.uint8)); print(frame.name, flush=True); time.sleep(60)
 """
@@ -308,7 +308,7 @@ def test_a_clock_that_jumps_changes_no_answer_and_no_order(models: Path, tmp_pat
             client.start("parts")
         assert client.describe("parts").status == State.RUNNING
         time.sleep(0.5)
-    from edge_agent.spool import Spool
+    from linewatch.edge_agent.spool import Spool
 
     kept = Spool(tmp_path / "spool", 1000).after("test", 100)
     assert [result.number for result in kept] == list(range(1, 22))
@@ -323,9 +323,9 @@ import numpy as np
 from benchmarks.floods import FLOODS, connector, pour
 from benchmarks.http2_frames import PING, frame, hello
 from benchmarks.processes import resident_mib
-from edge_agent.client import AgentCallError, AgentClient, SharedFrame
-from edge_agent.protos import edge_agent_pb2 as pb
-from linewatch.demo import running_agent
+from linewatch.edge_agent.client import AgentCallError, AgentClient, SharedFrame
+from linewatch.edge_agent.protos import edge_agent_pb2 as pb
+from linewatch.commands.demo import running_agent
 
 blank = np.zeros((240, 320, 3), np.uint8)
 with running_agent(Path(sys.argv[1])) as address, AgentClient(address) as client:

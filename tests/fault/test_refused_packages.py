@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 import tvm_ffi
 
-from anomaly_model.bundle import open_bundle, write_bundle
-from anomaly_model.errors import BundleError, HashMismatchError, PlatformError, SignatureError
-from anomaly_model.runtime import open_runtime
-from anomaly_model.signature import SIGNATURE_NAME, create_key, public_pem, sign
-from edge_agent.client import AgentCallError, AgentClient
-from packager.package import Package
+from linewatch.anomaly_model.bundle import open_bundle, write_bundle
+from linewatch.anomaly_model.errors import BundleError, HashMismatchError, PlatformError, SignatureError
+from linewatch.anomaly_model.runtime import open_runtime
+from linewatch.anomaly_model.signature import SIGNATURE_NAME, create_key, public_pem, sign
+from linewatch.edge_agent.client import AgentCallError, AgentClient
+from linewatch.packager.package import Package
 from tests.contract.test_agent_calls import running_agent_with
 
 pytestmark = pytest.mark.fault
@@ -105,7 +105,7 @@ def test_refused_before_anything_is_executed(case: str, signed: Path, monkeypatc
         raise AssertionError("code was loaded")
 
     monkeypatch.setattr(tvm_ffi, "load_module", executed)
-    monkeypatch.setattr("anomaly_model.runtime_tvm._load_libraries", executed)
+    monkeypatch.setattr("linewatch.anomaly_model.runtime_tvm._load_libraries", executed)
     change, error, message = CASES[case]
     change(signed)
     with pytest.raises(error, match=message):
@@ -170,9 +170,9 @@ def test_code_that_answers_wrongly_does_not_serve(site: tuple[Path, AgentClient]
     import onnx
     from onnx import numpy_helper
 
-    from anomaly_model.targets import AVX2
-    from packager.compile import compile_model
-    from packager.schedule import choose
+    from linewatch.anomaly_model.targets import AVX2
+    from linewatch.packager.compile import compile_model
+    from linewatch.packager.schedule import choose
 
     folder, client = site
     bad = folder / "models" / "next"

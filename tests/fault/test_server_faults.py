@@ -24,7 +24,7 @@ import sqlalchemy as sa
 from botocore.exceptions import BotoCoreError, ClientError
 
 from benchmarks.processes import free_port
-from control_plane.store.schema import entries, job_events, jobs
+from linewatch.control_plane.store.schema import entries, job_events, jobs
 from tests.clients.plant import BUCKET, write_plant
 from tests.conftest import old_client
 from tests.server import REGION, Server, wait_for
@@ -242,14 +242,14 @@ def test_a_workers_death_gives_its_job_to_another(plant: Path, tmp_path: Path, c
         client = begin_training(server)
         def found() -> tuple[list[int], str, str]:
             told = client.describe_model(ProjectName="parts", ModelVersion="1")["ModelDescription"]["StatusMessage"]
-            return processes_below(f"training.job {server.data}"), told, (tmp_path / "dask.log").read_text()
+            return processes_below(f"linewatch.training.job {server.data}"), told, (tmp_path / "dask.log").read_text()
 
         children, *_ = wait_for(found, lambda found: bool(found[0]))
         parent = int(Path(f"/proc/{children[0]}/stat").read_text().rpartition(")")[2].split()[1])
         victim = next(w for w in workers if w.pid == parent)
         victim.kill()
         victim.wait()
-        wait_for(lambda: children[0] in processes_below("training.job"), lambda alive: not alive)
+        wait_for(lambda: children[0] in processes_below("linewatch.training.job"), lambda alive: not alive)
         assert wait_for(lambda: status(client), lambda s: s != "TRAINING", 180) == "TRAINED"
         training = [job for job in job_rows(server) if job.kind == "train"]
         assert [job.state for job in training] == ["SUCCEEDED"]
@@ -263,18 +263,18 @@ def test_a_cancelled_job_ends_its_training(plant: Path, tmp_path: Path) -> None:
     try:
         upload(server, plant)
         client = begin_training(server)
-        wait_for(lambda: processes_below(f"training.job {server.data}"), bool)
+        wait_for(lambda: processes_below(f"linewatch.training.job {server.data}"), bool)
         with pytest.raises(ClientError, match="ConflictException"):
             client.delete_model(ProjectName="parts", ModelVersion="1")
-        assert processes_below(f"training.job {server.data}")
+        assert processes_below(f"linewatch.training.job {server.data}")
         job = next(job.id for job in job_rows(server) if job.kind == "train")
-        command = [sys.executable, "-P", "-m", "linewatch.cli", "jobs"]
+        command = [sys.executable, "-P", "-m", "linewatch", "jobs"]
         data = ["--data", str(server.data), "--json"]
         done = subprocess.run([*command, "cancel", str(job), *data], capture_output=True, text=True, check=True)
         assert json.loads(done.stdout)["state"] == "CANCELLED"
         found = client.describe_model(ProjectName="parts", ModelVersion="1")["ModelDescription"]
         assert (found["Status"], "with linewatch jobs cancel" in found["StatusMessage"]) == ("TRAINING_FAILED", True)
-        wait_for(lambda: processes_below(f"training.job {server.data}"), lambda found: not found, 30)
+        wait_for(lambda: processes_below(f"linewatch.training.job {server.data}"), lambda found: not found, 30)
         wait_for(lambda: list((server.data / "models").iterdir()), lambda found: not found)
         shown = json.loads(subprocess.run([*command, "show", str(job), *data], capture_output=True, text=True, check=True).stdout)
         assert [step["to"] for step in shown["steps"]] == ["RUNNING", "CANCELLED"]
@@ -292,9 +292,9 @@ def test_a_stopped_server_goes_on_with_its_training(plant: Path, tmp_path: Path)
     try:
         upload(server, plant)
         begin_training(server)
-        wait_for(lambda: processes_below(f"training.job {server.data}"), bool)
+        wait_for(lambda: processes_below(f"linewatch.training.job {server.data}"), bool)
         server.stop()
-        assert not processes_below(f"training.job {server.data}")
+        assert not processes_below(f"linewatch.training.job {server.data}")
         server.start()
         client = server.client(server.credential())
         assert wait_for(lambda: status(client), lambda s: s != "TRAINING", 180) == "TRAINED"
@@ -328,7 +328,7 @@ def test_a_scheduler_that_is_away_keeps_nobody_from_working(plant: Path, tmp_pat
 
 
 def test_leftovers_of_killed_servers_are_removed() -> None:
-    from control_plane.hosting.hosted_model import SEGMENTS, clear_leftovers
+    from linewatch.control_plane.hosting.hosted_model import SEGMENTS, clear_leftovers
 
     dead = subprocess.Popen(["true"])
     dead.wait()
@@ -363,8 +363,8 @@ def test_a_hosted_model_comes_back_when_its_agent_or_worker_dies(plant: Path, tm
 
         assert ask() == "answered"
         folder = f"{server.data}/models"
-        for process in ("edge_agent.worker", "linewatch.cli agent"):
-            victims = [p for p in processes_below(process) if folder in Path(f"/proc/{p}/cmdline").read_text() or process.startswith("linewatch")]
+        for process in ("linewatch.edge_agent.worker", "linewatch agent"):
+            victims = [p for p in processes_below(process) if folder in Path(f"/proc/{p}/cmdline").read_text() or process == "linewatch agent"]
             assert victims
             for victim in victims:
                 os.kill(victim, signal.SIGKILL)

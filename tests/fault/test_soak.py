@@ -3,7 +3,7 @@
 import pytest
 
 from benchmarks.soak import soak
-from packager.package import Package
+from linewatch.packager.package import Package
 
 pytestmark = pytest.mark.fault
 

@@ -20,9 +20,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from anomaly_model.picture import Rgb, read_picture
 from benchmarks.processes import children
-from edge_agent.client import AgentCallError, AgentClient
+from linewatch.anomaly_model.picture import Rgb, read_picture
+from linewatch.edge_agent.client import AgentCallError, AgentClient
 from tests.clock import jumping_clock
 
 pytestmark = pytest.mark.fault
@@ -36,8 +36,8 @@ HUNG_S = 60.0
 AGENT = """
 import os, random, sys
 from pathlib import Path
-from edge_agent import worker_link
-from linewatch.cli import main
+from linewatch.edge_agent import worker_link
+from linewatch.commands.cli import main
 
 chance, switch = random.Random(), Path(os.environ["FAULTS_FILE"])
 real_send, real_receive = worker_link.send, worker_link.receive_reply
@@ -135,7 +135,7 @@ class Caller:
             ["none", "worker killed", "worker stopped", "short deadline", "connection cut", "rubbish", "clock"], [9800, 40, 4, 60, 40, 40, 16]
         )[0]
         self.faults[fault] += 1
-        if fault in ("worker killed", "worker stopped") and (workers := children(self._agent, "edge_agent.worker")):
+        if fault in ("worker killed", "worker stopped") and (workers := children(self._agent, "linewatch.edge_agent.worker")):
             with contextlib.suppress(ProcessLookupError):
                 os.kill(self._chance.choice(workers), signal.SIGKILL if fault == "worker killed" else signal.SIGSTOP)
         elif fault == "rubbish":

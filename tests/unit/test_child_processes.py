@@ -8,12 +8,12 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from anomaly_model.child_job import Outcome
-from control_plane.jobs.place import Placement, run_job
+from linewatch.anomaly_model.child_job import Outcome
+from linewatch.control_plane.jobs.place import Placement, run_job
 
 ROOT = Path(__file__).parents[2]
 STARTED = re.compile(r'(?:sys\.executable,|bin/python"|"\$python")\s+"?(-[\w-]+)"?,?\s+"?([\w-]*)')
-FOLDERS = ("anomaly_model", "edge_agent", "packager", "training", "control_plane", "linewatch", "jetson", "scripts", "benchmarks")
+FOLDERS = ("anomaly_model", "edge_agent", "packager", "training", "control_plane", "commands", "jetson", "scripts", "benchmarks")
 SOURCES = [path for folder in FOLDERS for path in (ROOT / folder).rglob("*") if path.suffix in (".py", ".sh")]
 
 
@@ -25,7 +25,7 @@ def test_every_module_is_started_without_the_current_folder_on_its_path() -> Non
 
 def test_a_job_executes_nothing_that_lies_in_the_current_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     here, folder, mark = tmp_path / "here", tmp_path / "job", tmp_path / "mark"
-    for name in ("training/__init__.py", "training/job.py", "numpy.py", "msgspec.py", "logging.py"):
+    for name in ("linewatch/__init__.py", "linewatch/training/__init__.py", "linewatch/training/job.py", "numpy.py", "msgspec.py", "logging.py"):
         (here / name).parent.mkdir(parents=True, exist_ok=True)
         (here / name).write_text(f"open({str(mark)!r}, 'a').write({name!r})\n")
     folder.mkdir()

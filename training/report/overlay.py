@@ -7,8 +7,8 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from anomaly_model.detection import Detection
-from anomaly_model.picture import Rgb
+from linewatch.anomaly_model.detection import Detection
+from linewatch.anomaly_model.picture import Rgb
 
 WIDTH = 288
 

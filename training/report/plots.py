@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from training.metrics import Calibration, Curves
+from linewatch.training.metrics import Calibration, Curves
 
 F64 = npt.NDArray[np.float64]
 MOST_POINTS = 300

@@ -5,16 +5,16 @@ from pathlib import Path
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from anomaly_model.bundle import replace_file
-from anomaly_model.detection import detect, draw_mask
-from anomaly_model.runtime import Runtime
-from training.dataset import read_mask, read_sample
-from training.evaluation import Evaluation, Judged
-from training.metrics import curves
-from training.report import plots
-from training.report.overlay import data_url, heat
-from training.train import Trained
-from training.workspace import Progress, no_progress
+from linewatch.anomaly_model.bundle import replace_file
+from linewatch.anomaly_model.detection import detect, draw_mask
+from linewatch.anomaly_model.runtime import Runtime
+from linewatch.training.dataset import read_mask, read_sample
+from linewatch.training.evaluation import Evaluation, Judged
+from linewatch.training.metrics import curves
+from linewatch.training.report import plots
+from linewatch.training.report.overlay import data_url, heat
+from linewatch.training.train import Trained
+from linewatch.training.workspace import Progress, no_progress
 
 MOST_CARDS = 200
 """Pictures in the gallery. All errors come first; with more pictures than this the clearest right answers are left out."""
@@ -36,7 +36,7 @@ def write_report(path: Path, runtime: Runtime, trained: Trained, source: str, pr
     """Write the report of a training run to one HTML file; without a test set it has no curves and no gallery."""
     evaluation, manifest = trained.evaluation, trained.bundle.manifest
     environment = Environment(
-        loader=PackageLoader("training.report", "."), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
+        loader=PackageLoader("linewatch.training.report", "."), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
         lstrip_blocks=True,
     )  # fmt: skip
     shown: dict[str, object] = {}

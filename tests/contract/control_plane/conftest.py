@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from anomaly_model.bundle import Bundle
-from control_plane.access.policy import Policy
-from control_plane.store.schema import models, projects
+from linewatch.anomaly_model.bundle import Bundle
+from linewatch.control_plane.access.policy import Policy
+from linewatch.control_plane.store.schema import models, projects
 from tests.postgres import find_programs, running_postgres
 from tests.server import ACCOUNT, REGION, Server, wait_for
 

@@ -18,10 +18,10 @@ from botocore.awsrequest import AWSRequest
 from botocore.credentials import Credentials
 from botocore.exceptions import ClientError
 
-from control_plane.access.credentials import MasterKey
-from control_plane.access.policy import ROLES, Policy
-from control_plane.access.registry import Registry
-from control_plane.store.schema import client_tokens
+from linewatch.control_plane.access.credentials import MasterKey
+from linewatch.control_plane.access.policy import ROLES, Policy
+from linewatch.control_plane.access.registry import Registry
+from linewatch.control_plane.store.schema import client_tokens
 from tests.contract.control_plane.conftest import Bench, manifest, policy
 from tests.contract.control_plane.test_operations import refused, store_model
 from tests.server import ACCOUNT, REGION, Server, wait_for
@@ -358,7 +358,7 @@ def test_distribute(bench: Bench) -> None:
 
 
 def test_distribute_needs_settled_datasets_of_one_project(bench: Bench) -> None:
-    from control_plane.store.schema import datasets
+    from linewatch.control_plane.store.schema import datasets
 
     rekognition = bench.server.client(bench.server.credential(), "rekognition")
     bench.make("train", "test")

@@ -15,9 +15,9 @@ from typing import Any
 import pytest
 from botocore.exceptions import ClientError
 
-from control_plane.access.policy import ROLES, Policy, Statement
-from control_plane.jobs.desk import JobDesk
-from control_plane.wire.service_model import operations
+from linewatch.control_plane.access.policy import ROLES, Policy, Statement
+from linewatch.control_plane.jobs.desk import JobDesk
+from linewatch.control_plane.wire.service_model import operations
 from tests.contract.control_plane.conftest import Bench, entry, manifest
 from tests.server import ACCOUNT, REGION, wait_for
 from tests.shapes import valid
@@ -345,7 +345,7 @@ def busy_dataset(b: Bench) -> None:
     """A dataset that takes its time: a manifest of many lines is read again and again until the case is over."""
     import sqlalchemy as sa
 
-    from control_plane.store.schema import datasets, projects
+    from linewatch.control_plane.store.schema import datasets, projects
 
     b.make("train")
     store = b.server.store()
@@ -495,7 +495,7 @@ def store_model(b: Bench, version: int, status: str = "TRAINED", **columns: Any)
     """A model without its files."""
     import sqlalchemy as sa
 
-    from control_plane.store.schema import models, projects
+    from linewatch.control_plane.store.schema import models, projects
 
     store = b.server.store()
     with store.write() as c:
@@ -510,7 +510,7 @@ def remove_models(b: Bench) -> None:
     """Take a project's models out of the store."""
     import sqlalchemy as sa
 
-    from control_plane.store.schema import models, projects
+    from linewatch.control_plane.store.schema import models, projects
 
     store = b.server.store()
     with store.write() as c:
@@ -776,7 +776,7 @@ def store_packaging(b: Bench, version: int) -> None:
     """A packaging that runs, without its job."""
     import sqlalchemy as sa
 
-    from control_plane.store.schema import packagings, projects
+    from linewatch.control_plane.store.schema import packagings, projects
 
     store = b.server.store()
     with store.write() as c:
@@ -814,7 +814,7 @@ def packaging_for_a_target_that_is_none(b: Bench) -> None:
 def too_many_packagings(b: Bench) -> None:
     import sqlalchemy as sa
 
-    from control_plane.store.schema import packagings, projects
+    from linewatch.control_plane.store.schema import packagings, projects
 
     client = b.server.client(b.server.credential())
     b.make("train")

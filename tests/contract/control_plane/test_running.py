@@ -19,11 +19,11 @@ import sqlalchemy as sa
 from botocore.config import Config
 from botocore.exceptions import ClientError
 
-from anomaly_model.bundle import Bundle
-from control_plane.backup import BackupError, back_up, restore
-from control_plane.settings import Settings
-from control_plane.store.database import Store, StoreError
-from control_plane.store.schema import metadata
+from linewatch.anomaly_model.bundle import Bundle
+from linewatch.control_plane.backup import BackupError, back_up, restore
+from linewatch.control_plane.settings import Settings
+from linewatch.control_plane.store.database import Store, StoreError
+from linewatch.control_plane.store.schema import metadata
 from tests.conftest import need_tool
 from tests.contract.control_plane.conftest import Bench, manifest, new_database
 from tests.contract.control_plane.test_operations import detect, png, refused
@@ -50,7 +50,7 @@ def bench_of(server: Server, bundle: Bundle) -> Bench:
 
 
 def command(*arguments: object) -> "subprocess.CompletedProcess[str]":
-    return subprocess.run([sys.executable, "-P", "-m", "linewatch.cli", *map(str, arguments)], capture_output=True, text=True, check=False,
+    return subprocess.run([sys.executable, "-P", "-m", "linewatch", *map(str, arguments)], capture_output=True, text=True, check=False,
                           cwd=ROOT)  # fmt: skip
 
 
@@ -312,8 +312,8 @@ def test_calls_that_were_accepted_are_answered_when_the_model_stops(start: Calla
 
 
 def test_a_forgotten_model_is_stopped(start: Callable[..., Server], bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
-    from control_plane.hosting.hosted_model import HostedModel
-    from control_plane.hosting.manager import HostingManager
+    from linewatch.control_plane.hosting.hosted_model import HostedModel
+    from linewatch.control_plane.hosting.manager import HostingManager
 
     hosted = HostedModel.__new__(HostedModel)
     manager = HostingManager(Settings(hosting_idle_min=5), Store("sqlite:///unused.db"))
@@ -362,6 +362,7 @@ def test_a_restart_forgets_nothing(start: Callable[..., Server], bundle: Bundle)
 
 def test_the_server_needs_no_trainer(tmp_path: Path) -> None:
     """Importing the server loads neither torch nor TVM: jobs have processes of their own."""
-    code = "import sys, control_plane.server; print([m for m in ('torch', 'tvm', 'training', 'packager') if m in sys.modules])"
+    code = ("import sys, linewatch.control_plane.server\n"
+            "print([m for m in ('torch', 'tvm', 'linewatch.training', 'linewatch.packager') if m in sys.modules])")  # fmt: skip
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=dict(os.environ), cwd=ROOT)
     assert done.stdout.strip() == "[]"

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from anomaly_model.bundle import Bundle, open_bundle, unzip_bundle, write_bundle, zip_bundle
-from anomaly_model.errors import (
+from linewatch.anomaly_model.bundle import Bundle, open_bundle, unzip_bundle, write_bundle, zip_bundle
+from linewatch.anomaly_model.errors import (
     BundleError,
     HashMismatchError,
     LinkError,
@@ -14,7 +14,7 @@ from anomaly_model.errors import (
     UnlistedFileError,
     UnsafePathError,
 )
-from anomaly_model.limits import Limits
+from linewatch.anomaly_model.limits import Limits
 from tests.unit.anomaly_model.test_manifest import SMALL
 
 FILES = {"model.onnx": b"model" * 100, "golden/0.png": b"picture"}

@@ -6,10 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from anomaly_model.detection import draw_mask, interpret, mask_rows, probability
-from anomaly_model.errors import NotFiniteError
-from anomaly_model.manifest import Decision, Label
-from anomaly_model.runtime import ModelOutputs
+from linewatch.anomaly_model.detection import draw_mask, interpret, mask_rows, probability
+from linewatch.anomaly_model.errors import NotFiniteError
+from linewatch.anomaly_model.manifest import Decision, Label
+from linewatch.anomaly_model.runtime import ModelOutputs
 from tests.unit.anomaly_model.test_manifest import SMALL
 
 LABELS = [Label(name="scratch", hex_color="#D62728"), Label(name="dent", hex_color="#1F77B4")]

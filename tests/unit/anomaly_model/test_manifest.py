@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from anomaly_model.bundle import facts_of, write_bundle
-from anomaly_model.errors import (
+from linewatch.anomaly_model.bundle import facts_of, write_bundle
+from linewatch.anomaly_model.errors import (
     BundleError,
     HashMismatchError,
     MalformedBundleError,
@@ -18,8 +18,8 @@ from anomaly_model.errors import (
     UnlistedFileError,
     UnsafePathError,
 )
-from anomaly_model.limits import Limits
-from anomaly_model.manifest import (
+from linewatch.anomaly_model.limits import Limits
+from linewatch.anomaly_model.manifest import (
     Decision,
     InputSpec,
     Label,

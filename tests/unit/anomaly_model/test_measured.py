@@ -5,12 +5,12 @@ from pathlib import Path
 
 import pytest
 
-from anomaly_model.bundle import Bundle
-from anomaly_model.errors import RuntimeUnavailableError
-from anomaly_model.measured import read_measured, write_measured
-from anomaly_model.runtime import open_runtime
-from linewatch.checkup import examine
-from packager.package import Package
+from linewatch.anomaly_model.bundle import Bundle
+from linewatch.anomaly_model.errors import RuntimeUnavailableError
+from linewatch.anomaly_model.measured import read_measured, write_measured
+from linewatch.anomaly_model.runtime import open_runtime
+from linewatch.commands.checkup import examine
+from linewatch.packager.package import Package
 
 
 def test_the_fastest_is_taken(packaged: Package, bundle: Bundle, tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ import msgspec
 import numpy as np
 import pytest
 
-from anomaly_model.parity import ParityError, compare
+from linewatch.anomaly_model.parity import ParityError, compare
 from tests.unit.anomaly_model.test_manifest import SMALL
 
 MANIFEST = msgspec.structs.replace(SMALL, labels=[])

@@ -7,10 +7,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from anomaly_model.errors import PictureError
-from anomaly_model.limits import Limits
-from anomaly_model.manifest import InputSpec
-from anomaly_model.picture import decode_picture, read_picture, to_model_input, wrap_rgb888
+from linewatch.anomaly_model.errors import PictureError
+from linewatch.anomaly_model.limits import Limits
+from linewatch.anomaly_model.manifest import InputSpec
+from linewatch.anomaly_model.picture import decode_picture, read_picture, to_model_input, wrap_rgb888
 
 
 def encode(picture: np.ndarray, kind: str = "PNG") -> bytes:

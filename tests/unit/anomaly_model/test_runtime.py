@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
-from anomaly_model.errors import PictureError
-from anomaly_model.picture import to_model_input
-from anomaly_model.runtime import Runtime, open_runtime
-from packager.package import Package
+from linewatch.anomaly_model.errors import PictureError
+from linewatch.anomaly_model.picture import to_model_input
+from linewatch.anomaly_model.runtime import Runtime, open_runtime
+from linewatch.packager.package import Package
 
 
 @pytest.fixture(scope="module", params=["tvm", "onnxruntime"])

@@ -6,9 +6,9 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from anomaly_model.bundle import Bundle, open_bundle, unzip_bundle, write_bundle, zip_bundle
-from anomaly_model.errors import SignatureError
-from anomaly_model.signature import (
+from linewatch.anomaly_model.bundle import Bundle, open_bundle, unzip_bundle, write_bundle, zip_bundle
+from linewatch.anomaly_model.errors import SignatureError
+from linewatch.anomaly_model.signature import (
     SIGNATURE_NAME,
     KeyFileError,
     create_key,

@@ -5,10 +5,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from anomaly_model.errors import LinewatchError
-from control_plane.access.audit import AuditLog, loggable
-from control_plane.access.credentials import KEY_FILE, MasterKey, new_access_key
-from control_plane.access.policy import ROLES, Policy, PolicyError, Statement, is_allowed, parse_policy
+from linewatch.anomaly_model.errors import LinewatchError
+from linewatch.control_plane.access.audit import AuditLog, loggable
+from linewatch.control_plane.access.credentials import KEY_FILE, MasterKey, new_access_key
+from linewatch.control_plane.access.policy import ROLES, Policy, PolicyError, Statement, is_allowed, parse_policy
 
 MODEL = "arn:aws:lookoutvision:us-east-1:123456789012:model/myproject/1"
 

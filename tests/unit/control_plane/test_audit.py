@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from control_plane.access.audit import AuditLog
+from linewatch.control_plane.access.audit import AuditLog
 
 
 def numbers(folder: Path) -> list[int]:

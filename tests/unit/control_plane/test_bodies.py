@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from control_plane.bodies import BodyBudget, Hold
-from control_plane.errors import ThrottlingError
+from linewatch.control_plane.bodies import BodyBudget, Hold
+from linewatch.control_plane.errors import ThrottlingError
 
 SIZE, LARGEST = 1000, 100
 STEPS = st.lists(st.tuples(st.sampled_from("abc"), st.sampled_from("xyz"), st.booleans(), st.integers(1, LARGEST)), max_size=60)

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from control_plane.connections import Places, neighbourhood
+from linewatch.control_plane.connections import Places, neighbourhood
 
 
 @pytest.mark.parametrize(("address", "counted"), [

@@ -5,18 +5,18 @@ from unittest import mock
 
 import pytest
 
-from control_plane.access.credentials import Identity, MasterKey
-from control_plane.access.policy import ROLES
-from control_plane.dispatch import invoke
-from control_plane.hosting.manager import HostingManager
-from control_plane.identifiers import Scope
-from control_plane.objects.directory import DirectoryObjects
-from control_plane.operations import HANDLERS
-from control_plane.services import Call, Services
-from control_plane.settings import Settings
-from control_plane.store.database import Store
-from control_plane.wire.page_tokens import PageTokens
-from control_plane.wire.service_model import operations
+from linewatch.control_plane.access.credentials import Identity, MasterKey
+from linewatch.control_plane.access.policy import ROLES
+from linewatch.control_plane.dispatch import invoke
+from linewatch.control_plane.hosting.manager import HostingManager
+from linewatch.control_plane.identifiers import Scope
+from linewatch.control_plane.objects.directory import DirectoryObjects
+from linewatch.control_plane.operations import HANDLERS
+from linewatch.control_plane.services import Call, Services
+from linewatch.control_plane.settings import Settings
+from linewatch.control_plane.store.database import Store
+from linewatch.control_plane.wire.page_tokens import PageTokens
+from linewatch.control_plane.wire.service_model import operations
 
 TOKENED = {
     name: operation

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from control_plane.entries import EntryError, parse_date, parse_entry
+from linewatch.control_plane.entries import EntryError, parse_date, parse_entry
 
 LABEL = {"class-name": "anomaly", "type": "groundtruth/image-classification", "human-annotated": "yes"}
 MASK = {"type": "groundtruth/semantic-segmentation", "human-annotated": "yes",

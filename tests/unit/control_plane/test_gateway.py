@@ -13,17 +13,17 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from control_plane import gateway as module
-from control_plane.access.audit import AuditLog
-from control_plane.access.credentials import MasterKey
-from control_plane.gateway import Gateway
-from control_plane.hosting.manager import HostingManager
-from control_plane.objects.directory import DirectoryObjects
-from control_plane.services import Services
-from control_plane.settings import Settings
-from control_plane.store.database import Store
-from control_plane.wire.page_tokens import PageTokens
-from control_plane.wire.service_model import Operation, operations
+from linewatch.control_plane import gateway as module
+from linewatch.control_plane.access.audit import AuditLog
+from linewatch.control_plane.access.credentials import MasterKey
+from linewatch.control_plane.gateway import Gateway
+from linewatch.control_plane.hosting.manager import HostingManager
+from linewatch.control_plane.objects.directory import DirectoryObjects
+from linewatch.control_plane.services import Services
+from linewatch.control_plane.settings import Settings
+from linewatch.control_plane.store.database import Store
+from linewatch.control_plane.wire.page_tokens import PageTokens
+from linewatch.control_plane.wire.service_model import Operation, operations
 
 ALL = [o for service in ("lookoutvision", "rekognition") for o in operations(service).values()]
 

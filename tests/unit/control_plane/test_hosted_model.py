@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from anomaly_model.bundle import write_bundle
-from control_plane.errors import ThrottlingError
-from control_plane.hosting.hosted_model import HostedModel
-from control_plane.operations.detection import _detect
-from edge_agent.protos import edge_agent_pb2 as pb
+from linewatch.anomaly_model.bundle import write_bundle
+from linewatch.control_plane.errors import ThrottlingError
+from linewatch.control_plane.hosting.hosted_model import HostedModel
+from linewatch.control_plane.operations.detection import _detect
+from linewatch.edge_agent.protos import edge_agent_pb2 as pb
 from tests.contract.control_plane.test_operations import png
 from tests.unit.anomaly_model.test_manifest import SMALL
 

@@ -13,21 +13,21 @@ import sqlalchemy as sa
 from hypothesis import given
 from hypothesis import strategies as st
 
-from anomaly_model.child_job import Outcome
-from control_plane.access.credentials import MasterKey
-from control_plane.hosting.manager import HostingManager
-from control_plane.jobs import place
-from control_plane.jobs.cluster import Placed, Pulse, heartbeat_of
-from control_plane.jobs.desk import JobDesk, JobError
-from control_plane.jobs.place import Placement, run_job
-from control_plane.jobs.retention import forget_old_jobs
-from control_plane.jobs.runner import JobRunner
-from control_plane.objects.directory import DirectoryObjects
-from control_plane.services import Services
-from control_plane.settings import Settings
-from control_plane.store.database import Store
-from control_plane.store.schema import components, job_events, jobs, models, packagings, projects
-from control_plane.wire.page_tokens import PageTokens
+from linewatch.anomaly_model.child_job import Outcome
+from linewatch.control_plane.access.credentials import MasterKey
+from linewatch.control_plane.hosting.manager import HostingManager
+from linewatch.control_plane.jobs import place
+from linewatch.control_plane.jobs.cluster import Placed, Pulse, heartbeat_of
+from linewatch.control_plane.jobs.desk import JobDesk, JobError
+from linewatch.control_plane.jobs.place import Placement, run_job
+from linewatch.control_plane.jobs.retention import forget_old_jobs
+from linewatch.control_plane.jobs.runner import JobRunner
+from linewatch.control_plane.objects.directory import DirectoryObjects
+from linewatch.control_plane.services import Services
+from linewatch.control_plane.settings import Settings
+from linewatch.control_plane.store.database import Store
+from linewatch.control_plane.store.schema import components, job_events, jobs, models, packagings, projects
+from linewatch.control_plane.wire.page_tokens import PageTokens
 
 DAY_S = 24 * 3600
 
@@ -160,7 +160,7 @@ def test_old_jobs_are_forgotten_and_others_stay(store: Store, tmp_path: Path) ->
         for folder in ("jobs", "models"):
             (tmp_path / folder / str(job_id)).mkdir(parents=True)
     assert forget_old_jobs(store, Settings(data=str(tmp_path), jobs_keep_days=0), moment) == 0
-    with failing_once("control_plane.jobs.retention.sa.delete"):
+    with failing_once("linewatch.control_plane.jobs.retention.sa.delete"):
         forget_old_jobs(store, options, moment)
     assert forget_old_jobs(store, options, moment) == 3
     assert forget_old_jobs(store, options, moment) == 0

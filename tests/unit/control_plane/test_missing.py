@@ -2,10 +2,10 @@
 
 from pathlib import Path
 
-from control_plane.entries import parse_entry
-from control_plane.jobs.missing import tell_missing
-from control_plane.objects import UnavailableError
-from control_plane.objects.directory import DirectoryObjects
+from linewatch.control_plane.entries import parse_entry
+from linewatch.control_plane.jobs.missing import tell_missing
+from linewatch.control_plane.objects import UnavailableError
+from linewatch.control_plane.objects.directory import DirectoryObjects
 
 LABEL = b'"l": 1, "l-metadata": {"class-name": "%s", "type": "groundtruth/image-classification", "human-annotated": "yes"}'
 MASK = (b'"m-ref": "s3://b/m.png", "m-ref-metadata": {"type": "groundtruth/semantic-segmentation", "human-annotated": "yes", '

@@ -10,17 +10,17 @@ from unittest import mock
 
 import pytest
 
-from control_plane.access.credentials import MasterKey
-from control_plane.access.policy import ROLES
-from control_plane.access.registry import Registry, account_of_found
-from control_plane.objects import BucketNotEmptyError, BucketTakenError, NoSuchBucketError, ObjectsError
-from control_plane.objects.directory import PRIVATE, DirectoryObjects
-from control_plane.objects.notes import Notes
-from control_plane.s3_door.conditions import write_check
-from control_plane.s3_door.errors import S3Error
-from control_plane.s3_door.listing import list_objects
-from control_plane.settings import Settings
-from control_plane.store.database import Store
+from linewatch.control_plane.access.credentials import MasterKey
+from linewatch.control_plane.access.policy import ROLES
+from linewatch.control_plane.access.registry import Registry, account_of_found
+from linewatch.control_plane.objects import BucketNotEmptyError, BucketTakenError, NoSuchBucketError, ObjectsError
+from linewatch.control_plane.objects.directory import PRIVATE, DirectoryObjects
+from linewatch.control_plane.objects.notes import Notes
+from linewatch.control_plane.s3_door.conditions import write_check
+from linewatch.control_plane.s3_door.errors import S3Error
+from linewatch.control_plane.s3_door.listing import list_objects
+from linewatch.control_plane.settings import Settings
+from linewatch.control_plane.store.database import Store
 
 ONE, TWO = "111111111111", "222222222222"
 OLD_NS = 1_000_000_000_000_000_000

@@ -5,17 +5,17 @@ from pathlib import Path
 import msgspec
 import sqlalchemy as sa
 
-from anomaly_model.child_job import SPEC
-from control_plane.access.credentials import MasterKey
-from control_plane.entries import parse_entry
-from control_plane.hosting.manager import HostingManager
-from control_plane.jobs.preparation import prepare
-from control_plane.objects.directory import DirectoryObjects
-from control_plane.services import Services
-from control_plane.settings import Settings
-from control_plane.store.database import Store
-from control_plane.store.schema import datasets, entries, jobs, models, projects
-from control_plane.wire.page_tokens import PageTokens
+from linewatch.anomaly_model.child_job import SPEC
+from linewatch.control_plane.access.credentials import MasterKey
+from linewatch.control_plane.entries import parse_entry
+from linewatch.control_plane.hosting.manager import HostingManager
+from linewatch.control_plane.jobs.preparation import prepare
+from linewatch.control_plane.objects.directory import DirectoryObjects
+from linewatch.control_plane.services import Services
+from linewatch.control_plane.settings import Settings
+from linewatch.control_plane.store.database import Store
+from linewatch.control_plane.store.schema import datasets, entries, jobs, models, projects
+from linewatch.control_plane.wire.page_tokens import PageTokens
 
 ABOUT = {"class-name": "normal", "type": "groundtruth/image-classification", "human-annotated": "yes"}
 

@@ -12,16 +12,16 @@ import sqlalchemy as sa
 from hypothesis import given
 from hypothesis import strategies as st
 
-from control_plane.access.policy import ROLES, Permission, Policy, Statement
-from control_plane.access.registry import Registry
-from control_plane.access.rights import CALLER, caller_of, require_readable, require_writable
-from control_plane.errors import AccessDeniedError
-from control_plane.jobs.chores import ChoreError, import_manifest, update_entries
-from control_plane.jobs.place import LOG, Placement, run_job
-from control_plane.jobs.preparation import PreparationError, prepare
-from control_plane.jobs.table import add_job, store_changes
-from control_plane.services import Services
-from control_plane.store.schema import datasets, entries, jobs, models, projects
+from linewatch.control_plane.access.policy import ROLES, Permission, Policy, Statement
+from linewatch.control_plane.access.registry import Registry
+from linewatch.control_plane.access.rights import CALLER, caller_of, require_readable, require_writable
+from linewatch.control_plane.errors import AccessDeniedError
+from linewatch.control_plane.jobs.chores import ChoreError, import_manifest, update_entries
+from linewatch.control_plane.jobs.place import LOG, Placement, run_job
+from linewatch.control_plane.jobs.preparation import PreparationError, prepare
+from linewatch.control_plane.jobs.table import add_job, store_changes
+from linewatch.control_plane.services import Services
+from linewatch.control_plane.store.schema import datasets, entries, jobs, models, projects
 from tests.unit.control_plane.test_s3_door import gateway_of
 
 ACCOUNT, OTHER = "000000000000", "222222222222"

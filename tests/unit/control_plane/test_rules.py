@@ -8,16 +8,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from anomaly_model.child_job import Outcome
-from anomaly_model.errors import Remedy
-from anomaly_model.settings import SettingsError
-from control_plane.errors import ValidationError
-from control_plane.hosting.scaler import GROW_AFTER_S, SHRINK_AFTER_S, Scaler
-from control_plane.jobs.chores import choose_fifth
-from control_plane.jobs.place import Placement, run_job
-from control_plane.jobs.remedies import CALLS, advise
-from control_plane.operations.packaging import check_target, target_name
-from control_plane.settings import Settings, load_settings
+from linewatch.anomaly_model.child_job import Outcome
+from linewatch.anomaly_model.errors import Remedy
+from linewatch.anomaly_model.settings import SettingsError
+from linewatch.control_plane.errors import ValidationError
+from linewatch.control_plane.hosting.scaler import GROW_AFTER_S, SHRINK_AFTER_S, Scaler
+from linewatch.control_plane.jobs.chores import choose_fifth
+from linewatch.control_plane.jobs.place import Placement, run_job
+from linewatch.control_plane.jobs.remedies import CALLS, advise
+from linewatch.control_plane.operations.packaging import check_target, target_name
+from linewatch.control_plane.settings import Settings, load_settings
 
 
 @given(st.lists(st.sampled_from(["normal", "anomaly", None]), min_size=1, max_size=200))
@@ -145,7 +145,7 @@ def test_what_was_so_once_is_not_tried_again(tmp_path: Path, monkeypatch: pytest
     def broken(*_: object) -> None:
         raise KeyError(f"{tmp_path}/secret")
 
-    monkeypatch.setattr("control_plane.jobs.place._stage_in", broken)
+    monkeypatch.setattr("linewatch.control_plane.jobs.place._stage_in", broken)
     assert placed(tmp_path, []) == Outcome(error="internal error: KeyError; the log on the server has more", fault=True)
 
 

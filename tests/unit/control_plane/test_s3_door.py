@@ -16,19 +16,19 @@ from botocore.config import Config
 from hypothesis import given
 from hypothesis import strategies as st
 
-from anomaly_model.numbers import read_digits
-from control_plane.access.audit import AuditLog
-from control_plane.access.credentials import MasterKey
-from control_plane.access.policy import ROLES
-from control_plane.access.registry import Registry
-from control_plane.gateway import Gateway
-from control_plane.hosting.manager import HostingManager
-from control_plane.objects.directory import DirectoryObjects
-from control_plane.s3_door.checksums import ALGORITHMS, digest_of
-from control_plane.services import Services
-from control_plane.settings import Settings
-from control_plane.store.database import Store
-from control_plane.wire.page_tokens import PageTokens
+from linewatch.anomaly_model.numbers import read_digits
+from linewatch.control_plane.access.audit import AuditLog
+from linewatch.control_plane.access.credentials import MasterKey
+from linewatch.control_plane.access.policy import ROLES
+from linewatch.control_plane.access.registry import Registry
+from linewatch.control_plane.gateway import Gateway
+from linewatch.control_plane.hosting.manager import HostingManager
+from linewatch.control_plane.objects.directory import DirectoryObjects
+from linewatch.control_plane.s3_door.checksums import ALGORITHMS, digest_of
+from linewatch.control_plane.services import Services
+from linewatch.control_plane.settings import Settings
+from linewatch.control_plane.store.database import Store
+from linewatch.control_plane.wire.page_tokens import PageTokens
 from tests.unit.control_plane.test_gateway import ask
 
 Ask = Callable[..., tuple[int, dict[str, str], bytes]]

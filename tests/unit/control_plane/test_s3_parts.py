@@ -13,14 +13,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from control_plane.access.sigv4 import Claim, chunk_signature, trailer_signature
-from control_plane.objects import InvalidNameError, NoSuchBucketError, NoSuchObjectError, split_address
-from control_plane.objects.directory import PRIVATE, DirectoryObjects
-from control_plane.s3_door import documents as xml
-from control_plane.s3_door.chunked import ChunkDecoder
-from control_plane.s3_door.errors import S3Error
-from control_plane.s3_door.listing import list_objects
-from control_plane.s3_door.multipart import Multipart, Part, Upload, Whole
+from linewatch.control_plane.access.sigv4 import Claim, chunk_signature, trailer_signature
+from linewatch.control_plane.objects import InvalidNameError, NoSuchBucketError, NoSuchObjectError, split_address
+from linewatch.control_plane.objects.directory import PRIVATE, DirectoryObjects
+from linewatch.control_plane.s3_door import documents as xml
+from linewatch.control_plane.s3_door.chunked import ChunkDecoder
+from linewatch.control_plane.s3_door.errors import S3Error
+from linewatch.control_plane.s3_door.listing import list_objects
+from linewatch.control_plane.s3_door.multipart import Multipart, Part, Upload, Whole
 
 CLAIM = Claim("K", "20260101", "r", "s3", ("host",), "0" * 64, "20260101T000000Z", None, None)
 

@@ -11,7 +11,7 @@ from botocore.credentials import Credentials
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from control_plane.access.sigv4 import (
+from linewatch.control_plane.access.sigv4 import (
     LONGEST_PRESIGNED_S,
     SKEW_S,
     UNSIGNED,
@@ -23,13 +23,13 @@ from control_plane.access.sigv4 import (
     signing_key,
     verify,
 )
-from control_plane.errors import (
+from linewatch.control_plane.errors import (
     AccessDeniedError,
     IncompleteSignatureError,
     InvalidSignatureError,
     MissingTokenError,
 )
-from control_plane.store.database import now
+from linewatch.control_plane.store.database import now
 
 KEY, SECRET = "AKIDEXAMPLE", "wJalrXUtnFEMI/K7MDENG+bPxRfiCYEXAMPLEKEY"
 PATHS = st.lists(st.text(st.characters(codec="ascii", categories=("L", "N")) | st.sampled_from("-_.~%:"), min_size=1, max_size=8).map(

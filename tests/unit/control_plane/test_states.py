@@ -12,13 +12,13 @@ from hypothesis import settings
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 from hypothesis.strategies import data
 
-from anomaly_model.child_job import Outcome
-from control_plane.jobs.preparation import finish
-from control_plane.states import DATASET, JOB, MODEL, PACKAGING, Machine
-from control_plane.store.database import Store
-from control_plane.store.schema import datasets, job_events, jobs, models, packagings, projects
-from control_plane.store.transitions import MACHINES, advance
-from control_plane.wire.service_model import operations
+from linewatch.anomaly_model.child_job import Outcome
+from linewatch.control_plane.jobs.preparation import finish
+from linewatch.control_plane.states import DATASET, JOB, MODEL, PACKAGING, Machine
+from linewatch.control_plane.store.database import Store
+from linewatch.control_plane.store.schema import datasets, job_events, jobs, models, packagings, projects
+from linewatch.control_plane.store.transitions import MACHINES, advance
+from linewatch.control_plane.wire.service_model import operations
 
 
 @pytest.mark.parametrize(("machine", "shape"), [(DATASET, "DatasetStatus"), (MODEL, "ModelStatus"),

@@ -14,12 +14,12 @@ from botocore.model import ServiceModel
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from control_plane.errors import ApiError, ConflictError, SerializationError, ThrottlingError, ValidationError
-from control_plane.operations import HANDLERS
-from control_plane.wire.answers import render, render_error
-from control_plane.wire.page_tokens import PageTokens
-from control_plane.wire.requests import Source, check, parse_json, parse_rest
-from control_plane.wire.service_model import models_folder, operations, route
+from linewatch.control_plane.errors import ApiError, ConflictError, SerializationError, ThrottlingError, ValidationError
+from linewatch.control_plane.operations import HANDLERS
+from linewatch.control_plane.wire.answers import render, render_error
+from linewatch.control_plane.wire.page_tokens import PageTokens
+from linewatch.control_plane.wire.requests import Source, check, parse_json, parse_rest
+from linewatch.control_plane.wire.service_model import models_folder, operations, route
 from tests.conftest import old_client
 from tests.shapes import breaches, replaced, valid
 

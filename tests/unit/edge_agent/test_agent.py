@@ -8,15 +8,15 @@ from types import SimpleNamespace
 
 import pytest
 
-from anomaly_model.manifest import dump_manifest
-from anomaly_model.settings import SettingsError
-from edge_agent import agent as module
-from edge_agent import worker_link
-from edge_agent.agent import Agent
-from edge_agent.catalog import Catalog
-from edge_agent.errors import UnknownModelError, WrongStateError
-from edge_agent.settings import Settings
-from edge_agent.states import State
+from linewatch.anomaly_model.manifest import dump_manifest
+from linewatch.anomaly_model.settings import SettingsError
+from linewatch.edge_agent import agent as module
+from linewatch.edge_agent import worker_link
+from linewatch.edge_agent.agent import Agent
+from linewatch.edge_agent.catalog import Catalog
+from linewatch.edge_agent.errors import UnknownModelError, WrongStateError
+from linewatch.edge_agent.settings import Settings
+from linewatch.edge_agent.states import State
 from tests.callers import Patient
 from tests.fake_workers import SIDE, FakeWorkers, picture
 from tests.unit.anomaly_model.test_manifest import SMALL

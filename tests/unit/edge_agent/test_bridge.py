@@ -5,10 +5,10 @@ from collections.abc import Iterator
 
 import pytest
 
-from edge_agent.bridge import __main__ as module
-from edge_agent.bridge.__main__ import Bridge
-from edge_agent.bridge.messages import AreYouBusy, BridgeOptions, Busy, hear_bridge, tell
-from edge_agent.channel import channel_pair
+from linewatch.edge_agent.bridge import __main__ as module
+from linewatch.edge_agent.bridge.__main__ import Bridge
+from linewatch.edge_agent.bridge.messages import AreYouBusy, BridgeOptions, Busy, hear_bridge, tell
+from linewatch.edge_agent.channel import channel_pair
 
 
 class Agent:

@@ -3,8 +3,8 @@ import random
 import shutil
 from pathlib import Path
 
-from anomaly_model.bundle import write_bundle
-from edge_agent.catalog import Catalog, precedence
+from linewatch.anomaly_model.bundle import write_bundle
+from linewatch.edge_agent.catalog import Catalog, precedence
 from tests.unit.anomaly_model.test_manifest import SMALL
 
 

@@ -2,9 +2,9 @@
 
 import pytest
 
-from anomaly_model.settings import SettingsError
-from edge_agent.configuration import KEYS, LIVE, changes, configured, key_of, with_live_changes
-from edge_agent.settings import Settings, cpu_shares
+from linewatch.anomaly_model.settings import SettingsError
+from linewatch.edge_agent.configuration import KEYS, LIVE, changes, configured, key_of, with_live_changes
+from linewatch.edge_agent.settings import Settings, cpu_shares
 
 
 def test_keys_are_the_settings_names_and_aws_s_own_is_among_them() -> None:

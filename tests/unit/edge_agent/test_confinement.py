@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from edge_agent.confinement import seccomp_program
+from linewatch.edge_agent.confinement import seccomp_program
 
 CASES = {
     "network": "import socket; socket.socket()",
@@ -19,7 +19,7 @@ CASES = {
     "signals to others": "import os; os.kill(os.getppid(), 0)",
     "permissions": "import os; os.chmod(PATH, 0o777)",
 }
-PREPARE = "from edge_agent.confinement import *; import errno; limit_resources(2048); refuse_system_calls(); PATH = {path!r}\n"
+PREPARE = "from linewatch.edge_agent.confinement import *; import errno; limit_resources(2048); refuse_system_calls(); PATH = {path!r}\n"
 
 
 def run(code: str, path: str) -> subprocess.CompletedProcess[str]:

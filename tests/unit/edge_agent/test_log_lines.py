@@ -8,13 +8,13 @@ import structlog
 from hypothesis import given
 from hypothesis import strategies as st
 
-import edge_agent.echo
-from edge_agent.echo import cut, shown
-from edge_agent.log_lines import AS_ASKED, Rate, bound
+import linewatch.edge_agent.echo
+from linewatch.edge_agent.echo import cut, shown
+from linewatch.edge_agent.log_lines import AS_ASKED, Rate, bound
 
 
 def test_examples() -> None:
-    assert doctest.testmod(edge_agent.echo).failed == 0
+    assert doctest.testmod(linewatch.edge_agent.echo).failed == 0
 
 
 @given(st.text() | st.binary(), st.integers(30, 300))

@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edge_agent.mask import CompactMask, overlap, paint, whiten
-from edge_agent.shared_memory import Segment
+from linewatch.edge_agent.mask import CompactMask, overlap, paint, whiten
+from linewatch.edge_agent.shared_memory import Segment
 
 WHITE = b"\xff" * 6
 

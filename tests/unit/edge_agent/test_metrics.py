@@ -7,9 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families
 
-from edge_agent.judging import STAGES
-from edge_agent.metrics import AgentCollector, Counts, Histogram, ModelFacts, drift, exposition
-from edge_agent.states import State
+from linewatch.edge_agent.judging import STAGES
+from linewatch.edge_agent.metrics import AgentCollector, Counts, Histogram, ModelFacts, drift, exposition
+from linewatch.edge_agent.states import State
 
 DECILES = [float(i) for i in range(1, 10)]
 

@@ -2,7 +2,7 @@
 
 from google.protobuf.descriptor import FieldDescriptor
 
-from edge_agent.protos import edge_agent_pb2 as pb
+from linewatch.edge_agent.protos import edge_agent_pb2 as pb
 
 PUBLISHED = {
     "DetectAnomaliesRequest": "1 string model_component, 2 Bitmap bitmap, 3 AnomalyMaskParams anomaly_mask_params",

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from edge_agent import running
-from edge_agent.running import RunningModels
+from linewatch.edge_agent import running
+from linewatch.edge_agent.running import RunningModels
 
 
 def test_names_come_back(tmp_path: Path) -> None:

@@ -2,9 +2,9 @@ from pathlib import Path
 
 import pytest
 
-from anomaly_model.settings import SettingsError
-from edge_agent.settings import Settings, load_settings
-from edge_agent.sockets import socket_path
+from linewatch.anomaly_model.settings import SettingsError
+from linewatch.edge_agent.settings import Settings, load_settings
+from linewatch.edge_agent.sockets import socket_path
 
 
 def test_later_sources_win(tmp_path: Path) -> None:

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edge_agent.errors import SharedMemoryError
-from edge_agent.shared_memory import SEGMENTS, open_segment, read_rows, read_segment, row_stride
+from linewatch.edge_agent.errors import SharedMemoryError
+from linewatch.edge_agent.shared_memory import SEGMENTS, open_segment, read_rows, read_segment, row_stride
 
 
 @pytest.fixture

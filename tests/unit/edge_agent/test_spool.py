@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edge_agent.bridge.publishing import DestinationError, fill_in, publish_batch
-from edge_agent.spool import NAME, Kept, Spool, SpoolWriter
+from linewatch.edge_agent.bridge.publishing import DestinationError, fill_in, publish_batch
+from linewatch.edge_agent.spool import NAME, Kept, Spool, SpoolWriter
 
 
 class Collects:
@@ -73,7 +73,7 @@ def test_the_oldest_leave_first_and_are_counted(tmp_path_factory: pytest.TempPat
 
 
 WRITER = """
-import sys; from pathlib import Path; from edge_agent.spool import Spool
+import sys; from pathlib import Path; from linewatch.edge_agent.spool import Spool
 spool = Spool(Path(sys.argv[1]), 10**6)
 for i in range(10**6):
     spool.append([("m", str(i).encode())]); print(i, flush=True)

@@ -3,9 +3,9 @@ from hypothesis import settings
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 from hypothesis.strategies import sampled_from
 
-from edge_agent.errors import WrongStateError
-from edge_agent.protos import edge_agent_pb2 as pb
-from edge_agent.states import TRANSITIONS, Event, State, StateMachine
+from linewatch.edge_agent.errors import WrongStateError
+from linewatch.edge_agent.protos import edge_agent_pb2 as pb
+from linewatch.edge_agent.states import TRANSITIONS, Event, State, StateMachine
 
 
 def test_numbers_are_those_of_the_wire() -> None:

@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from edge_agent.errors import CallerGoneError, DeadlineError, ExhaustedError, WrongStateError
-from edge_agent.turns import Turns
+from linewatch.edge_agent.errors import CallerGoneError, DeadlineError, ExhaustedError, WrongStateError
+from linewatch.edge_agent.turns import Turns
 from tests.callers import Patient
 
 

@@ -10,9 +10,19 @@ import msgspec
 import numpy as np
 import pytest
 
-from anomaly_model.runtime import ModelOutputs
-from edge_agent.channel import Answer, DetectRequest, Exchange, Refusal, Reply, Withdrawn, channel_pair, receive_reply, send
-from edge_agent.worker import Worker, serve
+from linewatch.anomaly_model.runtime import ModelOutputs
+from linewatch.edge_agent.channel import (
+    Answer,
+    DetectRequest,
+    Exchange,
+    Refusal,
+    Reply,
+    Withdrawn,
+    channel_pair,
+    receive_reply,
+    send,
+)
+from linewatch.edge_agent.worker import Worker, serve
 from tests.unit.anomaly_model.test_manifest import SMALL
 
 MANIFEST = msgspec.structs.replace(SMALL, labels=[])

@@ -14,15 +14,15 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from anomaly_model.errors import LinewatchError
-from edge_agent import model_host, worker_link
-from edge_agent.errors import CallerGoneError, ExhaustedError, UnsoundModelError, WorkerError, WrongStateError
-from edge_agent.judging import Judged
-from edge_agent.model_host import ModelHost
-from edge_agent.settings import Settings
-from edge_agent.states import State
-from edge_agent.turns import Caller
-from edge_agent.worker_link import Lane, Picture
+from linewatch.anomaly_model.errors import LinewatchError
+from linewatch.edge_agent import model_host, worker_link
+from linewatch.edge_agent.errors import CallerGoneError, ExhaustedError, UnsoundModelError, WorkerError, WrongStateError
+from linewatch.edge_agent.judging import Judged
+from linewatch.edge_agent.model_host import ModelHost
+from linewatch.edge_agent.settings import Settings
+from linewatch.edge_agent.states import State
+from linewatch.edge_agent.turns import Caller
+from linewatch.edge_agent.worker_link import Lane, Picture
 from tests.callers import Patient
 from tests.fake_workers import FAULTS, SIDE, FakeWorkers, mask_of, picture
 

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from packager import agent_component
-from packager.agent_component import AgentComponentError, write_agent_component
+from linewatch.packager import agent_component
+from linewatch.packager.agent_component import AgentComponentError, write_agent_component
 
 
 @pytest.fixture

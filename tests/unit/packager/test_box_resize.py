@@ -10,11 +10,11 @@ import tvm_ffi
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from anomaly_model.manifest import InputSpec
-from anomaly_model.picture import BOX_BITS, _box_windows, box_tables, strips, to_model_input
-from anomaly_model.runtime_tvm import cpu_flags
-from anomaly_model.targets import AVX2, AVX512, Isa
-from packager.kernels.box_resize import box_resize
+from linewatch.anomaly_model.manifest import InputSpec
+from linewatch.anomaly_model.picture import BOX_BITS, _box_windows, box_tables, strips, to_model_input
+from linewatch.anomaly_model.runtime_tvm import cpu_flags
+from linewatch.anomaly_model.targets import AVX2, AVX512, Isa
+from linewatch.packager.kernels.box_resize import box_resize
 
 PROT_NONE = 0
 side = st.integers(64, 500)

@@ -13,12 +13,19 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from anomaly_model.bundle import open_bundle, unzip_bundle, write_bundle
-from anomaly_model.parity import Parity, ParityError
-from anomaly_model.targets import find_target
-from edge_agent.catalog import Catalog
-from packager.component import REGISTER_NAME, Component, ComponentError, check_identity, default_name, write_component
-from packager.package import Package, PackageOptions, package, package_each
+from linewatch.anomaly_model.bundle import open_bundle, unzip_bundle, write_bundle
+from linewatch.anomaly_model.parity import Parity, ParityError
+from linewatch.anomaly_model.targets import find_target
+from linewatch.edge_agent.catalog import Catalog
+from linewatch.packager.component import (
+    REGISTER_NAME,
+    Component,
+    ComponentError,
+    check_identity,
+    default_name,
+    write_component,
+)
+from linewatch.packager.package import Package, PackageOptions, package, package_each
 from tests.nuclei import java_script, lite_script
 from tests.unit.anomaly_model.test_manifest import SMALL
 

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from packager.elf import LibraryError, check_library, find_cubins, read_facts
-from packager.toolchain import compiler
+from linewatch.packager.elf import LibraryError, check_library, find_cubins, read_facts
+from linewatch.packager.toolchain import compiler
 from tests.toolchain import require_arm64
 
 

@@ -2,13 +2,13 @@
 
 import pytest
 
-from anomaly_model.targets import Gpu
 from benchmarks.nets import Net
-from packager.elf import find_cubins, read_facts
-from packager.gpu import GpuError, compile_gpu, find_nvrtc, self_contained
+from linewatch.anomaly_model.targets import Gpu
+from linewatch.packager.elf import find_cubins, read_facts
+from linewatch.packager.gpu import GpuError, compile_gpu, find_nvrtc, self_contained
+from linewatch.training.bank import write_bank, write_color
+from linewatch.training.graph import GraphWriter
 from tests.toolchain import require_arm64
-from training.bank import write_bank, write_color
-from training.graph import GraphWriter
 
 
 @pytest.fixture(scope="module")

@@ -9,13 +9,13 @@ import tvm
 from onnx import TensorProto, helper, numpy_helper
 from tvm import relax
 
-from anomaly_model.runtime_onnx import OnnxRuntime
-from anomaly_model.runtime_tvm import cpu_flags
-from anomaly_model.targets import AVX2, AVX512, Isa
 from benchmarks.nets import Net as PublishedNet
-from packager.compile import lower
-from packager.plan import Step, UnsupportedGraphError, make_plan
-from packager.schedule import Choice, Winograd, choose, tiles, winograds
+from linewatch.anomaly_model.runtime_onnx import OnnxRuntime
+from linewatch.anomaly_model.runtime_tvm import cpu_flags
+from linewatch.anomaly_model.targets import AVX2, AVX512, Isa
+from linewatch.packager.compile import lower
+from linewatch.packager.plan import Step, UnsupportedGraphError, make_plan
+from linewatch.packager.schedule import Choice, Winograd, choose, tiles, winograds
 
 RNG = np.random.default_rng(0)
 Build = Callable[["Net"], str]
@@ -316,9 +316,9 @@ def test_transformed_convolutions_equal_onnxruntime(kernel: int, pad: int, isa: 
 
 @pytest.mark.parametrize("isa", [AVX512, AVX2], ids=lambda isa: isa.name)
 def test_a_u_net_equals_onnxruntime(isa: Isa) -> None:
-    from training.bank import write_color
-    from training.graph import GraphWriter
-    from training.unet import UNet, export
+    from linewatch.training.bank import write_color
+    from linewatch.training.graph import GraphWriter
+    from linewatch.training.unet import UNet, export
 
     if not cpu_flags().issuperset(isa.flags):
         pytest.skip(f"this CPU has no {isa.name}; its code is compiled in other tests")

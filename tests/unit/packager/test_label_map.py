@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 import tvm
 
-from anomaly_model.detection import strongest_label
-from anomaly_model.runtime_tvm import cpu_flags
-from anomaly_model.targets import AVX2, AVX512, NEON, Isa
-from packager.compile import cpu_target, link
-from packager.kernels.label_map import label_map
+from linewatch.anomaly_model.detection import strongest_label
+from linewatch.anomaly_model.runtime_tvm import cpu_flags
+from linewatch.anomaly_model.targets import AVX2, AVX512, NEON, Isa
+from linewatch.packager.compile import cpu_target, link
+from linewatch.packager.kernels.label_map import label_map
 
 
 @pytest.mark.parametrize("isa", [AVX512, AVX2], ids=lambda isa: isa.name)

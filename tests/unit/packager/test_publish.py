@@ -9,10 +9,10 @@ import boto3
 import pytest
 from botocore.stub import ANY, Stubber
 
-from anomaly_model.bundle import write_bundle
-from packager.component import write_component
-from packager.package import Package
-from packager.publish import ComponentExistsError, PublishError, publish_to_aws, publish_to_store, with_location
+from linewatch.anomaly_model.bundle import write_bundle
+from linewatch.packager.component import write_component
+from linewatch.packager.package import Package
+from linewatch.packager.publish import ComponentExistsError, PublishError, publish_to_aws, publish_to_store, with_location
 from tests.unit.anomaly_model.test_manifest import SMALL
 
 

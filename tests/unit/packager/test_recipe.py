@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from packager.component import AGENT, render_recipe
-from packager.recipe import RecipeError, check_recipe, find_faults
+from linewatch.packager.component import AGENT, render_recipe
+from linewatch.packager.recipe import RecipeError, check_recipe, find_faults
 from tests.nuclei import java_script, lite_script
 
 RECIPES = Path(__file__).parents[3] / "recipes"

@@ -7,15 +7,15 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from anomaly_model.bundle import replace_file
-from anomaly_model.runtime_tvm import cpu_flags
-from anomaly_model.targets import AVX2, AVX512, NEON, Isa
 from benchmarks.nets import Net
-from packager import child
-from packager import tune as tuning
-from packager.plan import make_plan
-from packager.schedule import Tile, Winograd, candidates, choose, cost
-from packager.tune import TuningError, chooser, convolutions, read_log, signature, tune
+from linewatch.anomaly_model.bundle import replace_file
+from linewatch.anomaly_model.runtime_tvm import cpu_flags
+from linewatch.anomaly_model.targets import AVX2, AVX512, NEON, Isa
+from linewatch.packager import child
+from linewatch.packager import tune as tuning
+from linewatch.packager.plan import make_plan
+from linewatch.packager.schedule import Tile, Winograd, candidates, choose, cost
+from linewatch.packager.tune import TuningError, chooser, convolutions, read_log, signature, tune
 
 
 @pytest.fixture(scope="module")

@@ -7,10 +7,10 @@ from safetensors.torch import save_file
 from torch import nn
 from torch.nn import functional
 
-from anomaly_model.runtime_onnx import OnnxRuntime
-from training.backbone import DEVIATION, MEAN, Backbone, BackboneError, load_backbone
-from training.bank import write_color
-from training.graph import GraphWriter
+from linewatch.anomaly_model.runtime_onnx import OnnxRuntime
+from linewatch.training.backbone import DEVIATION, MEAN, Backbone, BackboneError, load_backbone
+from linewatch.training.bank import write_color
+from linewatch.training.graph import GraphWriter
 
 
 class Block(nn.Module):

@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from anomaly_model.errors import DatasetError
-from training.choice import Budget, check_limit, choose
+from linewatch.anomaly_model.errors import DatasetError
+from linewatch.training.choice import Budget, check_limit, choose
 
 TRUTH = np.arange(120) % 2 == 0
 FOLDS = np.arange(120) // 2 % 6

@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from training.cost import WORK, CostModel, cost_model, count_work
-from training.graph import GraphWriter
+from linewatch.training.cost import WORK, CostModel, cost_model, count_work
+from linewatch.training.graph import GraphWriter
 
 
 def small(side: int = 16, channels: int = 20) -> bytes:

@@ -7,13 +7,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from anomaly_model.errors import DatasetError, Remedy
-from anomaly_model.manifest import Label, PictureSize
-from anomaly_model.picture import read_picture, to_model_input
-from training.dataset import Sample, _parse_line, read_dataset, read_mask
-from training.pictures import load_pictures
-from training.survey import survey
-from training.workspace import Workspace, no_progress
+from linewatch.anomaly_model.errors import DatasetError, Remedy
+from linewatch.anomaly_model.manifest import Label, PictureSize
+from linewatch.anomaly_model.picture import read_picture, to_model_input
+from linewatch.training.dataset import Sample, _parse_line, read_dataset, read_mask
+from linewatch.training.pictures import load_pictures
+from linewatch.training.survey import survey
+from linewatch.training.workspace import Workspace, no_progress
 
 RED, GREEN = Label(name="scratch", hex_color="#D62728"), Label(name="dent", hex_color="#23A436")
 

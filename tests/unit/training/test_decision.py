@@ -4,9 +4,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import norm
 
-from anomaly_model.detection import probability
-from training.decision import choose_threshold, decide, decide_from_normals, fit_slope, minimum_areas, weakness
-from training.metrics import image_metrics
+from linewatch.anomaly_model.detection import probability
+from linewatch.training.decision import choose_threshold, decide, decide_from_normals, fit_slope, minimum_areas, weakness
+from linewatch.training.metrics import image_metrics
 
 
 def test_threshold_in_the_widest_gap() -> None:

@@ -1,9 +1,9 @@
 import numpy as np
 
-from anomaly_model.runtime_onnx import OnnxRuntime
-from training.bank import FEATURES, write_bank, write_color
-from training.discriminator import Discriminator
-from training.graph import GraphWriter
+from linewatch.anomaly_model.runtime_onnx import OnnxRuntime
+from linewatch.training.bank import FEATURES, write_bank, write_color
+from linewatch.training.discriminator import Discriminator
+from linewatch.training.graph import GraphWriter
 
 
 def forward(net: Discriminator, cells: np.ndarray) -> np.ndarray:

@@ -5,8 +5,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from anomaly_model.errors import NotFiniteError
-from training.export import golden_files
+from linewatch.anomaly_model.errors import NotFiniteError
+from linewatch.training.export import golden_files
 
 
 @pytest.mark.parametrize(("score", "heat"), [(np.nan, 0.5), (np.inf, 0.5), (0.0, np.nan)])

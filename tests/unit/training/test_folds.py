@@ -2,8 +2,8 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from training.folds import Groups, classes_in_one_group, divide, keep_classes, leaks, merge_groups, near_duplicates
-from training.holdout import hold_out
+from linewatch.training.folds import Groups, classes_in_one_group, divide, keep_classes, leaks, merge_groups, near_duplicates
+from linewatch.training.holdout import hold_out
 
 
 def thumbnails(count: int, seed: int = 0) -> np.ndarray:

@@ -2,11 +2,11 @@ import numpy as np
 import onnx
 import pytest
 
-from anomaly_model.runtime_onnx import OnnxRuntime
-from training.bank import FEATURES, GRID, filters, write_bank, write_color
-from training.graph import GraphWriter
-from training.one_class import NearestNeighbours, PositionGaussian
-from training.supervised import NEVER, CellClassifier
+from linewatch.anomaly_model.runtime_onnx import OnnxRuntime
+from linewatch.training.bank import FEATURES, GRID, filters, write_bank, write_color
+from linewatch.training.graph import GraphWriter
+from linewatch.training.one_class import NearestNeighbours, PositionGaussian
+from linewatch.training.supervised import NEVER, CellClassifier
 
 H, W = 64, 96
 

@@ -12,14 +12,19 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from anomaly_model.child_job import OUTCOME, SPEC, Outcome, Progress, ProgressFile, read_outcome, read_progress
-from anomaly_model.errors import DatasetError, PictureError
-from anomaly_model.manifest import Label
-from training.dataset import Dataset, Sample
-from training.job import Rules, Spec, check_rules, run
+from linewatch.anomaly_model.child_job import OUTCOME, SPEC, Outcome, Progress, ProgressFile, read_outcome, read_progress
+from linewatch.anomaly_model.errors import DatasetError, PictureError
+from linewatch.anomaly_model.manifest import Label
+from linewatch.training.dataset import Dataset, Sample
+from linewatch.training.job import Rules, Spec, check_rules, run
 
 RULES = Rules(20, 10, 10, 10, 20, 10, 16000, 4000, 8000, 800, 100, 20)
 LABELS = (Label(name="dent", hex_color="#FF0000"), Label(name="scratch", hex_color="#00FF00"))
+
+
+def run_as_process(folder: Path) -> subprocess.CompletedProcess[bytes]:
+    command = [sys.executable, "-P", "-m", "linewatch.training.job", str(folder)]
+    return subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, check=False)
 
 
 def dataset(normal: int, anomaly: int, colors: Callable[[int], dict[str, str]] = lambda _: {}, masked: bool = False) -> Dataset:
@@ -98,7 +103,7 @@ def test_a_job_in_a_process_writes_its_outcome(parts: Path, tmp_path: Path) -> N
     manifest = tmp_path / "train.manifest"
     manifest.write_text("\n".join(lines))
     (tmp_path / SPEC).write_bytes(msgspec.json.encode(spec(tmp_path, manifest, root=str(tmp_path / "pictures"))))
-    done = subprocess.run([sys.executable, "-P", "-m", "training.job", str(tmp_path)], stdin=subprocess.DEVNULL, capture_output=True, check=False)
+    done = run_as_process(tmp_path)
     assert done.returncode == 0, done.stderr
     outcome = read_outcome(tmp_path)
     assert outcome is not None
@@ -118,13 +123,13 @@ def test_bad_data_is_an_outcome_and_a_fault_of_ours_says_so(tmp_path: Path) -> N
     with pytest.raises(DatasetError, match="no labelled pictures"):
         run(spec(tmp_path, tmp_path / "train.manifest"), ProgressFile(tmp_path / "progress.json"))
     (tmp_path / SPEC).write_bytes(msgspec.json.encode(spec(tmp_path, tmp_path / "train.manifest")))
-    done = subprocess.run([sys.executable, "-P", "-m", "training.job", str(tmp_path)], stdin=subprocess.DEVNULL, capture_output=True, check=False)
+    done = run_as_process(tmp_path)
     outcome = read_outcome(tmp_path)
     assert (done.returncode, outcome) == (1, Outcome(error=outcome.error if outcome else ""))
     assert outcome is not None
     assert "no labelled pictures" in outcome.error
     (tmp_path / SPEC).write_bytes(b"{}")
-    subprocess.run([sys.executable, "-P", "-m", "training.job", str(tmp_path)], stdin=subprocess.DEVNULL, capture_output=True, check=False)
+    run_as_process(tmp_path)
     outcome = read_outcome(tmp_path)
     assert outcome is not None
     assert outcome.fault
@@ -132,7 +137,7 @@ def test_bad_data_is_an_outcome_and_a_fault_of_ours_says_so(tmp_path: Path) -> N
 
 def test_a_job_ends_with_its_parent(tmp_path: Path) -> None:
     (tmp_path / SPEC).write_bytes(b"{}")
-    code = ("import sys, time\nfrom anomaly_model.child_job import main\n"
+    code = ("import sys, time\nfrom linewatch.anomaly_model.child_job import main\n"
             f"main(lambda s, p: time.sleep(60) or {{}}, dict, [{str(tmp_path)!r}, '--tied'])")  # fmt: skip
     process = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, start_new_session=True)
     assert process.stdin is not None

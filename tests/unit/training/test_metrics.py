@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn import metrics as reference
 
-from training.metrics import (
+from linewatch.training.metrics import (
     PixelCounts,
     average_precision,
     bootstrap,

@@ -5,14 +5,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from anomaly_model.errors import DatasetError
-from anomaly_model.manifest import PictureSize
-from anomaly_model.picture import read_picture, to_model_input
-from anomaly_model.runtime_onnx import OnnxRuntime
-from training.dataset import read_dataset
-from training.features import BANK, collect_cells
-from training.pictures import PictureStore, _shrink_mask, choose_input, choose_side, defect_width, load_pictures
-from training.workspace import Workspace, no_progress
+from linewatch.anomaly_model.errors import DatasetError
+from linewatch.anomaly_model.manifest import PictureSize
+from linewatch.anomaly_model.picture import read_picture, to_model_input
+from linewatch.anomaly_model.runtime_onnx import OnnxRuntime
+from linewatch.training.dataset import read_dataset
+from linewatch.training.features import BANK, collect_cells
+from linewatch.training.pictures import PictureStore, _shrink_mask, choose_input, choose_side, defect_width, load_pictures
+from linewatch.training.workspace import Workspace, no_progress
 
 RNG = np.random.default_rng(0)
 
@@ -118,7 +118,7 @@ def test_all_pictures_equal(tmp_path: Path) -> None:
 
 
 def test_no_space(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("training.pictures.shutil.disk_usage", lambda _: type("Usage", (), {"free": 10})())
+    monkeypatch.setattr("linewatch.training.pictures.shutil.disk_usage", lambda _: type("Usage", (), {"free": 10})())
     with pytest.raises(DatasetError, match=r"0.0 GB free where training works; the decoded pictures need"):
         load(folder)
 

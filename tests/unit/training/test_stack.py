@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from training.metrics import roc_auc
-from training.stack import balanced_log_loss, fit_normals_stack, fit_stack, stacked_out_of_fold
+from linewatch.training.metrics import roc_auc
+from linewatch.training.stack import balanced_log_loss, fit_normals_stack, fit_stack, stacked_out_of_fold
 
 
 def separable(n: int = 60, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:

@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from anomaly_model.errors import DatasetError, LinewatchError
-from anomaly_model.manifest import PictureSize
-from training.dataset import read_dataset
-from training.options import TrainingOptions
-from training.train import train
+from linewatch.anomaly_model.errors import DatasetError, LinewatchError
+from linewatch.anomaly_model.manifest import PictureSize
+from linewatch.training.dataset import read_dataset
+from linewatch.training.options import TrainingOptions
+from linewatch.training.train import train
 
 
 @pytest.fixture

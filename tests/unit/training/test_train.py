@@ -11,28 +11,28 @@ import onnx
 import pytest
 from PIL import Image
 
-from anomaly_model.bundle import Bundle, open_bundle
-from anomaly_model.detection import detect
-from anomaly_model.errors import DatasetError
-from anomaly_model.manifest import Label, PictureSize
-from anomaly_model.parity import golden_inputs
-from anomaly_model.picture import read_picture
-from anomaly_model.runtime_onnx import OnnxRuntime
-from linewatch.tables import print_training
+from linewatch.anomaly_model.bundle import Bundle, open_bundle
+from linewatch.anomaly_model.detection import detect
+from linewatch.anomaly_model.errors import DatasetError
+from linewatch.anomaly_model.manifest import Label, PictureSize
+from linewatch.anomaly_model.parity import golden_inputs
+from linewatch.anomaly_model.picture import read_picture
+from linewatch.anomaly_model.runtime_onnx import OnnxRuntime
+from linewatch.commands.tables import print_training
+from linewatch.training import cross_validation, fitting
+from linewatch.training.backbone import load_backbone
+from linewatch.training.choice import Budget
+from linewatch.training.cross_validation import OutOfFold
+from linewatch.training.dataset import Dataset, read_dataset
+from linewatch.training.delivery import write_deliverables
+from linewatch.training.evaluation import evaluate
+from linewatch.training.options import TrainingOptions
+from linewatch.training.recalibrate import recalibrate
+from linewatch.training.report import write_report
+from linewatch.training.results import JOB_NAME, evaluation_line, evaluation_result, write_results
+from linewatch.training.train import Trained, train
 from tests.unit.training.test_backbone import SmallNet
 from tests.unit.training.test_dataset import save
-from training import cross_validation, fitting
-from training.backbone import load_backbone
-from training.choice import Budget
-from training.cross_validation import OutOfFold
-from training.dataset import Dataset, read_dataset
-from training.delivery import write_deliverables
-from training.evaluation import evaluate
-from training.options import TrainingOptions
-from training.recalibrate import recalibrate
-from training.report import write_report
-from training.results import JOB_NAME, evaluation_line, evaluation_result, write_results
-from training.train import Trained, train
 
 QUICK = TrainingOptions(side=64, unet_steps=0)
 

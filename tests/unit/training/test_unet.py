@@ -5,16 +5,16 @@ import numpy as np
 import pytest
 import torch
 
-from anomaly_model.runtime_onnx import OnnxRuntime
-from training import unet_training
-from training.bank import write_color
-from training.crops import CropSource, to_planes
-from training.dataset import Dataset, read_dataset
-from training.graph import GraphWriter
-from training.pictures import PictureStore, load_pictures
-from training.unet import UNet, export
-from training.unet_training import UNetFamily, one_cycle
-from training.workspace import Workspace, no_progress
+from linewatch.anomaly_model.runtime_onnx import OnnxRuntime
+from linewatch.training import unet_training
+from linewatch.training.bank import write_color
+from linewatch.training.crops import CropSource, to_planes
+from linewatch.training.dataset import Dataset, read_dataset
+from linewatch.training.graph import GraphWriter
+from linewatch.training.pictures import PictureStore, load_pictures
+from linewatch.training.unet import UNet, export
+from linewatch.training.unet_training import UNetFamily, one_cycle
+from linewatch.training.workspace import Workspace, no_progress
 
 
 @pytest.fixture

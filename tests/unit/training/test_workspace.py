@@ -3,8 +3,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from anomaly_model.errors import LinewatchError
-from training.workspace import Workspace, fingerprint
+from linewatch.anomaly_model.errors import LinewatchError
+from linewatch.training.workspace import Workspace, fingerprint
 
 
 def test_a_step_is_computed_once(tmp_path: Path) -> None:
@@ -55,7 +55,7 @@ def test_what_a_kill_leaves_is_never_in_the_way(tmp_path: Path, monkeypatch: pyt
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("training.workspace.shutil.rmtree", killed)  # after the files, before the folder
+        patch.setattr("linewatch.training.workspace.shutil.rmtree", killed)  # after the files, before the folder
         with pytest.raises(KeyboardInterrupt):
             space.remove()
     assert Workspace.open(tmp_path / "w", "mark").load("a") is None

@@ -12,9 +12,9 @@ from hpack import Encoder
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edge_agent.http2.budget import Account, Budget
-from edge_agent.http2.connection import Connection, ConnectionLimits
-from edge_agent.http2.frames import (
+from linewatch.edge_agent.http2.budget import Account, Budget
+from linewatch.edge_agent.http2.connection import Connection, ConnectionLimits
+from linewatch.edge_agent.http2.frames import (
     PREFACE,
     ConnectionFaultError,
     ErrorCode,
@@ -27,9 +27,9 @@ from edge_agent.http2.frames import (
     settings_frame,
     window_update,
 )  # fmt: skip
-from edge_agent.http2.messages import Expected, message_prefix
-from edge_agent.http2.status import Status, StatusError
-from edge_agent.http2.streams import Event, Happening, Stream
+from linewatch.edge_agent.http2.messages import Expected, message_prefix
+from linewatch.edge_agent.http2.status import Status, StatusError
+from linewatch.edge_agent.http2.streams import Event, Happening, Stream
 
 Fields = Sequence[tuple[str, str]]
 HEADERS = [(":method", "POST"), (":scheme", "http"), (":path", "/S/M"), (":authority", "x"), ("te", "trailers"), ("content-type", "application/grpc")]

@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from edge_agent.http2.keeper import Listener
-from edge_agent.http2.limits import ServerLimits
-from edge_agent.http2.transport import Peer
+from linewatch.edge_agent.http2.keeper import Listener
+from linewatch.edge_agent.http2.limits import ServerLimits
+from linewatch.edge_agent.http2.transport import Peer
 
 
 @dataclass(eq=False)

@@ -4,10 +4,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edge_agent.http2.budget import Budget
-from edge_agent.http2.messages import Expected, MessageReader, message_prefix
-from edge_agent.http2.pace import Allowance, Pace, Pot, UserPot, header_block
-from edge_agent.http2.status import Status, StatusError, timeout_seconds
+from linewatch.edge_agent.http2.budget import Budget
+from linewatch.edge_agent.http2.messages import Expected, MessageReader, message_prefix
+from linewatch.edge_agent.http2.pace import Allowance, Pace, Pot, UserPot, header_block
+from linewatch.edge_agent.http2.status import Status, StatusError, timeout_seconds
 
 MANY = Expected(1000, 10, streaming=True)
 

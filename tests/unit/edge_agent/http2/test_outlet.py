@@ -3,8 +3,8 @@
 import socket
 import threading
 
-from edge_agent.http2.outlet import Outlet
-from edge_agent.http2.transport import Plain
+from linewatch.edge_agent.http2.outlet import Outlet
+from linewatch.edge_agent.http2.transport import Plain
 
 WHOLE = bytes(range(256)) * 8000
 

@@ -1,0 +1,1 @@
+"""The command line, the demo and the drawn data set: the layer above the rooms."""
