@@ -1,7 +1,5 @@
 """Reading and writing bundles on disk: a folder, or a zip of it. The rules are in `linewatch.anomaly_model.manifest`."""
 
-import ctypes
-import errno
 import hashlib
 import itertools
 import os
@@ -9,11 +7,10 @@ import shutil
 import stat
 import tempfile
 import zipfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -25,6 +22,7 @@ from linewatch.anomaly_model.errors import (
     OversizeError,
     UnsafePathError,
 )
+from linewatch.anomaly_model.files import replace_folder, write_synced, zip_files
 from linewatch.anomaly_model.limits import LIMITS, Limits
 from linewatch.anomaly_model.manifest import (
     MANIFEST_NAME,
@@ -44,7 +42,6 @@ if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
 _CHUNK = 1024 * 1024
-_ZIP_DATE = (2020, 1, 1, 0, 0, 0)  # fixed, so that the same bundle always gives the same zip
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,88 +196,6 @@ def write_bundle(
     return Bundle(folder, manifest)
 
 
-def write_synced(path: Path, data: bytes) -> None:
-    """Write a file and wait until it is on disk."""
-    with path.open("wb") as stream:
-        stream.write(data)
-        stream.flush()
-        os.fsync(stream.fileno())
-
-
-@contextmanager
-def atomic_file(path: Path, mode: int = 0o644) -> Iterator[BinaryIO]:
-    """Write a file that appears whole or not at all: temporary file, fsync, rename. Folders are made as needed.
-
-    Nobody but its owner may read it before it is there, and then those whom `mode` allows.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
-    try:
-        with os.fdopen(handle, "wb") as stream:
-            yield stream
-            stream.flush()
-            os.fsync(stream.fileno())
-        Path(temporary).chmod(mode)
-        Path(temporary).replace(path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
-    _sync_folder(path.parent)
-
-
-def replace_file(path: Path, data: bytes, mode: int = 0o644) -> None:
-    """Replace a file's content atomically."""
-    with atomic_file(path, mode) as stream:
-        stream.write(data)
-
-
-def replace_folder(source: Path, target: Path) -> None:
-    """Move `source` to `target` in one step; whoever looks sees the old folder or the new one, and never neither.
-
-    NFS and others cannot exchange names. There it takes two steps: for a moment there is nothing at `target`, and a power cut
-    in between leaves the old folder beside it as `.NAME.before`, which the next call removes once the new one is in place.
-    """
-    before = target.with_name(f".{target.name}.before")
-    if not target.exists():
-        source.replace(target)
-    elif _exchange(source, target):
-        before = source
-    else:
-        shutil.rmtree(before, ignore_errors=True)
-        target.replace(before)
-        try:
-            source.replace(target)
-        except OSError:
-            before.replace(target)
-            raise
-    _sync_folder(target.parent)
-    if before.exists():
-        shutil.rmtree(before)
-
-
-_AT_FDCWD, _RENAME_EXCHANGE = -100, 2
-_CANNOT_EXCHANGE = (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP)
-
-
-def _exchange(a: Path, b: Path) -> bool:
-    """Swap two folders atomically (Linux's renameat2, which Python does not offer); False where the file system cannot."""
-    libc = ctypes.CDLL(None, use_errno=True)
-    if not libc.renameat2(_AT_FDCWD, os.fsencode(a), _AT_FDCWD, os.fsencode(b), _RENAME_EXCHANGE):
-        return True
-    code = ctypes.get_errno()
-    if code in _CANNOT_EXCHANGE:
-        return False
-    raise OSError(code, os.strerror(code), str(b))
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
 def zip_bundle(bundle: Bundle, path: Path) -> None:
     """Zip a bundle. The same bundle gives the same bytes: fixed dates, sorted names, fixed modes."""
     own = {MANIFEST_NAME: dump_manifest(bundle.manifest)}
@@ -288,16 +203,6 @@ def zip_bundle(bundle: Bundle, path: Path) -> None:
         own[SIGNATURE_NAME] = _read_signature(bundle.folder)
     names = sorted([*own, *bundle.manifest.files])
     zip_files(path, ((name, own[name] if name in own else bundle.read(name)) for name in names), zipfile.ZIP_DEFLATED)
-
-
-def zip_files(path: Path, files: Iterable[tuple[str, bytes]], compression: int) -> None:
-    """Zip files in the order in which they come, with fixed dates and modes: the same files give the same bytes."""
-    with atomic_file(path) as stream, zipfile.ZipFile(stream, "w", compression, compresslevel=6) as archive:
-        for name, data in files:
-            entry = zipfile.ZipInfo(name, _ZIP_DATE)
-            entry.external_attr = (stat.S_IFREG | 0o644) << 16
-            entry.compress_type = compression
-            archive.writestr(entry, data)
 
 
 def unzip_bundle(path: Path, folder: Path, *, limits: Limits = LIMITS) -> Bundle:

@@ -17,8 +17,8 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from linewatch.anomaly_model.bundle import replace_file
 from linewatch.anomaly_model.errors import LinewatchError, Remedy
+from linewatch.anomaly_model.files import replace_file
 
 SPEC, PROGRESS, OUTCOME = "spec.json", "progress.json", "outcome.json"
 _EVERY_S = 0.5

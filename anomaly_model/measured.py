@@ -7,7 +7,8 @@ from typing import Literal
 
 import msgspec
 
-from linewatch.anomaly_model.bundle import Bundle, replace_file
+from linewatch.anomaly_model.bundle import Bundle
+from linewatch.anomaly_model.files import replace_file
 from linewatch.anomaly_model.manifest import MANIFEST_NAME
 
 Measurable = Literal["tvm", "onnxruntime", "onnxruntime-gpu"]

@@ -168,10 +168,10 @@ def main() -> int:
     from benchmarks.nets import PUBLISHED
     from benchmarks.processes import this_machine
     from linewatch.anomaly_model.runtime_tvm import cpu_flags, host_target
-    from linewatch.anomaly_model.targets import find_target
     from linewatch.packager.compile import compile_model
     from linewatch.packager.plan import UnsupportedGraphError
     from linewatch.packager.plan.reading import of_one_picture
+    from linewatch.packager.targets import find_target
     from linewatch.packager.toolchain import RUNTIME, runtime_library
     from linewatch.packager.tune import chooser, tune
 

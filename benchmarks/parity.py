@@ -22,8 +22,8 @@ from benchmarks.processes import this_machine
 from linewatch.anomaly_model.bundle import Bundle, open_bundle
 from linewatch.anomaly_model.picture import to_model_input
 from linewatch.anomaly_model.runtime_tvm import host_target
-from linewatch.anomaly_model.targets import CPUS
 from linewatch.commands.drawn_parts import PartSet, write_set
+from linewatch.packager.targets import CPUS
 
 PICTURES = 200
 TOLERANCE, SECONDS_HERE, SECONDS_ARM, MEMORY_GB = 1e-3, 60, 120, 3

@@ -16,15 +16,15 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
-from linewatch.anomaly_model.bundle import replace_file
 from linewatch.anomaly_model.errors import LinewatchError
+from linewatch.anomaly_model.files import replace_file
 from linewatch.anomaly_model.picture import read_picture
 from linewatch.anomaly_model.runtime_tvm import host_target
-from linewatch.anomaly_model.targets import find_target
 from linewatch.commands.drawn_parts import PartSet, write_set
 from linewatch.commands.splits import find_splits
 from linewatch.edge_agent.client import AgentClient
 from linewatch.packager.package import Package, package
+from linewatch.packager.targets import find_target
 from linewatch.training.dataset import Dataset
 from linewatch.training.metrics import ImageMetrics, image_metrics
 from linewatch.training.options import TrainingOptions

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFilter
 
-from linewatch.anomaly_model.bundle import replace_file
+from linewatch.anomaly_model.files import replace_file
 
 WIDTH, HEIGHT = 320, 240
 LABELS = {"scratch": "#D62728", "dent": "#1F77B4", "missing hole": "#FF7F0E"}

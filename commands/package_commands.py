@@ -44,8 +44,8 @@ def package(
     """Compile a bundle, prove that it agrees with ONNX Runtime, and write a Greengrass component."""
     from linewatch.anomaly_model.bundle import open_bundle
     from linewatch.anomaly_model.signature import read_private_key
-    from linewatch.anomaly_model.targets import find_target, parse_options
     from linewatch.packager.package import PackageOptions, package_each
+    from linewatch.packager.targets import find_target, parse_options
 
     if compiler_options and len(targets) > 1:
         raise click.UsageError("--compiler-options belong to one --target; several are given")
@@ -197,7 +197,7 @@ def keys() -> None:
 @guarded
 def keys_create(file: Path, as_json: bool) -> None:
     """Make a private key (FILE, for the build machine only) and its public key (FILE.pub, for every device)."""
-    from linewatch.anomaly_model.bundle import replace_file
+    from linewatch.anomaly_model.files import replace_file
     from linewatch.anomaly_model.signature import create_key, key_id, private_pem, public_pem
 
     public = file.with_name(file.name + ".pub")

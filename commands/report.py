@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from linewatch.anomaly_model.bundle import replace_file
 from linewatch.anomaly_model.detection import detect, draw_mask
+from linewatch.anomaly_model.files import replace_file
 from linewatch.anomaly_model.picture import read_picture
 from linewatch.anomaly_model.runtime_onnx import OnnxRuntime
 from linewatch.training.report.overlay import data_url, heat

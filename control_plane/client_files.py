@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from linewatch.anomaly_model.bundle import replace_file
 from linewatch.anomaly_model.errors import LinewatchError
+from linewatch.anomaly_model.files import replace_file
 from linewatch.control_plane.wire.service_model import models_folder
 
 SERVICE = "lookoutvision"

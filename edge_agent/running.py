@@ -6,7 +6,7 @@ from pathlib import Path
 import msgspec
 import structlog
 
-from linewatch.anomaly_model.bundle import replace_file
+from linewatch.anomaly_model.files import replace_file
 
 log = structlog.get_logger()
 _MOST_BYTES = 1024 * 1024

@@ -21,11 +21,11 @@ from pathlib import Path
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from linewatch.anomaly_model.bundle import zip_files
 from linewatch.anomaly_model.errors import LinewatchError
-from linewatch.anomaly_model.targets import ARCHITECTURES
+from linewatch.anomaly_model.files import zip_files
 from linewatch.packager.component import AGENT, AGENT_VERSIONS, Component, Draft, Identity, check_identity, finish_component
 from linewatch.packager.elf import LibraryError, read_machine
+from linewatch.packager.targets import ARCHITECTURES
 from linewatch.packager.toolchain import ToolError, run_pip
 
 PYTHON = "3.11"

@@ -10,7 +10,6 @@ import tvm
 from tvm import relax
 from tvm.support import cc
 
-from linewatch.anomaly_model.targets import Isa
 from linewatch.packager.kernels import conv, elementwise, pool, resize
 from linewatch.packager.kernels.box_resize import box_resize
 from linewatch.packager.kernels.depthwise import depthwise, pack_depthwise
@@ -18,6 +17,7 @@ from linewatch.packager.kernels.label_map import label_map
 from linewatch.packager.kernels.winograd import pack_winograd, winograd
 from linewatch.packager.plan import Plan, Step, make_plan
 from linewatch.packager.schedule import Choice, Tile, Winograd, best_tile
+from linewatch.packager.targets import Isa
 from linewatch.packager.toolchain import compiler
 
 Choose = Callable[[Isa, Step], Choice]

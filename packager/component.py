@@ -18,8 +18,9 @@ from typing import Any
 
 import msgspec
 
-from linewatch.anomaly_model.bundle import Bundle, replace_file, zip_bundle
+from linewatch.anomaly_model.bundle import Bundle, zip_bundle
 from linewatch.anomaly_model.errors import LinewatchError
+from linewatch.anomaly_model.files import replace_file
 from linewatch.anomaly_model.manifest import Manifest, dump_manifest
 from linewatch.packager.recipe import DESCRIPTION, NAME, VERSION, check_recipe, format_recipe
 

@@ -20,9 +20,9 @@ from elftools.elf.gnuversions import GNUVerNeedSection
 from elftools.elf.sections import SymbolTableSection
 
 from linewatch.anomaly_model.errors import LinewatchError
-from linewatch.anomaly_model.targets import Gpu
 from linewatch.packager.child import ChildError, run_module
 from linewatch.packager.elf import find_cubins, needed_libraries
+from linewatch.packager.targets import Gpu
 from linewatch.packager.toolchain import ToolError, compiler
 
 GPU_LIBRARY = "cuda.so"

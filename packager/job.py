@@ -10,10 +10,10 @@ from linewatch.anomaly_model.bundle import open_bundle
 from linewatch.anomaly_model.child_job import ProgressFile, main
 from linewatch.anomaly_model.parity import DisparityError
 from linewatch.anomaly_model.signature import read_private_key
-from linewatch.anomaly_model.targets import TargetError, find_target
 from linewatch.packager.component import ComponentError
 from linewatch.packager.package import PackageOptions, package
 from linewatch.packager.publish import ComponentExistsError, RefusedError, publish_to_aws, publish_to_store
+from linewatch.packager.targets import TargetError, find_target
 
 TOLD = (TargetError, ComponentError, DisparityError, ComponentExistsError, RefusedError)
 """What is wrong with the wish, the model's code, or the account that the component goes to."""
@@ -25,7 +25,7 @@ class Spec(msgspec.Struct, frozen=True):
     Attributes:
         bundle: folder of the model.
         target: name of the platform, such as x86_64-cpu.
-        compiler_options: see `linewatch.anomaly_model.targets.find_target`.
+        compiler_options: see `linewatch.packager.targets.find_target`.
         output: folder for recipe and artifact.
         name, version, description, tags: of the component.
         location: address of the folder that the artifact will lie in.

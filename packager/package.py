@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from linewatch.anomaly_model.bundle import Bundle, replace_file, write_bundle
+from linewatch.anomaly_model.bundle import Bundle, write_bundle
+from linewatch.anomaly_model.files import replace_file
 from linewatch.anomaly_model.parity import Parity
-from linewatch.anomaly_model.targets import Isa, Target
 from linewatch.packager.bill import BILL_NAME, bill_of_materials
 from linewatch.packager.component import (
     REGISTER_NAME,
@@ -28,6 +28,7 @@ from linewatch.packager.component import (
 from linewatch.packager.elf import check_library, find_cubins
 from linewatch.packager.measure import Timing, measure_in_child
 from linewatch.packager.prove import prove, where
+from linewatch.packager.targets import Isa, Target
 from linewatch.packager.toolchain import RUNTIME, runtime_library
 from linewatch.packager.tune import Log, chooser, read_log, tune
 

@@ -11,8 +11,8 @@ from linewatch.anomaly_model.parity import Outputs, Parity, ParityError, compare
 from linewatch.anomaly_model.picture import Rgb, to_model_input
 from linewatch.anomaly_model.runtime_onnx import OnnxRuntime
 from linewatch.anomaly_model.runtime_tvm import cpu_flags
-from linewatch.anomaly_model.targets import Isa
 from linewatch.packager.emulate import Emulation, EmulationError
+from linewatch.packager.targets import Isa
 from linewatch.packager.toolchain import emulator
 
 _SIZES = [(64, 64), (64, 4096), (479, 641), (720, 1280), (1080, 1920), (4096, 64)]

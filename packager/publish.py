@@ -11,8 +11,8 @@ from typing import Any
 
 import msgspec
 
-from linewatch.anomaly_model.bundle import replace_file
 from linewatch.anomaly_model.errors import LinewatchError, Remedy
+from linewatch.anomaly_model.files import replace_file
 from linewatch.packager.component import ComponentError, check_identity
 from linewatch.packager.recipe import check_recipe, format_recipe
 

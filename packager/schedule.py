@@ -2,8 +2,8 @@
 
 import msgspec
 
-from linewatch.anomaly_model.targets import Isa
 from linewatch.packager.plan import Step
+from linewatch.packager.targets import Isa
 
 
 class Tile(msgspec.Struct, frozen=True, tag="direct"):

@@ -11,8 +11,8 @@ from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 
-from linewatch.anomaly_model.bundle import replace_file
 from linewatch.anomaly_model.errors import LinewatchError
+from linewatch.anomaly_model.files import replace_file
 from linewatch.packager.child import ChildError, run_module
 
 RUNTIME = "libtvm_runtime.so"

@@ -17,12 +17,12 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
-from linewatch.anomaly_model.bundle import replace_file
 from linewatch.anomaly_model.errors import LinewatchError
-from linewatch.anomaly_model.targets import CPUS, Isa
+from linewatch.anomaly_model.files import replace_file
 from linewatch.packager.child import ChildError, run_module
 from linewatch.packager.plan import Step, make_plan
 from linewatch.packager.schedule import Choice, candidates, choose, cost
+from linewatch.packager.targets import CPUS, Isa
 from linewatch.packager.toolchain import cache_folder
 
 Log = dict[str, Choice]

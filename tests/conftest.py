@@ -11,11 +11,11 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from linewatch.anomaly_model.bundle import Bundle, open_bundle
-from linewatch.anomaly_model.targets import find_target
 from linewatch.commands.demo import running_agent
 from linewatch.commands.drawn_parts import PartSet, write_set
 from linewatch.edge_agent.client import AgentClient
 from linewatch.packager.package import Package, PackageOptions, package
+from linewatch.packager.targets import find_target
 from linewatch.training.dataset import read_dataset
 from linewatch.training.options import TrainingOptions
 from linewatch.training.train import train

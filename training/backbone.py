@@ -175,7 +175,7 @@ def _fetch(name: str, path: Path) -> None:
         raise BackboneError(
             f"no weights of {name} at {path}, and fetching them failed: {error}. {_how_to_fetch(name)}"
         ) from error
-    from linewatch.anomaly_model.bundle import replace_file
+    from linewatch.anomaly_model.files import replace_file
 
     path.parent.mkdir(parents=True, exist_ok=True)
     replace_file(path, data)

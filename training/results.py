@@ -8,8 +8,8 @@ from typing import Any
 import msgspec
 from PIL import Image
 
-from linewatch.anomaly_model.bundle import replace_file
 from linewatch.anomaly_model.detection import detect, draw_mask
+from linewatch.anomaly_model.files import replace_file
 from linewatch.anomaly_model.manifest import Json, Manifest
 from linewatch.anomaly_model.runtime import Runtime
 from linewatch.training.dataset import read_sample

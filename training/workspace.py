@@ -15,8 +15,8 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from linewatch.anomaly_model.bundle import replace_file
 from linewatch.anomaly_model.errors import LinewatchError, Remedy
+from linewatch.anomaly_model.files import replace_file
 
 Arrays = Mapping[str, npt.NDArray[np.generic]]
 Progress = Callable[[str, int, int], None]

@@ -13,8 +13,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from linewatch.anomaly_model.bundle import replace_file
 from linewatch.anomaly_model.errors import LinewatchError
+from linewatch.anomaly_model.files import replace_file
 from linewatch.control_plane.access.policy import Policy
 
 _ALPHABET = "ABCDEFGHIJKLMNOPQRSTUVWXYZ234567"

@@ -18,8 +18,9 @@ from typing import Any
 
 import msgspec
 
-from linewatch.anomaly_model.bundle import open_bundle, replace_file
+from linewatch.anomaly_model.bundle import open_bundle
 from linewatch.anomaly_model.errors import LinewatchError
+from linewatch.anomaly_model.files import replace_file
 from linewatch.anomaly_model.picture import Rgb
 from linewatch.control_plane.errors import ThrottlingError
 from linewatch.control_plane.hosting.scaler import Scaler

@@ -22,9 +22,9 @@ from typing import Any
 
 import msgspec
 
-from linewatch.anomaly_model.bundle import replace_file
 from linewatch.anomaly_model.child_job import OUTCOME, SPEC, Outcome, describe_fault, read_outcome
 from linewatch.anomaly_model.errors import shorten
+from linewatch.anomaly_model.files import replace_file
 from linewatch.control_plane.jobs.missing import SHOWN
 from linewatch.control_plane.objects import (
     InvalidNameError,

@@ -7,9 +7,9 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from linewatch.anomaly_model.bundle import atomic_file
 from linewatch.anomaly_model.child_job import Outcome
 from linewatch.anomaly_model.errors import LinewatchError
+from linewatch.anomaly_model.files import atomic_file
 from linewatch.control_plane.access.rights import caller_of, require_readable, require_writable
 from linewatch.control_plane.entries import EntryError, parse_entry
 from linewatch.control_plane.errors import AccessDeniedError

@@ -8,7 +8,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from linewatch.anomaly_model.bundle import replace_file
+from linewatch.anomaly_model.files import replace_file
 from linewatch.control_plane.store.database import now
 from linewatch.control_plane.store.schema import jobs, models
 from linewatch.control_plane.store.transitions import advance

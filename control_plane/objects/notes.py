@@ -13,7 +13,7 @@ from pathlib import Path
 
 import msgspec
 
-from linewatch.anomaly_model.bundle import replace_file
+from linewatch.anomaly_model.files import replace_file
 
 _KEPT = 50_000
 """Notes in memory; about 30 MB."""

@@ -6,7 +6,6 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from linewatch.anomaly_model.targets import GPU_OPTIONS, TargetError, find_target, parse_options
 from linewatch.control_plane.access.rights import CALLER, require_writable
 from linewatch.control_plane.errors import ConflictError, QuotaError, ValidationError
 from linewatch.control_plane.jobs.table import add_job
@@ -17,6 +16,7 @@ from linewatch.control_plane.services import Call, Result
 from linewatch.control_plane.store.database import now
 from linewatch.control_plane.store.schema import components, models, packagings, projects
 from linewatch.control_plane.wire.requests import Params
+from linewatch.packager.targets import GPU_OPTIONS, TargetError, find_target, parse_options
 
 METHOD = "Greengrass"
 PACKABLE = ("TRAINED", "STARTING_HOSTING", "HOSTED", "SYSTEM_UPDATING", "STOPPING_HOSTING", "HOSTING_FAILED")

@@ -12,7 +12,7 @@ from typing import BinaryIO
 
 import msgspec
 
-from linewatch.anomaly_model.bundle import replace_file
+from linewatch.anomaly_model.files import replace_file
 from linewatch.anomaly_model.numbers import read_digits
 from linewatch.control_plane.objects.directory import PRIVATE, Check, DirectoryObjects
 from linewatch.control_plane.s3_door.checksums import digest_of, read_header, read_value

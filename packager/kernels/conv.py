@@ -12,7 +12,6 @@ import msgspec
 import numpy as np
 from tvm import tirx
 
-from linewatch.anomaly_model.targets import Isa
 from linewatch.packager.kernels.writer import (
     Buffer,
     Expr,
@@ -30,6 +29,7 @@ from linewatch.packager.kernels.writer import (
 from linewatch.packager.plan import Step
 from linewatch.packager.plan.values import F32
 from linewatch.packager.schedule import Tile
+from linewatch.packager.targets import Isa
 
 _TASKS = 8
 """Shares that a 1 x 1 convolution is divided into, for the cores of usual devices; more cost more than they balance."""

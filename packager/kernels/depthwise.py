@@ -3,11 +3,11 @@
 import numpy as np
 from tvm import tirx
 
-from linewatch.anomaly_model.targets import Isa
 from linewatch.packager.kernels.conv import geometry_of, over_window_rows, row_segments
 from linewatch.packager.kernels.writer import Expr, Kernel, Stmt, accumulators, apply, lanes_of, load, loop, sequence, store
 from linewatch.packager.plan import Step
 from linewatch.packager.plan.values import F32
+from linewatch.packager.targets import Isa
 
 
 def pack_depthwise(step: Step) -> F32:

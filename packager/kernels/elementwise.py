@@ -5,7 +5,6 @@ from collections.abc import Callable
 import numpy as np
 from tvm import tirx
 
-from linewatch.anomaly_model.targets import Isa
 from linewatch.packager.kernels.writer import (
     Expr,
     Kernel,
@@ -23,6 +22,7 @@ from linewatch.packager.kernels.writer import (
     store,
 )
 from linewatch.packager.plan import Output, Source, Step, Tensor
+from linewatch.packager.targets import Isa
 
 
 def _every_value(isa: Isa, target: Tensor, compute: Callable[[Expr, int], Stmt]) -> Stmt:

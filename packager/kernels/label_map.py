@@ -4,8 +4,8 @@ from tvm import tirx
 from tvm.s_tir import SBlock, SBlockRealize
 from tvm.tirx import BufferLoad, BufferStore, PrimFunc, Ramp, decl_buffer
 
-from linewatch.anomaly_model.targets import Isa
 from linewatch.packager.kernels.writer import Expr, Stmt, integer, load, loop, sequence, spread, store
+from linewatch.packager.targets import Isa
 
 
 def label_map(isa: Isa, labels: int, height: int, width: int) -> PrimFunc:

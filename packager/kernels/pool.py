@@ -4,7 +4,6 @@ from collections.abc import Callable
 
 from tvm import tirx
 
-from linewatch.anomaly_model.targets import Isa
 from linewatch.packager.kernels.writer import (
     LARGEST,
     Expr,
@@ -25,6 +24,7 @@ from linewatch.packager.kernels.writer import (
 )  # fmt: skip
 from linewatch.packager.plan import Step
 from linewatch.packager.plan.values import F32
+from linewatch.packager.targets import Isa
 
 _Combine = Callable[[Expr, Expr], Expr]
 _OPERATORS: dict[str, tuple[float, _Combine]] = {

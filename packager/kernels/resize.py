@@ -3,9 +3,9 @@
 import numpy as np
 import numpy.typing as npt
 
-from linewatch.anomaly_model.targets import Isa
 from linewatch.packager.kernels.writer import Expr, Kernel, Stmt, apply, lanes_of, load, loop, spread, store
 from linewatch.packager.plan import Step
+from linewatch.packager.targets import Isa
 
 Table = tuple[npt.NDArray[np.int32], npt.NDArray[np.float32]]
 

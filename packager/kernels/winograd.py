@@ -15,7 +15,6 @@ from functools import cache
 import numpy as np
 from tvm import tirx
 
-from linewatch.anomaly_model.targets import Isa
 from linewatch.packager.kernels.writer import (
     Expr,
     Kernel,
@@ -34,6 +33,7 @@ from linewatch.packager.kernels.writer import (
 from linewatch.packager.plan import Step
 from linewatch.packager.plan.values import F32
 from linewatch.packager.schedule import Winograd
+from linewatch.packager.targets import Isa
 
 _POINTS = (0, 1, -1, 2, -2, Fraction(1, 2), Fraction(-1, 2))
 Matrix = tuple[tuple[Fraction, ...], ...]

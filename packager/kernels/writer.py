@@ -21,8 +21,8 @@ from tvm.tirx import (
     decl_buffer,
 )  # fmt: skip
 
-from linewatch.anomaly_model.targets import Isa
 from linewatch.packager.plan import Unary
+from linewatch.packager.targets import Isa
 
 Expr = Any
 Stmt = Any

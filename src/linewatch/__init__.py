@@ -15,9 +15,9 @@ if TYPE_CHECKING:
     from linewatch.anomaly_model.errors import LinewatchError
     from linewatch.anomaly_model.picture import read_picture
     from linewatch.anomaly_model.runtime import open_runtime
-    from linewatch.anomaly_model.targets import find_target
     from linewatch.edge_agent.client import AgentCallError, AgentClient
     from linewatch.packager.package import Package, PackageOptions, package
+    from linewatch.packager.targets import find_target
     from linewatch.training.dataset import Dataset, read_dataset
     from linewatch.training.options import TrainingOptions
     from linewatch.training.train import Trained, train
@@ -34,9 +34,9 @@ _MODULES = {
     "anomaly_model.errors": ("LinewatchError",),
     "anomaly_model.picture": ("read_picture",),
     "anomaly_model.runtime": ("open_runtime",),
-    "anomaly_model.targets": ("find_target",),
     "edge_agent.client": ("AgentCallError", "AgentClient"),
     "packager.package": ("Package", "PackageOptions", "package"),
+    "packager.targets": ("find_target",),
     "training.dataset": ("Dataset", "read_dataset"),
     "training.options": ("TrainingOptions",),
     "training.train": ("Trained", "train"),

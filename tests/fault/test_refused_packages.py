@@ -170,9 +170,9 @@ def test_code_that_answers_wrongly_does_not_serve(site: tuple[Path, AgentClient]
     import onnx
     from onnx import numpy_helper
 
-    from linewatch.anomaly_model.targets import AVX2
     from linewatch.packager.compile import compile_model
     from linewatch.packager.schedule import choose
+    from linewatch.packager.targets import AVX2
 
     folder, client = site
     bad = folder / "models" / "next"

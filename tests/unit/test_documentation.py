@@ -14,10 +14,10 @@ import pytest
 
 from linewatch.anomaly_model.limits import Limits
 from linewatch.anomaly_model.manifest import Manifest
-from linewatch.anomaly_model.targets import CPUS, GPUS
 from linewatch.commands.cli import main
 from linewatch.control_plane.settings import Settings as ServerSettings
 from linewatch.edge_agent.settings import Settings
+from linewatch.packager.targets import CPUS, GPUS
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted({*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("[a-z]*/README.md")})

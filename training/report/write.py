@@ -5,8 +5,8 @@ from pathlib import Path
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from linewatch.anomaly_model.bundle import replace_file
 from linewatch.anomaly_model.detection import detect, draw_mask
+from linewatch.anomaly_model.files import replace_file
 from linewatch.anomaly_model.runtime import Runtime
 from linewatch.training.dataset import read_mask, read_sample
 from linewatch.training.evaluation import Evaluation, Judged

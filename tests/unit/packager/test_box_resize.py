@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from linewatch.anomaly_model.manifest import InputSpec
 from linewatch.anomaly_model.picture import BOX_BITS, _box_windows, box_tables, strips, to_model_input
 from linewatch.anomaly_model.runtime_tvm import cpu_flags
-from linewatch.anomaly_model.targets import AVX2, AVX512, Isa
 from linewatch.packager.kernels.box_resize import box_resize
+from linewatch.packager.targets import AVX2, AVX512, Isa
 
 PROT_NONE = 0
 side = st.integers(64, 500)

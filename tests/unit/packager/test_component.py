@@ -15,7 +15,6 @@ import pytest
 
 from linewatch.anomaly_model.bundle import open_bundle, unzip_bundle, write_bundle
 from linewatch.anomaly_model.parity import Parity, ParityError
-from linewatch.anomaly_model.targets import find_target
 from linewatch.edge_agent.catalog import Catalog
 from linewatch.packager.component import (
     REGISTER_NAME,
@@ -26,6 +25,7 @@ from linewatch.packager.component import (
     write_component,
 )
 from linewatch.packager.package import Package, PackageOptions, package, package_each
+from linewatch.packager.targets import find_target
 from tests.nuclei import java_script, lite_script
 from tests.unit.anomaly_model.test_manifest import SMALL
 

@@ -3,9 +3,9 @@
 import pytest
 
 from benchmarks.nets import Net
-from linewatch.anomaly_model.targets import Gpu
 from linewatch.packager.elf import find_cubins, read_facts
 from linewatch.packager.gpu import GpuError, compile_gpu, find_nvrtc, self_contained
+from linewatch.packager.targets import Gpu
 from linewatch.training.bank import write_bank, write_color
 from linewatch.training.graph import GraphWriter
 from tests.toolchain import require_arm64

@@ -12,10 +12,10 @@ from tvm import relax
 from benchmarks.nets import Net as PublishedNet
 from linewatch.anomaly_model.runtime_onnx import OnnxRuntime
 from linewatch.anomaly_model.runtime_tvm import cpu_flags
-from linewatch.anomaly_model.targets import AVX2, AVX512, Isa
 from linewatch.packager.compile import lower
 from linewatch.packager.plan import Step, UnsupportedGraphError, make_plan
 from linewatch.packager.schedule import Choice, Winograd, choose, tiles, winograds
+from linewatch.packager.targets import AVX2, AVX512, Isa
 
 RNG = np.random.default_rng(0)
 Build = Callable[["Net"], str]

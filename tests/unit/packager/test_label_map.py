@@ -6,9 +6,9 @@ import tvm
 
 from linewatch.anomaly_model.detection import strongest_label
 from linewatch.anomaly_model.runtime_tvm import cpu_flags
-from linewatch.anomaly_model.targets import AVX2, AVX512, NEON, Isa
 from linewatch.packager.compile import cpu_target, link
 from linewatch.packager.kernels.label_map import label_map
+from linewatch.packager.targets import AVX2, AVX512, NEON, Isa
 
 
 @pytest.mark.parametrize("isa", [AVX512, AVX2], ids=lambda isa: isa.name)

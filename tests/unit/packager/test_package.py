@@ -9,11 +9,11 @@ import pytest
 from linewatch.anomaly_model.bundle import Bundle, open_bundle, unzip_bundle
 from linewatch.anomaly_model.runtime_tvm import host_target
 from linewatch.anomaly_model.signature import create_key
-from linewatch.anomaly_model.targets import find_target
 from linewatch.packager.bill import BILL_NAME
 from linewatch.packager.elf import find_cubins, read_facts
 from linewatch.packager.package import Package, PackageOptions, package, package_each
 from linewatch.packager.prove import prove
+from linewatch.packager.targets import find_target
 from linewatch.packager.tune import TuningError
 from tests.toolchain import require_arm64
 
@@ -116,7 +116,7 @@ def test_schedules_of_a_log_are_used_and_kept(bundle: Bundle, packaged: Package,
 
 def test_code_that_does_not_run_is_not_packaged(bundle: Bundle) -> None:
     from linewatch.anomaly_model.parity import ParityError
-    from linewatch.anomaly_model.targets import AVX2
+    from linewatch.packager.targets import AVX2
 
     with pytest.raises(ParityError, match="variant avx2 could not be checked"):
         prove(bundle, b"not a library", "x86_64", AVX2)

@@ -8,13 +8,13 @@ import msgspec
 import pytest
 
 from benchmarks.nets import Net
-from linewatch.anomaly_model.bundle import replace_file
+from linewatch.anomaly_model.files import replace_file
 from linewatch.anomaly_model.runtime_tvm import cpu_flags
-from linewatch.anomaly_model.targets import AVX2, AVX512, NEON, Isa
 from linewatch.packager import child
 from linewatch.packager import tune as tuning
 from linewatch.packager.plan import make_plan
 from linewatch.packager.schedule import Tile, Winograd, candidates, choose, cost
+from linewatch.packager.targets import AVX2, AVX512, NEON, Isa
 from linewatch.packager.tune import TuningError, chooser, convolutions, read_log, signature, tune
 
 

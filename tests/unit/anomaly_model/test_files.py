@@ -8,7 +8,7 @@ from unittest import mock
 import pytest
 
 from linewatch.anomaly_model import bundle
-from linewatch.anomaly_model.bundle import replace_folder
+from linewatch.anomaly_model.files import replace_folder
 
 
 def make(folder: Path, text: str) -> Path:

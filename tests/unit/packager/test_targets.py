@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from linewatch.anomaly_model.targets import CPUS, GPUS, TARGETS, TargetError, find_target, parse_options
+from linewatch.packager.targets import CPUS, GPUS, TARGETS, TargetError, find_target, parse_options
 
 GPU = {"gpu-code": "sm_72", "trt-ver": "8.2.1", "cuda-ver": "10.2"}
 
