@@ -25,16 +25,18 @@ from linewatch.anomaly_model.runtime_onnx import OnnxRuntime
 from linewatch.commands.drawn_parts import PartSet, write_set
 from linewatch.commands.progress import StageProgress
 from linewatch.commands.splits import find_splits
-from linewatch.training.bank import write_color
-from linewatch.training.cross_validation import strata
-from linewatch.training.dataset import Dataset, read_dataset, read_groups
-from linewatch.training.folds import divide, merge_groups, near_duplicates
-from linewatch.training.graph import GraphWriter
+from linewatch.training.data.dataset import Dataset
+from linewatch.training.data.folds import divide
+from linewatch.training.data.groups import merge_groups
+from linewatch.training.data.near_duplicates import near_duplicates
+from linewatch.training.data.pictures import load_pictures
+from linewatch.training.data.reading import read_dataset, read_groups
+from linewatch.training.families.unet_training import UNetFamily
+from linewatch.training.graph.color import write_color
+from linewatch.training.graph.writer import GraphWriter
 from linewatch.training.metrics import roc_auc
 from linewatch.training.options import UNET_STEPS, TrainingOptions
-from linewatch.training.pictures import load_pictures
 from linewatch.training.train import Trained, train
-from linewatch.training.unet_training import UNetFamily
 from linewatch.training.workspace import Workspace
 
 TEST_SHARE = 0.3
@@ -84,7 +86,7 @@ def split(dataset: Dataset, seed: int) -> tuple[Dataset, Dataset]:
     names = sorted({s.group for s in dataset.samples if s.group is not None})
     given = [len(names) + i if s.group is None else names.index(s.group) for i, s in enumerate(dataset.samples)]
     groups = merge_groups(groups, np.unique(given, return_inverse=True)[1])
-    part = divide(strata(store), groups, 10, 1000 + seed)
+    part = divide(store.strata(), groups, 10, 1000 + seed)
     test = part < round(10 * TEST_SHARE)
     chosen = [
         tuple(s for s, held_out in zip(dataset.samples, test, strict=True) if held_out == side) for side in (False, True)

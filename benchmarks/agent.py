@@ -68,7 +68,7 @@ def make_model(folder: Path) -> Path:
     """A real model: trained on drawn parts and packaged."""
     from linewatch.packager.package import package
     from linewatch.packager.targets import find_target
-    from linewatch.training.dataset import read_dataset
+    from linewatch.training.data.reading import read_dataset
     from linewatch.training.options import TrainingOptions
     from linewatch.training.train import train
 

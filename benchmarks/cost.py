@@ -1,7 +1,7 @@
 """Fits the prices that the trainer's budget is counted in: graphs of every family are run here, and their work is counted.
 
     python -m benchmarks.cost                                  # how well the prices in use fit this machine
-    python -m benchmarks.cost --write training/cost_model.json # fit them anew, on this machine
+    python -m benchmarks.cost --write training/graph/cost_model.json # fit them anew, on this machine
 
 Times are the processor time of the thread that computes, by ONNX Runtime on one core. Run it on an idle machine: what else
 runs shares the caches.
@@ -22,12 +22,12 @@ from scipy.optimize import nnls
 
 from benchmarks.exported import drawn, fitted, resnet
 from linewatch.anomaly_model.runtime_onnx import OnnxRuntime
-from linewatch.training.bank import write_color
-from linewatch.training.cost import WORK, CostModel, cost_model, count_work
-from linewatch.training.families import Fitted
-from linewatch.training.features import BANK
-from linewatch.training.graph import GraphWriter
-from linewatch.training.unet import UNet, export
+from linewatch.training.families.extractor import BANK
+from linewatch.training.families.unet import UNet, export
+from linewatch.training.graph.color import write_color
+from linewatch.training.graph.cost import WORK, CostModel, cost_model, count_work
+from linewatch.training.graph.outputs import Fitted
+from linewatch.training.graph.writer import GraphWriter
 
 SIZES = ((64, 64), (96, 128), (128, 176), (160, 160), (192, 256), (224, 224), (256, 336), (320, 320), (384, 512))
 """Height and width of inputs."""

@@ -8,15 +8,16 @@ from collections.abc import Callable, Mapping
 import numpy as np
 import torch
 
-from linewatch.training.backbone import Backbone
-from linewatch.training.bank import write_color
-from linewatch.training.discriminator import Discriminator
-from linewatch.training.families import FittedFeatures
-from linewatch.training.features import BANK, Extractor
-from linewatch.training.graph import F32, GraphWriter
-from linewatch.training.one_class import NearestNeighbours, PositionGaussian
-from linewatch.training.supervised import CellClassifier, PooledStatistics
-from linewatch.training.unet import UNet, export
+from linewatch.training.arrays import F32
+from linewatch.training.families.backbone import Backbone
+from linewatch.training.families.discriminator import Discriminator
+from linewatch.training.families.extractor import BANK, Extractor
+from linewatch.training.families.features import FittedFeatures
+from linewatch.training.families.one_class import NearestNeighbours, PositionGaussian
+from linewatch.training.families.supervised import CellClassifier, PooledStatistics
+from linewatch.training.families.unet import UNet, export
+from linewatch.training.graph.color import write_color
+from linewatch.training.graph.writer import GraphWriter
 
 SIDE, LABELS, DIMENSIONS, NEIGHBOURS = 224, 3, 24, 512
 RNG = np.random.default_rng(0)

@@ -33,7 +33,7 @@ PROFILES = {"x86_64": ("core-avx2", "haswell", "skylake-avx512", "cascadelake", 
 
 def make_model(folder: Path) -> Bundle:
     """A segmentation model with a U-Net, trained on drawn parts."""
-    from linewatch.training.dataset import read_dataset
+    from linewatch.training.data.reading import read_dataset
     from linewatch.training.options import TrainingOptions
     from linewatch.training.train import train
 

@@ -37,7 +37,7 @@ from linewatch.control_plane.access.registry import Registry
 from linewatch.control_plane.settings import Settings
 from linewatch.control_plane.store.database import Store
 from linewatch.control_plane.store.schema import models, projects
-from linewatch.training.dataset import read_dataset
+from linewatch.training.data.reading import read_dataset
 from linewatch.training.options import TrainingOptions
 from linewatch.training.train import train
 

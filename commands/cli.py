@@ -150,9 +150,9 @@ def train(
     DATA is a folder with normal/, optional anomaly/ and masks/, or a manifest of JSON Lines. A run that was stopped goes on
     where it was when the same command is given again.
     """
-    from linewatch.training.backbone import load_backbone
-    from linewatch.training.dataset import read_dataset, read_groups
+    from linewatch.training.data.reading import read_dataset, read_groups
     from linewatch.training.delivery import write_deliverables
+    from linewatch.training.families.backbone import load_backbone
     from linewatch.training.options import EFFORTS, TrainingOptions
     from linewatch.training.train import train as run_training
 
@@ -210,9 +210,9 @@ def recalibrate(
 
     With both classes by the best F1, with normal pictures only by the false-alarm rate. Package the new bundle afterwards.
     """
-    from linewatch.training.dataset import read_dataset
+    from linewatch.training.data.reading import read_dataset
+    from linewatch.training.data.survey import survey
     from linewatch.training.recalibrate import recalibrate as run_recalibration
-    from linewatch.training.survey import survey
 
     check_folder(output)
     with StageProgress(quiet=as_json) as progress:

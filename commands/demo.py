@@ -25,7 +25,7 @@ from linewatch.commands.splits import find_splits
 from linewatch.edge_agent.client import AgentClient
 from linewatch.packager.package import Package, package
 from linewatch.packager.targets import find_target
-from linewatch.training.dataset import Dataset
+from linewatch.training.data.dataset import Dataset
 from linewatch.training.metrics import ImageMetrics, image_metrics
 from linewatch.training.options import TrainingOptions
 from linewatch.training.train import train

@@ -4,7 +4,8 @@ import dataclasses
 from pathlib import Path
 
 from linewatch.anomaly_model.errors import DatasetError
-from linewatch.training.dataset import Dataset, Sample, list_pictures, read_dataset
+from linewatch.training.data.dataset import Dataset, Sample
+from linewatch.training.data.reading import list_pictures, read_dataset
 
 HELD_OUT = 0.3
 

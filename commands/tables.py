@@ -7,7 +7,7 @@ import click
 from rich.console import Console
 from rich.table import Table
 
-from linewatch.training.survey import MOST_SKIPPED
+from linewatch.training.data.survey import MOST_SKIPPED
 
 if TYPE_CHECKING:
     from linewatch.commands.demo import DemoResult

@@ -16,7 +16,7 @@ from linewatch.commands.drawn_parts import PartSet, write_set
 from linewatch.edge_agent.client import AgentClient
 from linewatch.packager.package import Package, PackageOptions, package
 from linewatch.packager.targets import find_target
-from linewatch.training.dataset import read_dataset
+from linewatch.training.data.reading import read_dataset
 from linewatch.training.options import TrainingOptions
 from linewatch.training.train import train
 

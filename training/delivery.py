@@ -3,8 +3,8 @@
 from pathlib import Path
 
 from linewatch.anomaly_model.runtime_onnx import OnnxRuntime
-from linewatch.training.report import write_report
-from linewatch.training.results import write_results
+from linewatch.training.evaluation.results import write_results
+from linewatch.training.report.write import write_report
 from linewatch.training.train import Trained
 from linewatch.training.workspace import Progress, no_progress
 

@@ -10,10 +10,12 @@ import numpy as np
 
 from linewatch.anomaly_model.child_job import ProgressFile, main
 from linewatch.anomaly_model.errors import DatasetError, PictureError
-from linewatch.training.dataset import Dataset, Sample, read_dataset, read_mask
+from linewatch.training.data.dataset import Dataset, Sample
+from linewatch.training.data.masks import read_mask
+from linewatch.training.data.reading import read_dataset
+from linewatch.training.data.survey import size_of
 from linewatch.training.delivery import write_deliverables
 from linewatch.training.options import EFFORTS, TrainingOptions
-from linewatch.training.survey import size_of
 from linewatch.training.train import Trained, train
 
 

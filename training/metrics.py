@@ -5,8 +5,7 @@ from dataclasses import asdict, dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-Bools = npt.NDArray[np.bool_]
-F64 = npt.NDArray[np.float64]
+from linewatch.training.arrays import F64, Bools
 
 BOOTSTRAPS = 1000
 BINS = 10

@@ -6,8 +6,7 @@ import msgspec
 
 from linewatch.anomaly_model.errors import LinewatchError
 from linewatch.anomaly_model.manifest import ModelIdentity
-from linewatch.training.backbone import Backbone
-from linewatch.training.choice import Budget
+from linewatch.training.families.backbone import Backbone
 
 UNET_STEPS = 700
 """Training steps of the U-Net, as measured: see docs/accuracy.md."""
@@ -16,6 +15,19 @@ EFFORTS = {"quick": 0, "standard": UNET_STEPS, "thorough": 3 * UNET_STEPS}
 
 WISHED_MS = 25.0
 """What a graph should cost where nobody said otherwise."""
+
+
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """How much a graph may cost.
+
+    Attributes:
+        ms: counted by `linewatch.training.graph.cost`, one picture on one core.
+        is_limit: nothing over it is chosen. Otherwise it is a wish, which gives way where keeping it costs accuracy.
+    """
+
+    ms: float
+    is_limit: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +42,7 @@ class TrainingOptions:
         model_version: its version, a number as text.
         side: shorter side of the model's input in pixels; larger sees finer defects and is slower. None: from the masks.
         seed: same seed, same data, same machine: same model.
-        budget_ms: the most that the graph may cost, one picture on one core of the processor that `linewatch.training.cost` names.
+        budget_ms: the most that the graph may cost, one picture on one core of the processor that `linewatch.training.graph.cost` names.
             None: 25 are wished for, and exceeded with a warning where only that keeps the accuracy.
         test_share: share of the pictures that is held out for the evaluation when there is no test set; 0 for none.
         false_alarms: with normal pictures only, the share of normal parts that may be called anomalous.

@@ -10,9 +10,9 @@ from linewatch.anomaly_model.bundle import Bundle, check_replaceable, open_bundl
 from linewatch.anomaly_model.errors import DatasetError
 from linewatch.anomaly_model.manifest import Decision, Json
 from linewatch.anomaly_model.runtime_onnx import OnnxRuntime
-from linewatch.training.dataset import Dataset
-from linewatch.training.decision import decide, decide_from_normals, normal_deciles
-from linewatch.training.evaluation import Evaluation, evaluate
+from linewatch.training.data.dataset import Dataset
+from linewatch.training.evaluation.evaluate import Evaluation, evaluate
+from linewatch.training.selection.decision import decide, decide_from_normals, normal_deciles
 from linewatch.training.workspace import Progress, no_progress
 
 MINIMUM_NORMAL = 5

@@ -14,31 +14,31 @@ from pathlib import Path
 
 import msgspec
 import numpy as np
-import numpy.typing as npt
 
 from linewatch.anomaly_model.bundle import Bundle, check_replaceable, write_bundle
 from linewatch.anomaly_model.errors import DatasetError, LinewatchError, Remedy
 from linewatch.anomaly_model.manifest import MODEL_NAME, Json, Manifest, ModelIdentity, ScoreRange
 from linewatch.anomaly_model.picture import to_model_input
 from linewatch.anomaly_model.runtime_onnx import OnnxRuntime
-from linewatch.training.choice import Choice
-from linewatch.training.cost import cost_model
-from linewatch.training.cross_validation import strata
-from linewatch.training.dataset import Dataset, read_sample
-from linewatch.training.decision import normal_deciles
-from linewatch.training.evaluation import Evaluation, evaluate
-from linewatch.training.export import golden_files, write_model
-from linewatch.training.families import Fitted
-from linewatch.training.fitting import Result, Task, affordable_side, fit
-from linewatch.training.folds import Groups, classes_in_one_group, keep_classes, leaks, near_duplicates
-from linewatch.training.holdout import hold_out
+from linewatch.training.arrays import Ints
+from linewatch.training.data.dataset import Dataset, read_sample
+from linewatch.training.data.groups import Groups, classes_in_one_group, keep_classes
+from linewatch.training.data.holdout import hold_out
+from linewatch.training.data.input_size import DEFAULT_SIDE, choose_side
+from linewatch.training.data.near_duplicates import leaks, near_duplicates, thumbnail
+from linewatch.training.data.pictures import PictureStore, load_pictures
+from linewatch.training.data.survey import MOST_SKIPPED, count_sizes, name_size, survey
+from linewatch.training.evaluation.evaluate import Evaluation, evaluate
+from linewatch.training.graph.cost import cost_model
+from linewatch.training.graph.export import golden_files, write_model
+from linewatch.training.graph.outputs import Fitted
 from linewatch.training.metrics import image_metrics
 from linewatch.training.options import TrainingOptions
-from linewatch.training.pictures import DEFAULT_SIDE, PictureStore, choose_side, load_pictures, thumbnail
-from linewatch.training.survey import MOST_SKIPPED, count_sizes, name_size, survey
+from linewatch.training.selection.choice import Choice
+from linewatch.training.selection.decision import normal_deciles
+from linewatch.training.selection.fitting import Result, Task, fit
+from linewatch.training.selection.graph_cost import affordable_side
 from linewatch.training.workspace import Progress, Workspace, fingerprint, no_progress
-
-Ints = npt.NDArray[np.int64]
 
 MINIMUM_PER_CLASS = 5
 """Fewer cannot be split in folds. Sensible results need more; the evaluation says how good they are."""
@@ -191,7 +191,7 @@ def _prepare(
     groups = Groups(_named_groups(dataset), near_duplicates(store.thumbnails, store.is_anomaly))
     notes: list[str] = []
     if test is None and options.test_share > 0:
-        split = hold_out(strata(store), groups, options.test_share, options.seed)
+        split = hold_out(store.strata(), groups, options.test_share, options.seed)
         if split is None:
             raise DatasetError(_too_few(dataset, store, groups), Remedy.HOLD_OUT_NONE)
         notes += _given_up(store, split.groups)

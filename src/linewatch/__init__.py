@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from linewatch.edge_agent.client import AgentCallError, AgentClient
     from linewatch.packager.package import Package, PackageOptions, package
     from linewatch.packager.targets import find_target
-    from linewatch.training.dataset import Dataset, read_dataset
+    from linewatch.training.data.dataset import Dataset
+    from linewatch.training.data.reading import read_dataset
     from linewatch.training.options import TrainingOptions
     from linewatch.training.train import Trained, train
 
@@ -37,7 +38,8 @@ _MODULES = {
     "edge_agent.client": ("AgentCallError", "AgentClient"),
     "packager.package": ("Package", "PackageOptions", "package"),
     "packager.targets": ("find_target",),
-    "training.dataset": ("Dataset", "read_dataset"),
+    "training.data.dataset": ("Dataset",),
+    "training.data.reading": ("read_dataset",),
     "training.options": ("TrainingOptions",),
     "training.train": ("Trained", "train"),
 }

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from linewatch.packager.package import Package
-from tests.unit.training.test_dataset import save
+from tests.unit.training.data.test_dataset import save
 
 pytestmark = pytest.mark.e2e
 

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from linewatch.training.arrays import F64
 from linewatch.training.metrics import Calibration, Curves
 
-F64 = npt.NDArray[np.float64]
 MOST_POINTS = 300
 BARS = 30
 

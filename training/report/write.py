@@ -8,8 +8,9 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from linewatch.anomaly_model.detection import detect, draw_mask
 from linewatch.anomaly_model.files import replace_file
 from linewatch.anomaly_model.runtime import Runtime
-from linewatch.training.dataset import read_mask, read_sample
-from linewatch.training.evaluation import Evaluation, Judged
+from linewatch.training.data.dataset import read_sample
+from linewatch.training.data.masks import read_mask
+from linewatch.training.evaluation.evaluate import Evaluation, Judged
 from linewatch.training.metrics import curves
 from linewatch.training.report import plots
 from linewatch.training.report.overlay import data_url, heat

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from linewatch.commands.drawn_parts import HEIGHT, LABELS, WIDTH, PartSet, draw_part, write_set
-from linewatch.training.dataset import read_dataset, read_mask
+from linewatch.training.data.masks import read_mask
+from linewatch.training.data.reading import read_dataset
 from linewatch.training.metrics import image_metrics
 
 

@@ -4,7 +4,7 @@ import pytest
 
 from linewatch.anomaly_model.errors import DatasetError
 from linewatch.commands.splits import find_splits
-from tests.unit.training.test_dataset import line, save, write_manifest
+from tests.unit.training.data.test_dataset import line, save, write_manifest
 
 
 def test_train_and_test_folders(tmp_path: Path) -> None:

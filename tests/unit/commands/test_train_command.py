@@ -14,7 +14,7 @@ import linewatch.training.train
 from linewatch.anomaly_model.bundle import Bundle
 from linewatch.commands.cli import main
 from linewatch.commands.tables import print_metrics
-from linewatch.training.dataset import Dataset
+from linewatch.training.data.dataset import Dataset
 from linewatch.training.metrics import image_metrics
 from linewatch.training.options import TrainingOptions
 from linewatch.training.train import Trained

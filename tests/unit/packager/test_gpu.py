@@ -6,8 +6,9 @@ from benchmarks.nets import Net
 from linewatch.packager.elf import find_cubins, read_facts
 from linewatch.packager.gpu import GpuError, compile_gpu, find_nvrtc, self_contained
 from linewatch.packager.targets import Gpu
-from linewatch.training.bank import write_bank, write_color
-from linewatch.training.graph import GraphWriter
+from linewatch.training.graph.bank import write_bank
+from linewatch.training.graph.color import write_color
+from linewatch.training.graph.writer import GraphWriter
 from tests.toolchain import require_arm64
 
 

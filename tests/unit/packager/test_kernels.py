@@ -316,9 +316,9 @@ def test_transformed_convolutions_equal_onnxruntime(kernel: int, pad: int, isa: 
 
 @pytest.mark.parametrize("isa", [AVX512, AVX2], ids=lambda isa: isa.name)
 def test_a_u_net_equals_onnxruntime(isa: Isa) -> None:
-    from linewatch.training.bank import write_color
-    from linewatch.training.graph import GraphWriter
-    from linewatch.training.unet import UNet, export
+    from linewatch.training.families.unet import UNet, export
+    from linewatch.training.graph.color import write_color
+    from linewatch.training.graph.writer import GraphWriter
 
     if not cpu_flags().issuperset(isa.flags):
         pytest.skip(f"this CPU has no {isa.name}; its code is compiled in other tests")

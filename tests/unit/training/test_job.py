@@ -15,7 +15,7 @@ from PIL import Image
 from linewatch.anomaly_model.child_job import OUTCOME, SPEC, Outcome, Progress, ProgressFile, read_outcome, read_progress
 from linewatch.anomaly_model.errors import DatasetError, PictureError
 from linewatch.anomaly_model.manifest import Label
-from linewatch.training.dataset import Dataset, Sample
+from linewatch.training.data.dataset import Dataset, Sample
 from linewatch.training.job import Rules, Spec, check_rules, run
 
 RULES = Rules(20, 10, 10, 10, 20, 10, 16000, 4000, 8000, 800, 100, 20)

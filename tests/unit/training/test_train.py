@@ -19,20 +19,21 @@ from linewatch.anomaly_model.parity import golden_inputs
 from linewatch.anomaly_model.picture import read_picture
 from linewatch.anomaly_model.runtime_onnx import OnnxRuntime
 from linewatch.commands.tables import print_training
-from linewatch.training import cross_validation, fitting
-from linewatch.training.backbone import load_backbone
-from linewatch.training.choice import Budget
-from linewatch.training.cross_validation import OutOfFold
-from linewatch.training.dataset import Dataset, read_dataset
+from linewatch.training.data.dataset import Dataset
+from linewatch.training.data.reading import read_dataset
 from linewatch.training.delivery import write_deliverables
-from linewatch.training.evaluation import evaluate
-from linewatch.training.options import TrainingOptions
+from linewatch.training.evaluation.evaluate import evaluate
+from linewatch.training.evaluation.results import JOB_NAME, evaluation_line, evaluation_result, write_results
+from linewatch.training.families.backbone import load_backbone
+from linewatch.training.options import Budget, TrainingOptions
 from linewatch.training.recalibrate import recalibrate
-from linewatch.training.report import write_report
-from linewatch.training.results import JOB_NAME, evaluation_line, evaluation_result, write_results
+from linewatch.training.report.write import write_report
+from linewatch.training.selection import cross_validation, graph_cost
+from linewatch.training.selection.cross_validation import OutOfFold
+from linewatch.training.selection.segmenter import choose_segmenter
 from linewatch.training.train import Trained, train
-from tests.unit.training.test_backbone import SmallNet
-from tests.unit.training.test_dataset import save
+from tests.unit.training.data.test_dataset import save
+from tests.unit.training.families.test_backbone import SmallNet
 
 QUICK = TrainingOptions(side=64, unet_steps=0)
 
@@ -335,11 +336,11 @@ def test_a_label_that_one_picture_shows(parts: Path, tmp_path: Path) -> None:
 
 
 def test_a_side_that_costs_too_much_is_lowered(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fitting, "_unet_ms", lambda spec, _labels: spec.height / 16)
+    monkeypatch.setattr(graph_cost, "_unet_ms", lambda spec, _labels: spec.height / 16)
     size = PictureSize(height=2000, width=2000)
-    assert fitting.affordable_side(size, 512, 1, TrainingOptions(budget_ms=25)) == 384
-    assert fitting.affordable_side(size, 512, 1, TrainingOptions(budget_ms=99)) == 512
-    assert fitting.affordable_side(size, 512, 1, TrainingOptions(budget_ms=1)) == 256
+    assert graph_cost.affordable_side(size, 512, 1, TrainingOptions(budget_ms=25)) == 384
+    assert graph_cost.affordable_side(size, 512, 1, TrainingOptions(budget_ms=99)) == 512
+    assert graph_cost.affordable_side(size, 512, 1, TrainingOptions(budget_ms=1)) == 256
 
 
 def test_masks_come_from_the_best_family_within_the_budget() -> None:
@@ -349,14 +350,14 @@ def test_masks_come_from_the_best_family_within_the_budget() -> None:
 
     def chosen(budget: float, *, limit: bool, fast: float = 0.4) -> str | None:
         found = {"good": family("good", 0.8), "fast": family("fast", fast)}
-        return fitting.choose_segmenter(found, {"good": 40.0, "fast": 9.0}.__getitem__, Budget(budget, limit))
+        return choose_segmenter(found, {"good": 40.0, "fast": 9.0}.__getitem__, Budget(budget, limit))
 
     assert chosen(50, limit=True) == "good"
     assert chosen(25, limit=True) == "fast"
     assert chosen(5, limit=True) == "fast"
     assert chosen(25, limit=False) == "good", "a wish gives way"
     assert chosen(25, limit=False, fast=0.78) == "fast", "but not for little"
-    assert fitting.choose_segmenter({}, {}.__getitem__, Budget(5, is_limit=False)) is None
+    assert choose_segmenter({}, {}.__getitem__, Budget(5, is_limit=False)) is None
 
 
 def test_a_limit_that_nothing_keeps_is_said_before_anything_slow(

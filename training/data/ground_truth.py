@@ -1,0 +1,156 @@
+"""Manifests of JSON Lines, as Ground Truth and the cloud service wrote them."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from linewatch.anomaly_model.errors import DatasetError, Remedy, shorten
+from linewatch.anomaly_model.limits import LIMITS
+from linewatch.anomaly_model.manifest import Label
+from linewatch.training.data.dataset import Dataset, Sample, parse_hex_color
+
+
+class _MissingError(DatasetError):
+    """A line names a file that is not there."""
+
+
+def read_manifest(path: Path, roots: Sequence[Path], called: str, leave_out: bool) -> Dataset:
+    """Read a manifest of JSON Lines.
+
+    Args:
+        path: the manifest.
+        roots: folders below which pictures and masks are looked for, in this order.
+        called: how messages call a manifest that is a copy; empty: by its path.
+        leave_out: leave lines out whose picture or mask is not there.
+
+    Raises:
+        DatasetError: what was found is not a dataset; the message names file, line and reason.
+    """
+    samples: list[Sample] = []
+    labels: dict[str, str] = {}
+    missing: list[str] = []
+    unlabelled = count = 0
+    source = called or str(path)
+    for number, raw in _lines(path):
+        count += 1
+        where = f"{path.name} line {number}"
+        try:
+            line = msgspec.json.decode(raw, type=dict[str, Any])
+        except (msgspec.DecodeError, RecursionError) as error:
+            raise DatasetError(f"{where} is not a JSON object: {error}") from error
+        if called:
+            where = f"{called}, {str(line.get('source-ref'))[:200]}"
+        try:
+            sample, colors = parse_line(line, where, roots, None if called else number)
+        except _MissingError as error:
+            missing.append(str(error))
+            continue
+        for color, name in colors.items():
+            known = labels.setdefault(name, color)
+            if known != color:
+                raise DatasetError(f"{where}: label {name!r} has colour {color}, an earlier line says {known}; use one")
+        if sample.is_anomaly is None:
+            unlabelled += 1
+        else:
+            samples.append(sample)
+    owners: dict[str, str] = {}
+    for name, color in labels.items():
+        if owners.setdefault(color, name) != name:
+            raise DatasetError(f"{called or path.name}: labels {owners[color]!r} and {name!r} have the same colour {color}")
+    if missing and not leave_out:
+        looked = "" if called else " below " + " and ".join(str(root) for root in roots)
+        raise DatasetError(
+            f"the pictures or masks of {len(missing)} of {count} lines of {source} were not found{looked}: {shorten(missing)}",
+            Remedy.NAME_ROOT, Remedy.LEAVE_OUT,
+        )  # fmt: skip
+    if not samples:
+        raise DatasetError(f"{source} has no labelled pictures ({unlabelled} unlabelled, {len(missing)} not found)")
+    listed = tuple(Label(name=n, hex_color=c) for n, c in sorted(labels.items()))
+    return Dataset(tuple(samples), listed, unlabelled, source, tuple(missing))
+
+
+def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
+    limit = LIMITS.manifest_line_bytes
+    if path.stat().st_size > LIMITS.manifest_bytes:
+        raise DatasetError(f"{path} is over the limit of {LIMITS.manifest_bytes} bytes")
+    with path.open("rb") as stream:
+        number = 0
+        while raw := stream.readline(limit + 1):
+            number += 1
+            if len(raw) > limit:
+                raise DatasetError(f"{path.name} line {number} has over {limit} bytes")
+            raw = raw.removeprefix(b"\xef\xbb\xbf") if number == 1 else raw
+            if raw.strip():
+                yield number, raw
+
+
+def parse_line(
+    line: dict[str, Any], where: str, roots: Sequence[Path], number: int | None = None
+) -> tuple[Sample, dict[str, str]]:
+    """One line to a sample and its colour map (colour to label, without the background).
+
+    Args:
+        line: the line's JSON object.
+        where: how messages call the line.
+        roots: folders below which the picture and its mask are looked for, in this order.
+        number: of the line, from 1; None when its reader does not know the lines.
+
+    Raises:
+        DatasetError: a key is missing or has no such form, or a file is not there.
+    """
+    source = line.get("source-ref")
+    if not isinstance(source, str) or not source:
+        raise DatasetError(f"{where} has no source-ref; each line names its picture there")
+    is_anomaly: bool | None = None
+    mask: Path | None = None
+    colors: dict[str, str] = {}
+    for key, value in line.items():
+        if not key.endswith("-metadata") or not isinstance(value, dict):
+            continue
+        kind, attribute = value.get("type"), key.removesuffix("-metadata")
+        if kind == "groundtruth/image-classification":
+            # The label's value is ignored: published files hold 0 and 1 both ways round. The class name decides.
+            is_anomaly = {"anomaly": True, "normal": False}.get(str(value.get("class-name")).strip().lower())
+        elif kind == "groundtruth/semantic-segmentation" and attribute.endswith("-ref"):
+            address = line.get(attribute)
+            if not isinstance(address, str):
+                raise DatasetError(f"{where} has {key} but no {attribute} with the mask's address")
+            colors = _parse_color_map(value.get("internal-color-map"), f"{where}, {key}")
+            mask = _locate(address, number, roots)
+    if is_anomaly is not True:
+        # Normal lines of published sets carry small dummy masks: not read, not checked.
+        mask, colors = None, {}
+    return Sample(source, _locate(source, number, roots), is_anomaly, mask, colors, line=line, number=number), colors
+
+
+def _parse_color_map(value: object, where: str) -> dict[str, str]:
+    if not isinstance(value, dict) or not value:
+        raise DatasetError(f"{where} has no internal-color-map")
+    colors = {}
+    for index, entry in value.items():
+        name = entry.get("class-name") if isinstance(entry, dict) else None
+        if not isinstance(name, str) or not name.strip():
+            raise DatasetError(f"{where}: entry {index!r} of internal-color-map has no class-name")
+        color = parse_hex_color(entry.get("hex-color"), f"{where}: entry {index!r}")
+        # By name, never by index: a published set numbers its only anomaly type "0" and lists no background.
+        if name.strip().lower() != "background":
+            colors[color] = name.strip()
+    return colors
+
+
+def _locate(address: str, number: int | None, roots: Sequence[Path]) -> Path:
+    bucket, _, key = address.removeprefix("s3://").partition("/")
+    names = [key, f"{bucket}/{key}"] if address.startswith("s3://") else [address]
+    for root in roots:
+        base = root.resolve()
+        for name in names:
+            try:
+                path = (base / name).resolve()
+                if path.is_file() and path.is_relative_to(base):
+                    return path
+            except (OSError, ValueError):  # too long for a file's name, a NUL byte in it, not Unicode
+                continue
+    shown = address[:200].encode(errors="replace").decode()
+    raise _MissingError(shown if number is None else f"{shown} (line {number})")

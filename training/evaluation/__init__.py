@@ -1,0 +1,1 @@
+"""What a finished model says of test pictures, and the files that tell of it."""

@@ -1,0 +1,33 @@
+"""Feature extractors: what turns a picture into a map of feature cells inside the graph."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from linewatch.training.graph.bank import COARSE, FEATURES, GRID, write_bank
+from linewatch.training.graph.writer import GraphWriter
+
+
+@dataclass(frozen=True, slots=True)
+class Extractor:
+    """Turns a picture into a map of feature cells.
+
+    Attributes:
+        name: as reports call it.
+        channels: features a cell.
+        grid: pixels of the model's input on a side of a cell.
+        coarse: cells on a side that one-class branches average.
+        write: writes it into a graph over `write_color`'s planes and returns the map's name.
+    """
+
+    name: str
+    channels: int
+    grid: int
+    coarse: int
+    write: Callable[[GraphWriter, str], str]
+
+    def write_coarse(self, g: GraphWriter, features: str) -> str:
+        """The cells that one-class branches work on."""
+        return features if self.coarse == 1 else g.pool("AveragePool", features, self.coarse, self.coarse)
+
+
+BANK = Extractor("bank", FEATURES, GRID, COARSE, write_bank)

@@ -1,0 +1,30 @@
+"""Families of branches: what is fitted together and written into a graph together.
+
+A family is fitted on some pictures and gives a `Fitted`, which writes itself into a graph. Cross-validation, the choice
+and the final export treat all families alike.
+"""
+
+from typing import Protocol
+
+from linewatch.training.arrays import Bools
+from linewatch.training.graph.outputs import Fitted
+
+
+class Family(Protocol):
+    """Something that can be fitted.
+
+    Attributes:
+        name: as reports call it.
+        folds: how many parts the pictures are divided into for its out-of-fold scores; few where fitting is slow.
+    """
+
+    @property
+    def name(self) -> str:
+        """See above."""
+
+    @property
+    def folds(self) -> int:
+        """See above."""
+
+    def fit(self, chosen: Bools, key: str) -> Fitted:
+        """Fit on the chosen pictures. `key` names this fit among all fits of a run, for checkpoints."""

@@ -1,0 +1,110 @@
+"""Branches that learn from labels: of pictures, and of the cells of masks."""
+
+import warnings
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.linear_model import LogisticRegression
+from sklearn.neural_network import MLPClassifier
+from threadpoolctl import threadpool_limits
+
+from linewatch.training.arrays import F32
+from linewatch.training.families.one_class import peak
+from linewatch.training.graph.writer import GraphWriter
+
+CONTEXT = 5
+"""Cells on a side of the window whose mean is the context of a cell."""
+NEVER = -15.0
+"""The logit of a label of which there was nothing to learn from."""
+
+
+@dataclass(frozen=True, slots=True)
+class CellClassifier:
+    """A perceptron over each cell and its context, telling the labels from the background.
+
+    Attributes:
+        weights, biases: of its layers; the first takes 2 * F values (cell, context), the last gives one logit a
+            label, relative to the background.
+    """
+
+    weights: tuple[F32, ...]
+    biases: tuple[F32, ...]
+
+    @classmethod
+    def fit(cls, cells: F32, classes: npt.NDArray[np.int64], labels: int, seed: int, *, epochs: int) -> "CellClassifier":
+        """Fit on n x 2 F cells with classes 0 (background, present) to `labels`; labels without cells are never found."""
+        mean, scale = cells.mean(axis=0), cells.std(axis=0) + 1e-3
+        net = MLPClassifier(
+            (64, 32), alpha=1e-3, batch_size=256, learning_rate_init=2e-3, max_iter=epochs, tol=0, n_iter_no_change=epochs + 1,
+            random_state=seed,
+        )  # fmt: skip
+        # The steps are small: more BLAS threads gain 5 % alone, and cost a factor when another job has the other core.
+        with threadpool_limits(1), warnings.catch_warnings():
+            warnings.simplefilter("ignore", ConvergenceWarning)  # the number of epochs is ours to choose
+            net.fit(((cells - mean) / scale).astype(np.float32), classes)
+        weights = [np.asarray(w, np.float64).T for w in net.coefs_]
+        biases = [np.asarray(b, np.float64) for b in net.intercepts_]
+        biases[0] -= weights[0] @ (mean / scale)
+        weights[0] = weights[0] / scale
+        if len(weights[-1]) > 1:  # with one label scikit-learn gives a single logit, relative to the background already
+            weights[-1] = weights[-1][1:] - weights[-1][:1]
+            biases[-1] = biases[-1][1:] - biases[-1][:1]
+        last, bias = np.zeros((labels, weights[-1].shape[1])), np.full(labels, NEVER)
+        known = np.asarray(net.classes_[1:], np.int64) - 1
+        last[known], bias[known] = weights[-1], biases[-1]
+        return cls(
+            tuple(w.astype(np.float32) for w in [*weights[:-1], last]),
+            tuple(b.astype(np.float32) for b in [*biases[:-1], bias]),
+        )
+
+    def write_logits(self, g: GraphWriter, features: str) -> str:
+        """1 x labels x h x w, relative to the background."""
+        x = g.concat(features, g.pool("AveragePool", features, CONTEXT, 1))
+        for i, (weight, bias) in enumerate(zip(self.weights, self.biases, strict=True)):
+            x = g.conv(x, weight[:, :, None, None], bias)
+            if i < len(self.weights) - 1:
+                x = g.node("Relu", x)
+        return x
+
+    def write(self, g: GraphWriter, features: str) -> tuple[str, str, dict[str, str]]:
+        """Returns the labels' logits with the background's 0, the largest logit, the scores."""
+        logits = self.write_logits(g, features)
+        strongest = g.node("ReduceMax", logits, axes=[1], keepdims=1)
+        area = g.node("GlobalAveragePool", g.node("Sigmoid", strongest))
+        count = self.weights[-1].shape[0]
+        background = np.concatenate([np.zeros((1, count)), np.eye(count)]).astype(np.float32)
+        return (
+            g.conv(logits, background[:, :, None, None]),
+            strongest,
+            {"cell peak": peak(g, strongest), "cell area": g.node("Sqrt", area)},
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class PooledStatistics:
+    """A logistic regression over each feature's mean and maximum in the picture.
+
+    Attributes:
+        weight: 2 F; means first.
+        bias: log-odds offset.
+    """
+
+    weight: F32
+    bias: float
+
+    @classmethod
+    def fit(cls, pooled: F32, is_anomaly: npt.NDArray[np.bool_]) -> "PooledStatistics":
+        """Fit on n x 2 F statistics."""
+        mean, scale = pooled.mean(axis=0), pooled.std(axis=0) + 1e-4
+        model = LogisticRegression(C=0.02, class_weight="balanced", max_iter=500)
+        model.fit((pooled - mean) / scale, is_anomaly)
+        weight = model.coef_[0] / scale
+        return cls(weight.astype(np.float32), float(model.intercept_[0] - weight @ mean))
+
+    def write(self, g: GraphWriter, features: str) -> dict[str, str]:
+        """Returns the score."""
+        pooled = g.concat(g.node("GlobalAveragePool", features), g.node("GlobalMaxPool", features))
+        score = g.conv(pooled, self.weight.reshape(1, -1, 1, 1), np.array([self.bias], np.float32))
+        return {"pooled statistics": score}

@@ -1,0 +1,119 @@
+"""A small U-Net for one project, and how it is written into a graph.
+
+Input: opponent colours. Four levels at 1/2 to 1/16 of the size; on the way back each level adds what it saw on the way
+down (after Ronneberger et al. 2015, with sums for concatenations, which cost half). Logits have half the input's
+resolution and are interpolated: measured on thin scratches, a level at full resolution costs twice the time and gains
+nothing.
+"""
+
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn import functional
+
+from linewatch.training.arrays import F32
+from linewatch.training.families.one_class import peak
+from linewatch.training.graph.outputs import Written
+from linewatch.training.graph.writer import GraphWriter
+
+WIDTHS = (16, 32, 64, 96)
+
+
+def _block(inputs: int, outputs: int, stride: int = 1, kernel: int = 3) -> nn.Sequential:
+    return nn.Sequential(
+        nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, bias=False), nn.BatchNorm2d(outputs), nn.ReLU(inplace=True)
+    )
+
+
+class UNet(nn.Module):
+    """The net in training.
+
+    Args:
+        classes: outputs: labels and the background.
+    """
+
+    def __init__(self, classes: int) -> None:
+        super().__init__()
+        inputs = (3, *WIDTHS[:-1])
+        self.down = nn.ModuleList(
+            nn.Sequential(_block(i, o, 2, 5 if n == 0 else 3), _block(o, o))
+            for n, (i, o) in enumerate(zip(inputs, WIDTHS, strict=True))
+        )
+        self.lateral = nn.ModuleList(nn.Conv2d(b, a, 1) for a, b in pairwise(WIDTHS))
+        self.up = nn.ModuleList(_block(w, w) for w in WIDTHS[:-1])
+        self.out = nn.Conv2d(WIDTHS[0], classes, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """N x 3 x H x W opponent colours to N x classes x H/2 x W/2 logits."""
+        seen = []
+        for level in self.down:
+            x = level(x)
+            seen.append(x)
+        for n in reversed(range(len(self.lateral))):
+            wider = functional.interpolate(self.lateral[n](x), scale_factor=2, mode="bilinear", align_corners=False)
+            x = self.up[n](seen[n] + wider)
+        out: torch.Tensor = self.out(x)
+        return out
+
+
+Layer = tuple[F32, F32]
+"""Weight (O x I x K x K) and bias (O) of a convolution."""
+
+
+def _plain(conv: nn.Module) -> Layer:
+    assert isinstance(conv, nn.Conv2d)
+    assert conv.bias is not None
+    return conv.weight.detach().cpu().numpy(), conv.bias.detach().cpu().numpy()
+
+
+def _folded(block: nn.Module) -> Layer:
+    assert isinstance(block, nn.Sequential)
+    conv, norm = block[0], block[1]
+    scale = (norm.weight / torch.sqrt(norm.running_var + norm.eps)).detach().cpu().numpy()
+    weight = conv.weight.detach().cpu().numpy() * scale[:, None, None, None]
+    bias = norm.bias.detach().cpu().numpy() - norm.running_mean.cpu().numpy() * scale
+    return weight.astype(np.float32), bias.astype(np.float32)
+
+
+@dataclass(frozen=True, slots=True)
+class FittedUNet:
+    """Folded weights of every convolution, in the order of `UNet`."""
+
+    down: tuple[tuple[Layer, ...], ...]
+    lateral: tuple[Layer, ...]
+    up: tuple[Layer, ...]
+    out: Layer
+
+    def write(self, g: GraphWriter, color: str) -> Written:
+        """See `families.Fitted`."""
+        x, seen = color, []
+        for level in self.down:
+            for n, (weight, bias) in enumerate(level):
+                x = g.node("Relu", g.conv(x, weight, bias, stride=2 if n == 0 else 1))
+            seen.append(x)
+        for n in reversed(range(len(self.lateral))):
+            wider = g.upsample(g.conv(x, *self.lateral[n]), 2)
+            x = g.node("Relu", g.conv(g.node("Add", seen[n], wider), *self.up[n]))
+        weight, bias = self.out
+        # Relative to the background, which softmax and argmax do not notice.
+        relative = g.conv(x, weight[1:] - weight[:1], bias[1:] - bias[:1])
+        strongest = g.node("ReduceMax", relative, axes=[1], keepdims=1)
+        count = len(weight) - 1
+        background = np.concatenate([np.zeros((1, count)), np.eye(count)]).astype(np.float32)
+        area = g.node("GlobalAveragePool", g.node("Sigmoid", strongest))
+        scores = {"U-Net peak": peak(g, strongest), "U-Net area": g.node("Sqrt", area)}
+        return Written(scores, None, g.conv(relative, background[:, :, None, None]), strongest)
+
+
+def export(net: UNet) -> FittedUNet:
+    """Fold the normalisation of a trained net into its convolutions."""
+    net.eval()
+    return FittedUNet(
+        tuple(tuple(_folded(block) for block in level) for level in net.down),
+        tuple(_plain(c) for c in net.lateral),
+        tuple(_folded(b) for b in net.up),
+        _plain(net.out),
+    )

@@ -1,0 +1,1 @@
+"""ONNX graphs: how they are written, what they hold, what they cost."""

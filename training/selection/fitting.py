@@ -1,0 +1,226 @@
+"""Fitting: with both classes by evidence, with normal pictures only by rule.
+
+costs -> every family fold by fold -> out-of-fold scores -> segmenter by IoU, scores by ROC AUC, within the budget
+-> threshold, confidence -> what was chosen, fitted on everything
+"""
+
+from dataclasses import dataclass
+
+import msgspec
+import numpy as np
+
+from linewatch.anomaly_model.manifest import Decision, Json, Label
+from linewatch.training.arrays import F64, Ints
+from linewatch.training.data.folds import divide
+from linewatch.training.data.pictures import PictureStore
+from linewatch.training.families.cells import Cells, collect_cells
+from linewatch.training.families.extractor import BANK
+from linewatch.training.families.family import Family
+from linewatch.training.families.features import FeatureFamily
+from linewatch.training.families.unet_training import UNetFamily
+from linewatch.training.graph.outputs import Fitted
+from linewatch.training.graph.spec import Recipe
+from linewatch.training.options import TrainingOptions
+from linewatch.training.selection.choice import Choice, check_limit, choose
+from linewatch.training.selection.cross_validation import OutOfFold, cross_validate
+from linewatch.training.selection.decision import decide, decide_from_normals, weakness
+from linewatch.training.selection.graph_cost import Cost, untrained_unet
+from linewatch.training.selection.segmenter import choose_segmenter
+from linewatch.training.selection.stack import fit_normals_stack
+from linewatch.training.workspace import Progress, Workspace
+
+FOLDS = 6
+NORMALS_FOLDS = 20
+THIN_AT_INPUT = 6.0
+"""Pixels at the model's input; label logits of thinner defects are brought to full resolution."""
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """What is to be fitted.
+
+    Attributes:
+        store: the training pictures.
+        groups: pictures that must stay together share a number.
+        defect_width: of thin defects, in pixels of the model's input; None without masks.
+        side_why: why the input has its size, for people.
+        options: what the user chose.
+        workspace: where finished steps are kept.
+        progress: told of what is done.
+    """
+
+    store: PictureStore
+    groups: Ints
+    defect_width: float | None
+    side_why: str
+    options: TrainingOptions
+    workspace: Workspace
+    progress: Progress
+
+    @property
+    def fine(self) -> bool:
+        """Whether label logits are brought to full resolution."""
+        return self.defect_width is not None and self.defect_width < THIN_AT_INPUT
+
+    def cross_validate(self, family: Family) -> OutOfFold:
+        """The family's out-of-fold scores."""
+        return cross_validate(family, self.store, self.groups, self.options.seed, self.workspace, self.progress)
+
+    def feature_families(self, folds: int) -> list[FeatureFamily]:
+        """The filter bank, and the pretrained net where one was named."""
+        backbone, seed = self.options.backbone, self.options.seed
+        families = []
+        for extractor in [BANK] if backbone is None else [BANK, backbone.extractor()]:
+            arrays = self.workspace.step(
+                f"cells-{extractor.name}".replace(":", "-"),
+                lambda e=extractor: collect_cells(self.store, e, seed, self.progress),  # type: ignore[misc]
+            )
+            families.append(FeatureFamily(extractor, self.store, Cells(**arrays), seed, folds, extractor is not BANK))  # type: ignore[arg-type]
+        return families
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What fitting found.
+
+    Attributes:
+        recipe: of the shipped graph.
+        fitted: every family that was fitted on all pictures, shipped or not.
+        decision: threshold and slope.
+        labels: with their minimum areas; empty for classification.
+        out_of_fold: N scores that no picture's own label took part in.
+        choice: None with normal pictures only.
+        findings: what the bundle and the report say of it.
+        weak: why it is not better than calling everything anomalous; empty when it is, or when there is no telling.
+        warnings: what else people must know.
+    """
+
+    recipe: Recipe
+    fitted: dict[str, Fitted]
+    decision: Decision
+    labels: list[Label]
+    out_of_fold: F64
+    choice: Choice | None
+    findings: Json
+    weak: str = ""
+    warnings: tuple[str, ...] = ()
+
+
+def fit(task: Task) -> Result:
+    """Fit by the regime that the pictures ask for.
+
+    Raises:
+        DatasetError: the budget is a limit, and nothing keeps within it; said before anything slow is done.
+    """
+    return fit_labelled(task) if task.store.is_anomaly.any() else fit_normals(task)
+
+
+def fit_normals(task: Task) -> Result:
+    """Normal pictures only: one-class scores, all counting alike, and a threshold for a stated false-alarm rate."""
+    folds = min(NORMALS_FOLDS, int(task.groups.max()) + 1)
+    # A pretrained net, where there is one, sees more than the bank.
+    family = task.feature_families(folds)[-1]
+    fitted: dict[str, Fitted] = {family.name: family.fit(np.ones(len(task.store), bool), "final")}
+    cost = Cost(task.store, fitted, fine=task.fine)
+    least = cost(tuple(c for c in cost.columns if c.endswith("peak")), None)
+    check_limit(least, task.options.budget)
+    found = task.cross_validate(family)
+    columns = tuple(c for c in found.scores if c.endswith("peak"))  # the mean over a picture says little of one place
+    matrix = np.stack([found.scores[c] for c in columns], axis=1)
+    stack = fit_normals_stack(matrix)
+    scores = stack(matrix)
+    target = task.options.false_alarms
+    findings: Json = {
+        "regime": "normal pictures only",
+        "why": f"no anomalies to choose by: {', '.join(columns)} count alike; the threshold is the score that {target:.1%} of "
+        "normal parts are expected to exceed",
+        "false_alarms": target,
+        "folds": folds,
+    }
+    warning = f"the model costs {least:.1f} ms, more than the {task.options.budget.ms:g} ms that are wished for"
+    return Result(
+        Recipe(fitted, columns, stack, None, fine=False), fitted, decide_from_normals(scores, target), [], scores, None, findings,
+        warnings=(warning,) if least > task.options.budget.ms else (),
+    )  # fmt: skip
+
+
+def fit_labelled(task: Task) -> Result:
+    """Both classes: every family is tried, and what the evidence says is fitted on everything."""
+    store, options = task.store, task.options
+    families: dict[str, Family] = {f.name: f for f in task.feature_families(FOLDS)}
+    if options.unet_steps:
+        families["U-Net"] = UNetFamily(store, options.unet_steps, options.seed, task.workspace, task.progress)
+    everything = np.ones(len(store), bool)
+    # Untrained weights cost as much as trained ones, so the slow net is not fitted before it is wanted.
+    samples: dict[str, Fitted] = {
+        name: untrained_unet(len(store.labels)) if name == "U-Net" else family.fit(everything, "final")
+        for name, family in families.items()
+    }
+    cost = Cost(store, samples, fine=task.fine)
+    if options.budget.is_limit:
+        check_limit(cost.least(), options.budget)
+    found = {name: task.cross_validate(family) for name, family in families.items()}
+    scores = {column: values for oof in found.values() for column, values in oof.scores.items()}
+    segmenter = choose_segmenter(found, lambda name: cost(_peak(found[name]), name), options.budget)
+    folds = divide(store.strata(), task.groups, FOLDS, options.seed)
+    choice = choose(
+        _groups(found), scores, store.is_anomaly, folds, lambda columns: cost(columns, segmenter), options.budget
+    )
+    task.progress("fitting the final model", 0, 1)
+    fitted = {
+        name: families[name].fit(everything, "final") if name == "U-Net" else samples[name]
+        for name in cost.families(choice.columns, segmenter)
+    }
+    task.progress("fitting the final model", 1, 1)
+    labels: list[Label] = []
+    if segmenter is not None:
+        areas = found[segmenter].minimum_areas()
+        labels = [msgspec.structs.replace(lb, minimum_area=a) for lb, a in zip(store.labels, areas, strict=True)]
+    return Result(
+        Recipe(fitted, choice.columns, choice.stack, segmenter, task.fine),
+        {name: f for name, f in (samples | fitted).items() if name != "U-Net" or name in fitted},
+        decide(choice.out_of_fold, store.is_anomaly), labels, choice.out_of_fold, choice,
+        _findings(task, choice, found, segmenter), weakness(choice.out_of_fold, store.is_anomaly, folds),
+        (choice.warning,) if choice.warning else (),
+    )  # fmt: skip
+
+
+def _peak(oof: OutOfFold) -> tuple[str, ...]:
+    return (next(c for c in oof.scores if c.endswith("peak")),)
+
+
+def _groups(found: dict[str, OutOfFold]) -> dict[str, tuple[str, ...]]:
+    """Combinations worth trying: each family's scores, its one-class scores, and everything."""
+    groups: dict[str, tuple[str, ...]] = {}
+    for name, oof in found.items():
+        groups[f"{name}, all scores"] = tuple(oof.scores)
+        one_class = tuple(c for c in oof.scores if "neighbour" in c or "position" in c or "discriminator" in c)
+        if one_class:
+            groups[f"{name}, one-class scores"] = one_class
+    if len(found) > 1:
+        groups["everything"] = tuple(c for oof in found.values() for c in oof.scores)
+    return groups
+
+
+def _findings(task: Task, choice: Choice, found: dict[str, OutOfFold], segmenter: str | None) -> Json:
+    names = [label.name for label in task.store.labels]
+    findings: Json = {
+        "regime": "normal and anomalous pictures" + (" with masks" if segmenter else ""),
+        "why": choice.reason,
+        "budget_ms": task.options.budget.ms,
+        "budget_is_limit": task.options.budget.is_limit,
+        "candidates": [
+            {"name": c.name, "scores": list(c.columns), "roc_auc": round(c.roc_auc, 4), "log_loss": round(c.log_loss, 4),
+             "milliseconds": round(c.milliseconds, 2)}
+            for c in choice.candidates
+        ],
+        "weights": {c: round(float(w), 6) for c, w in zip(choice.columns, choice.stack.weights, strict=True)},
+    }  # fmt: skip
+    if segmenter is not None:
+        ious = {name: [round(float(v), 4) for v in oof.average_iou()] for name, oof in found.items() if oof.segments}
+        findings["segmentation"] = {
+            "chosen": segmenter,
+            "resolution": "full" if task.fine else "half",
+            "average_iou": {name: dict(zip(names, values, strict=True)) for name, values in ious.items()},
+        }
+    return findings

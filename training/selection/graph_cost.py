@@ -1,0 +1,81 @@
+"""What graphs of fitted families cost, before the slow ones are fitted."""
+
+import numpy as np
+
+from linewatch.anomaly_model.manifest import InputSpec, PictureSize
+from linewatch.training.data.input_size import DEFAULT_SIDE, choose_input
+from linewatch.training.data.pictures import PictureStore
+from linewatch.training.families.unet import UNet, export
+from linewatch.training.graph.color import write_color
+from linewatch.training.graph.cost import cost_model
+from linewatch.training.graph.export import write_model
+from linewatch.training.graph.outputs import Fitted
+from linewatch.training.graph.spec import Recipe, Stack
+from linewatch.training.graph.writer import GraphWriter
+from linewatch.training.options import TrainingOptions
+
+SIDE_STEP = 64
+
+
+class Cost:
+    """What graphs cost, each counted once.
+
+    Args:
+        store: the training pictures.
+        samples: family name to what may be written into a graph in its place.
+        fine: whether label logits are brought to full resolution.
+    """
+
+    def __init__(self, store: PictureStore, samples: dict[str, Fitted], *, fine: bool) -> None:
+        self._store, self._samples, self._fine = store, samples, fine
+        g = GraphWriter(store.spec.height, store.spec.width)
+        color = write_color(g)
+        written = {name: fitted.write(g, color) for name, fitted in samples.items()}
+        self._owner = {column: name for name, w in written.items() for column in w.scores}
+        able = [name for name, w in written.items() if w.labels is not None and store.labels]
+        self._segmenters: list[str | None] = [*able] or [None]
+        self._known: dict[tuple[tuple[str, ...], str | None], float] = {}
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Names of all scores."""
+        return tuple(self._owner)
+
+    def families(self, columns: tuple[str, ...], segmenter: str | None) -> list[str]:
+        """Families that a graph needs."""
+        return list(dict.fromkeys([*(self._owner[c] for c in columns), *([segmenter] if segmenter else [])]))
+
+    def __call__(self, columns: tuple[str, ...], segmenter: str | None) -> float:
+        """Milliseconds of the whole graph with these scores and the segmenter's labels."""
+        if (columns, segmenter) not in self._known:
+            parts = {name: self._samples[name] for name in self.families(columns, segmenter)}
+            even = Stack(np.ones(len(columns)), 0.0)
+            graph = write_model(Recipe(parts, columns, even, segmenter, self._fine), self._store)
+            self._known[columns, segmenter] = cost_model().milliseconds(graph)
+        return self._known[columns, segmenter]
+
+    def least(self) -> float:
+        """Milliseconds of the cheapest graph of one score."""
+        return min(self((column,), segmenter) for column in self._owner for segmenter in self._segmenters)
+
+
+def affordable_side(picture: PictureSize, side: int, labels: int, options: TrainingOptions) -> int:
+    """The largest side up to `side` at which a U-Net alone keeps within the budget; at least 256."""
+    while side > DEFAULT_SIDE:
+        spec = choose_input(picture, side)
+        if _unet_ms(spec, labels) <= options.budget.ms:
+            break
+        side = max(DEFAULT_SIDE, side - SIDE_STEP)
+    return side
+
+
+def _unet_ms(spec: InputSpec, labels: int) -> float:
+    g = GraphWriter(spec.height, spec.width)
+    written = untrained_unet(labels).write(g, write_color(g))
+    assert written.labels is not None
+    return cost_model().milliseconds(g.build([*written.scores.values(), g.upsample(written.labels, 2)]))
+
+
+def untrained_unet(labels: int) -> Fitted:
+    """A U-Net that knows nothing, for counting its cost."""
+    return export(UNet(max(1, labels) + 1))
