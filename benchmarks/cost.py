@@ -26,7 +26,7 @@ from linewatch.training.families.extractor import BANK
 from linewatch.training.families.unet import UNet, export
 from linewatch.training.graph.color import write_color
 from linewatch.training.graph.cost import WORK, CostModel, cost_model, count_work
-from linewatch.training.graph.outputs import Fitted
+from linewatch.training.graph.outputs import FittedFamily
 from linewatch.training.graph.writer import GraphWriter
 
 SIZES = ((64, 64), (96, 128), (128, 176), (160, 160), (192, 256), (224, 224), (256, 336), (320, 320), (384, 512))
@@ -51,7 +51,7 @@ def measure_ms(model: bytes) -> float:
 def graphs(height: int, width: int) -> Iterator[tuple[str, bytes]]:
     """Every family's graphs at an input size: each score alone with its map, all scores, and all with labels."""
     torch.manual_seed(0)
-    families: dict[str, Fitted] = {
+    families: dict[str, FittedFamily] = {
         "bank": fitted(BANK, supervised=True, size=(height, width)),
         "U-Net": export(UNet(4).eval()),
         "resnet18": fitted(resnet(18), supervised=True, size=(height, width)),
@@ -65,16 +65,19 @@ def graphs(height: int, width: int) -> Iterator[tuple[str, bytes]]:
         yield f"mostly {kind}", _mostly(kind, height, width)
 
 
-def _graph(family: Fitted, height: int, width: int, score: str | None) -> bytes:
+def _graph(family: FittedFamily, height: int, width: int, score: str | None) -> bytes:
     """One score and the map of distances or of labels' strength, or all scores and the labels."""
     g = GraphWriter(height, width)
     written = family.write(g, write_color(g))
     if score is None:
-        assert written.labels
-        return g.build([g.concat(*written.scores.values()), g.upsample(written.labels, 2)])
-    shown = written.unusual or written.strongest
-    assert shown
-    return g.build([written.scores[score], g.node("Sigmoid", g.upsample(shown, 2))])
+        assert written.segmentation
+        return g.build([g.concat(*written.score_values), g.upsample(written.segmentation.logits, 2)])
+    if written.distance_map:
+        shown = written.distance_map.value
+    else:
+        assert written.segmentation
+        shown = written.segmentation.strongest
+    return g.build([written.scores[score].value, g.node("Sigmoid", g.upsample(shown, 2))])
 
 
 def _mostly(kind: str, height: int, width: int) -> bytes:

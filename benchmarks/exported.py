@@ -31,9 +31,9 @@ def drawn(*shape: int) -> F32:
 def fitted(extractor: Extractor, *, supervised: bool, size: tuple[int, int] = (SIDE, SIDE)) -> FittedFeatures:
     """All branches over an extractor, for inputs of a height and width; `supervised` adds those that need anomalies and masks."""
     width = extractor.channels
-    cells = [side // extractor.grid // extractor.coarse for side in size]
+    cells = [side // extractor.stride // extractor.coarse for side in size]
     return FittedFeatures(
-        extractor, "",
+        extractor,
         NearestNeighbours(drawn(DIMENSIONS, width), drawn(DIMENSIONS), drawn(NEIGHBOURS, DIMENSIONS)),
         PositionGaussian(drawn(DIMENSIONS, width), drawn(DIMENSIONS), drawn(DIMENSIONS, *cells), drawn(DIMENSIONS, *cells)),
         Discriminator((drawn(64, width), drawn(1, 64)), (drawn(64), drawn(1))) if supervised else None,
@@ -45,11 +45,11 @@ def fitted(extractor: Extractor, *, supervised: bool, size: tuple[int, int] = (S
 def features(extractor: Extractor, *, supervised: bool) -> bytes:
     g = GraphWriter(SIDE, SIDE)
     written = fitted(extractor, supervised=supervised).write(g, write_color(g))
-    outputs = [g.concat(*written.scores.values())]
-    if written.unusual:
-        outputs.append(g.node("Sigmoid", g.upsample(written.unusual, 2)))
-    if written.labels:
-        outputs.append(g.upsample(written.labels, 2))
+    outputs = [g.concat(*written.score_values)]
+    if written.distance_map:
+        outputs.append(g.node("Sigmoid", g.upsample(written.distance_map.value, 2)))
+    if written.segmentation:
+        outputs.append(g.upsample(written.segmentation.logits, 2))
     return g.build(outputs)
 
 
@@ -57,8 +57,8 @@ def unet() -> bytes:
     torch.manual_seed(0)
     g = GraphWriter(SIDE, SIDE)
     written = export(UNet(LABELS + 1).eval()).write(g, write_color(g))
-    assert written.labels
-    return g.build([g.concat(*written.scores.values()), g.upsample(written.labels, 2)])
+    assert written.segmentation
+    return g.build([g.concat(*written.score_values), g.upsample(written.segmentation.logits, 2)])
 
 
 def resnet(depth: int) -> Extractor:

@@ -31,7 +31,7 @@ from linewatch.training.data.survey import MOST_SKIPPED, count_sizes, name_size,
 from linewatch.training.evaluation.evaluate import Evaluation, evaluate
 from linewatch.training.graph.cost import cost_model
 from linewatch.training.graph.export import golden_files, write_model
-from linewatch.training.graph.outputs import Fitted
+from linewatch.training.graph.outputs import FittedFamily
 from linewatch.training.metrics import image_metrics
 from linewatch.training.options import TrainingOptions
 from linewatch.training.selection.choice import Choice
@@ -67,7 +67,7 @@ class Trained:
     bundle: Bundle
     evaluation: Evaluation | None
     choice: Choice | None
-    fitted: dict[str, Fitted]
+    fitted: dict[str, FittedFamily]
     pictures: int
     weak: str
     warnings: tuple[str, ...]

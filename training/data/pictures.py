@@ -84,11 +84,11 @@ class PictureStore:
             return np.zeros((self.spec.height, self.spec.width), np.uint8)
         return self._read("masks", index, (self.spec.height, self.spec.width))
 
-    def coverage(self, index: int, grid: int) -> npt.NDArray[np.float32]:
-        """Labels x H/grid x W/grid: the share of each cell that each label covers, 0 to 1."""
+    def coverage(self, index: int, stride: int) -> npt.NDArray[np.float32]:
+        """Labels x H/stride x W/stride: the share of each cell that each label covers, 0 to 1."""
         mask = self.label_map(index)
-        h, w = mask.shape[0] // grid, mask.shape[1] // grid
-        cells = mask[: h * grid, : w * grid].reshape(h, grid, w, grid)
+        h, w = mask.shape[0] // stride, mask.shape[1] // stride
+        cells = mask[: h * stride, : w * stride].reshape(h, stride, w, stride)
         layers = [(cells == k + 1).mean(axis=(1, 3), dtype=np.float32) for k in range(len(self.labels))]
         return np.stack(layers) if layers else np.zeros((0, h, w), np.float32)
 

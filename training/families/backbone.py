@@ -58,7 +58,7 @@ class Backbone:
     def extractor(self) -> Extractor:
         """Stage 2 with stage 3 brought to its size, 1/8 of the input."""
         channels = sum(_width(self.weights, stage) for stage in (2, 3))
-        return Extractor(self.name, channels, 8, 1, self._write)
+        return Extractor(self.name, channels, 8, 1, self._write, is_pretrained=True)
 
     def _write(self, g: GraphWriter, color: str) -> str:
         # Opponent colours back to what the net was trained on, in one convolution of 1 x 1.

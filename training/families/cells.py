@@ -85,7 +85,7 @@ def collect_cells(store: PictureStore, extractor: Extractor, seed: int, progress
         flat = wide[0].reshape(wide.shape[1], -1).T
         # A copy: even an empty view would keep the whole map in memory, for every picture.
         coarse.append(flat[:0].copy() if store.is_anomaly[i] else flat[rng.permutation(len(flat))[:coarse_each]])
-        index, labels = _choose(store, i, extractor.grid, share, rng)
+        index, labels = _choose(store, i, extractor.stride, share, rng)
         fine.append(cell[0].reshape(cell.shape[1], -1).T[index])
         classes.append(labels)
     progress(f"computing features ({extractor.name})", count, count)
@@ -102,13 +102,13 @@ def collect_cells(store: PictureStore, extractor: Extractor, seed: int, progress
 
 
 def _choose(
-    store: PictureStore, i: int, grid: int, share: float, rng: np.random.Generator
+    store: PictureStore, i: int, stride: int, share: float, rng: np.random.Generator
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
     """Which cells of picture i to keep for the cell classifier, and their classes."""
     labels = len(store.labels)
     if not labels or (store.is_anomaly[i] and not store.has_mask[i]):
         return np.zeros(0, np.int64), np.zeros(0, np.int64)
-    coverage = store.coverage(i, grid)
+    coverage = store.coverage(i, stride)
     shares = coverage.reshape(labels, -1)
     strongest, covered = shares.argmax(axis=0), shares.max(axis=0)
     background = np.flatnonzero(covered <= CLEAR_SHARE)

@@ -14,6 +14,7 @@ from torch import nn
 from linewatch.training.arrays import F32
 from linewatch.training.families.one_class import peak
 from linewatch.training.families.torch_setup import device, seeded
+from linewatch.training.graph.outputs import Score, Supervision
 from linewatch.training.graph.writer import GraphWriter
 
 STEPS = 400
@@ -70,8 +71,8 @@ class Discriminator:
         offsets = [weights[1] @ biases[0] + biases[1], biases[2]]
         return cls(tuple(w.astype(np.float32) for w in merged), tuple(b.astype(np.float32) for b in offsets))
 
-    def write(self, g: GraphWriter, features: str) -> dict[str, str]:
+    def write(self, g: GraphWriter, features: str) -> dict[str, Score]:
         """Write over features (1 x F x h x w); returns the scores."""
         x = g.node("Relu", g.conv(features, self.weights[0][:, :, None, None], self.biases[0]))
         found = g.conv(x, self.weights[1][:, :, None, None], self.biases[1])
-        return {"discriminator peak": peak(g, found)}
+        return {"discriminator peak": peak(g, found, Supervision.ONE_CLASS)}

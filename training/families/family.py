@@ -1,13 +1,14 @@
 """Families of branches: what is fitted together and written into a graph together.
 
-A family is fitted on some pictures and gives a `Fitted`, which writes itself into a graph. Cross-validation, the choice
+A family is fitted on some pictures and gives a `FittedFamily`, which writes itself into a graph and states what it gives
+there: scores, a distance map, a segmentation, and the grid of each (`FamilyOutputs`). Cross-validation, the choice
 and the final export treat all families alike.
 """
 
 from typing import Protocol
 
 from linewatch.training.arrays import Bools
-from linewatch.training.graph.outputs import Fitted
+from linewatch.training.graph.outputs import FittedFamily
 
 
 class Family(Protocol):
@@ -26,5 +27,8 @@ class Family(Protocol):
     def folds(self) -> int:
         """See above."""
 
-    def fit(self, chosen: Bools, key: str) -> Fitted:
+    def placeholder(self) -> FittedFamily | None:
+        """What costs as much as a fit, where fitting is too slow to be done before it is wanted; None where it is fast."""
+
+    def fit(self, chosen: Bools, key: str) -> FittedFamily:
         """Fit on the chosen pictures. `key` names this fit among all fits of a run, for checkpoints."""

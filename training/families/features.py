@@ -11,7 +11,7 @@ from linewatch.training.families.discriminator import Discriminator
 from linewatch.training.families.extractor import Extractor
 from linewatch.training.families.one_class import NearestNeighbours, PositionGaussian
 from linewatch.training.families.supervised import CellClassifier, PooledStatistics
-from linewatch.training.graph.outputs import Written
+from linewatch.training.graph.outputs import DistanceMap, FamilyOutputs
 from linewatch.training.graph.writer import GraphWriter
 
 
@@ -20,28 +20,28 @@ class FittedFeatures:
     """Branches over one extractor."""
 
     extractor: Extractor
-    prefix: str
     neighbours: NearestNeighbours
     position: PositionGaussian
     discriminator: Discriminator | None
     pooled: PooledStatistics | None
     classifier: CellClassifier | None
 
-    def write(self, g: GraphWriter, color: str) -> Written:
-        """See `Fitted`."""
+    def write(self, g: GraphWriter, color: str) -> FamilyOutputs:
+        """See `FittedFamily`."""
         features = self.extractor.write(g, color)
         coarse = self.extractor.write_coarse(g, features)
-        unusual, scores = self.neighbours.write(g, coarse)
+        distance, scores = self.neighbours.write(g, coarse)
         scores |= self.position.write(g, coarse)[1]
-        labels = strongest = None
+        segmentation = None
         if self.discriminator is not None:
             scores |= self.discriminator.write(g, features)
         if self.pooled is not None:
             scores |= self.pooled.write(g, features)
         if self.classifier is not None:
-            labels, strongest, extra = self.classifier.write(g, features)
+            segmentation, extra = self.classifier.write(g, features, self.extractor.stride)
             scores |= extra
-        return Written({f"{self.prefix}{name}": value for name, value in scores.items()}, unusual, labels, strongest)
+        named = {f"{self.extractor.score_prefix}{name}": score for name, score in scores.items()}
+        return FamilyOutputs(named, DistanceMap(distance, self.extractor.coarse_stride), segmentation)
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,12 +53,14 @@ class FeatureFamily:
     cells: Cells
     seed: int
     folds: int
-    with_discriminator: bool
 
     @property
     def name(self) -> str:
         """See `Family`."""
         return self.extractor.name
+
+    def placeholder(self) -> None:
+        """See `Family`. None: it is fitted in seconds."""
 
     def fit(self, chosen: Bools, key: str) -> FittedFeatures:  # noqa: ARG002
         """See `Family`. Fast enough to need no checkpoint of its own."""
@@ -79,9 +81,8 @@ class FeatureFamily:
             with_hard = np.concatenate([classes, np.zeros(len(negatives), np.int64)])
             classifier = CellClassifier.fit(hard, with_hard, count, self.seed, epochs=24)
         discriminator = None
-        if self.with_discriminator:
+        if self.extractor.is_pretrained:
             normal = cells.coarse[chosen[cells.coarse_owner]]
             defects = features[classes > 0][:, : self.extractor.channels]
             discriminator = Discriminator.fit(normal, defects, self.seed)
-        prefix = "" if self.extractor.name == "bank" else f"{self.extractor.name} "
-        return FittedFeatures(self.extractor, prefix, neighbours, position, discriminator, pooled, classifier)
+        return FittedFeatures(self.extractor, neighbours, position, discriminator, pooled, classifier)

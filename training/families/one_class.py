@@ -10,12 +10,17 @@ import numpy as np
 import numpy.typing as npt
 
 from linewatch.training.arrays import F32
+from linewatch.training.graph.outputs import Score, Supervision
 from linewatch.training.graph.writer import GraphWriter
 
 
-def peak(g: GraphWriter, cells: str) -> str:
+def peak(g: GraphWriter, cells: str, supervision: Supervision) -> Score:
     """The largest 3 x 3 mean of a one-channel map: a lone noisy cell does not decide."""
-    return g.node("GlobalMaxPool", g.pool("AveragePool", cells, 3, 1))
+    return Score(g.node("GlobalMaxPool", g.pool("AveragePool", cells, 3, 1)), supervision, is_peak=True)
+
+
+def _mean(g: GraphWriter, distance: str) -> Score:
+    return Score(g.node("GlobalAveragePool", distance), Supervision.ONE_CLASS)
 
 
 def whitening(cells: F32, dimensions: int, rng: np.random.Generator) -> tuple[F32, F32]:
@@ -60,7 +65,7 @@ class NearestNeighbours:
             projection.astype(np.float32), offset.astype(np.float32), _choose_bank(points, size, rng).astype(np.float32)
         )
 
-    def write(self, g: GraphWriter, features: str) -> tuple[str, dict[str, str]]:
+    def write(self, g: GraphWriter, features: str) -> tuple[str, dict[str, Score]]:
         """Write over features (1 x F x h x w); returns the distance map (1 x 1 x h x w) and the scores."""
         point = g.conv(features, self.projection[:, :, None, None], self.offset)
         # min |x - c|^2 = |x|^2 - max(2 x.c - |c|^2): one convolution and one maximum over channels.
@@ -70,8 +75,8 @@ class NearestNeighbours:
         length = g.conv(g.node("Mul", point, point), ones)
         distance = g.node("Sqrt", g.node("Relu", g.node("Sub", length, nearest)))
         return distance, {
-            "nearest-neighbour peak": peak(g, distance),
-            "nearest-neighbour mean": g.node("GlobalAveragePool", distance),
+            "nearest-neighbour peak": peak(g, distance, Supervision.ONE_CLASS),
+            "nearest-neighbour mean": _mean(g, distance),
         }
 
 
@@ -121,7 +126,7 @@ class PositionGaussian:
         deviation = np.sqrt(trust * variance + (1 - trust) * overall + 1e-6)
         return cls(projection, offset, mean.astype(np.float32), (1 / deviation).astype(np.float32))
 
-    def write(self, g: GraphWriter, features: str) -> tuple[str, dict[str, str]]:
+    def write(self, g: GraphWriter, features: str) -> tuple[str, dict[str, Score]]:
         """Write over features (1 x F x h x w); returns the distance map (1 x 1 x h x w) and the scores."""
         point = g.conv(features, self.projection[:, :, None, None], self.offset)
         centred = g.node("Sub", point, g.constant(self.mean[None]))
@@ -129,6 +134,6 @@ class PositionGaussian:
         share = np.full((1, len(self.offset), 1, 1), 1 / len(self.offset), np.float32)
         distance = g.node("Sqrt", g.conv(g.node("Mul", away, away), share))
         return distance, {
-            "position peak": peak(g, distance),
-            "position mean": g.node("GlobalAveragePool", distance),
+            "position peak": peak(g, distance, Supervision.ONE_CLASS),
+            "position mean": _mean(g, distance),
         }

@@ -12,6 +12,7 @@ from threadpoolctl import threadpool_limits
 
 from linewatch.training.arrays import F32
 from linewatch.training.families.one_class import peak
+from linewatch.training.graph.outputs import Score, Segmentation, Supervision
 from linewatch.training.graph.writer import GraphWriter
 
 CONTEXT = 5
@@ -68,18 +69,19 @@ class CellClassifier:
                 x = g.node("Relu", x)
         return x
 
-    def write(self, g: GraphWriter, features: str) -> tuple[str, str, dict[str, str]]:
-        """Returns the labels' logits with the background's 0, the largest logit, the scores."""
+    def write(self, g: GraphWriter, features: str, stride: int) -> tuple[Segmentation, dict[str, Score]]:
+        """Write over features (1 x F x h x w) of that stride; returns the labels' logits, and the scores."""
         logits = self.write_logits(g, features)
         strongest = g.node("ReduceMax", logits, axes=[1], keepdims=1)
         area = g.node("GlobalAveragePool", g.node("Sigmoid", strongest))
         count = self.weights[-1].shape[0]
         background = np.concatenate([np.zeros((1, count)), np.eye(count)]).astype(np.float32)
-        return (
-            g.conv(logits, background[:, :, None, None]),
-            strongest,
-            {"cell peak": peak(g, strongest), "cell area": g.node("Sqrt", area)},
-        )
+        # The background's logit is 0: the others are relative to it.
+        segmentation = Segmentation(g.conv(logits, background[:, :, None, None]), strongest, stride)
+        return segmentation, {
+            "cell peak": peak(g, strongest, Supervision.SUPERVISED),
+            "cell area": Score(g.node("Sqrt", area), Supervision.SUPERVISED),
+        }
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,8 +105,8 @@ class PooledStatistics:
         weight = model.coef_[0] / scale
         return cls(weight.astype(np.float32), float(model.intercept_[0] - weight @ mean))
 
-    def write(self, g: GraphWriter, features: str) -> dict[str, str]:
+    def write(self, g: GraphWriter, features: str) -> dict[str, Score]:
         """Returns the score."""
         pooled = g.concat(g.node("GlobalAveragePool", features), g.node("GlobalMaxPool", features))
         score = g.conv(pooled, self.weight.reshape(1, -1, 1, 1), np.array([self.bias], np.float32))
-        return {"pooled statistics": score}
+        return {"pooled statistics": Score(score, Supervision.SUPERVISED)}

@@ -16,10 +16,13 @@ from torch.nn import functional
 
 from linewatch.training.arrays import F32
 from linewatch.training.families.one_class import peak
-from linewatch.training.graph.outputs import Written
+from linewatch.training.graph.outputs import FamilyOutputs, Score, Segmentation, Supervision
 from linewatch.training.graph.writer import GraphWriter
 
 WIDTHS = (16, 32, 64, 96)
+STRIDE = 2
+"""Pixels of the input on a side of a cell of the logits."""
+FIRST_KERNEL = 5
 
 
 def _block(inputs: int, outputs: int, stride: int = 1, kernel: int = 3) -> nn.Sequential:
@@ -39,7 +42,7 @@ class UNet(nn.Module):
         super().__init__()
         inputs = (3, *WIDTHS[:-1])
         self.down = nn.ModuleList(
-            nn.Sequential(_block(i, o, 2, 5 if n == 0 else 3), _block(o, o))
+            nn.Sequential(_block(i, o, 2, FIRST_KERNEL if n == 0 else 3), _block(o, o))
             for n, (i, o) in enumerate(zip(inputs, WIDTHS, strict=True))
         )
         self.lateral = nn.ModuleList(nn.Conv2d(b, a, 1) for a, b in pairwise(WIDTHS))
@@ -87,8 +90,8 @@ class FittedUNet:
     up: tuple[Layer, ...]
     out: Layer
 
-    def write(self, g: GraphWriter, color: str) -> Written:
-        """See `families.Fitted`."""
+    def write(self, g: GraphWriter, color: str) -> FamilyOutputs:
+        """See `FittedFamily`."""
         x, seen = color, []
         for level in self.down:
             for n, (weight, bias) in enumerate(level):
@@ -104,8 +107,12 @@ class FittedUNet:
         count = len(weight) - 1
         background = np.concatenate([np.zeros((1, count)), np.eye(count)]).astype(np.float32)
         area = g.node("GlobalAveragePool", g.node("Sigmoid", strongest))
-        scores = {"U-Net peak": peak(g, strongest), "U-Net area": g.node("Sqrt", area)}
-        return Written(scores, None, g.conv(relative, background[:, :, None, None]), strongest)
+        scores = {
+            "U-Net peak": peak(g, strongest, Supervision.SUPERVISED),
+            "U-Net area": Score(g.node("Sqrt", area), Supervision.SUPERVISED),
+        }
+        segmentation = Segmentation(g.conv(relative, background[:, :, None, None]), strongest, STRIDE)
+        return FamilyOutputs(scores, segmentation=segmentation)
 
 
 def export(net: UNet) -> FittedUNet:
@@ -116,4 +123,19 @@ def export(net: UNet) -> FittedUNet:
         tuple(_plain(c) for c in net.lateral),
         tuple(_folded(b) for b in net.up),
         _plain(net.out),
+    )
+
+
+def placeholder(classes: int) -> FittedUNet:
+    """What a fitted net of that many outputs looks like, all zeros: a graph's cost depends on shapes only."""
+
+    def layer(outputs: int, inputs: int, kernel: int) -> Layer:
+        return np.zeros((outputs, inputs, kernel, kernel), np.float32), np.zeros(outputs, np.float32)
+
+    inputs = (3, *WIDTHS[:-1])
+    return FittedUNet(
+        tuple((layer(o, i, FIRST_KERNEL if n == 0 else 3), layer(o, o, 3)) for n, (i, o) in enumerate(zip(inputs, WIDTHS, strict=True))),
+        tuple(layer(a, b, 1) for a, b in pairwise(WIDTHS)),
+        tuple(layer(w, w, 3) for w in WIDTHS[:-1]),
+        layer(classes, WIDTHS[0], 1),
     )

@@ -11,7 +11,7 @@ from linewatch.training.arrays import Bools
 from linewatch.training.data.crops import CropSource
 from linewatch.training.data.pictures import PictureStore
 from linewatch.training.families.torch_setup import device, seeded
-from linewatch.training.families.unet import FittedUNet, UNet, export
+from linewatch.training.families.unet import FittedUNet, UNet, export, placeholder
 from linewatch.training.graph.color import to_planes
 from linewatch.training.workspace import Progress, Workspace
 
@@ -26,7 +26,7 @@ CHECKPOINT_SECONDS = 15.0
 
 @dataclass(frozen=True, slots=True)
 class UNetFamily:
-    """See `families.Family`."""
+    """See `Family`."""
 
     store: PictureStore
     steps: int
@@ -36,23 +36,32 @@ class UNetFamily:
 
     @property
     def name(self) -> str:
-        """See `families.Family`."""
+        """See `Family`."""
         return "U-Net"
 
     @property
     def folds(self) -> int:
-        """See `families.Family`."""
+        """See `Family`."""
         return 3
+
+    @property
+    def classes(self) -> int:
+        """Outputs of the net: the background and each label, or whatever is anomalous where there are no labels."""
+        return max(1, len(self.store.labels)) + 1
+
+    def placeholder(self) -> FittedUNet:
+        """See `Family`."""
+        return placeholder(self.classes)
 
     def fit(self, chosen: Bools, key: str) -> FittedUNet:
         """Fit; a finished fit is kept in the workspace, an unfinished one goes on from its last checkpoint."""
-        net = UNet(max(1, len(self.store.labels)) + 1)
         finished = self.workspace.load(f"unet-{key}")
         if finished is not None:
+            net = UNet(self.classes)
             net.load_state_dict({k: torch.from_numpy(v) for k, v in finished.items()})
             return export(net)
         with seeded(self.seed):
-            net = UNet(max(1, len(self.store.labels)) + 1).to(device(), memory_format=torch.channels_last)
+            net = UNet(self.classes).to(device(), memory_format=torch.channels_last)
             _Fit(self, net, chosen, key).run()
         self.workspace.save(f"unet-{key}", {k: v.cpu().numpy() for k, v in net.state_dict().items()})
         self.workspace.forget(f"unet-{key}-unfinished")

@@ -8,10 +8,10 @@ from linewatch.training.graph.writer import GraphWriter
 
 KERNEL = 7
 ORIENTATIONS = 4
-GRID = 4
-"""Features have one cell for GRID x GRID input pixels."""
+STRIDE = 4
+"""Features have one cell for STRIDE x STRIDE input pixels."""
 COARSE = 2
-"""The nearest-neighbour branch works on cells of GRID * COARSE pixels."""
+"""The nearest-neighbour branch works on cells of STRIDE * COARSE pixels."""
 
 
 def filters() -> F32:
@@ -58,7 +58,7 @@ def write_bank(g: GraphWriter, color: str) -> str:
     for level in range(4):
         energy = g.node("Abs", g.conv(color, bank))
         if level < 2:
-            cell = GRID >> level
+            cell = STRIDE >> level
             features.append(g.pool("AveragePool", energy, cell, cell))
             if level == 0:
                 features.append(g.pool("MaxPool", energy, cell, cell))

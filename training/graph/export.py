@@ -12,12 +12,14 @@ from linewatch.anomaly_model.runtime_onnx import OnnxRuntime
 from linewatch.training.arrays import F32
 from linewatch.training.data.pictures import PictureStore
 from linewatch.training.graph.color import write_color
-from linewatch.training.graph.outputs import Fitted, Written
+from linewatch.training.graph.outputs import FamilyOutputs, FittedFamily
 from linewatch.training.graph.spec import Recipe
 from linewatch.training.graph.writer import GraphWriter
 
 GOLDEN_PER_CLASS = 3
 DISTANCE_PICTURES = 60
+MAP_STRIDE = 4
+"""Pixels of the input on a side of a cell of a distance map that is shipped; finer ones stay as they are."""
 
 
 def write_model(recipe: Recipe, store: PictureStore) -> bytes:
@@ -25,7 +27,7 @@ def write_model(recipe: Recipe, store: PictureStore) -> bytes:
     g = GraphWriter(store.spec.height, store.spec.width)
     color = write_color(g)
     written = {name: fitted.write(g, color) for name, fitted in recipe.fitted.items()}
-    scores = {name: value for w in written.values() for name, value in w.scores.items()}
+    scores = {name: score.value for w in written.values() for name, score in w.scores.items()}
     # A score without weight is not written, and costs nothing on the line.
     used = [(scores[c], w) for c, w in zip(recipe.columns, recipe.stack.weights, strict=True) if w > 0]
     weights = np.array([w for _, w in used], np.float32).reshape(1, -1, 1, 1)
@@ -33,36 +35,33 @@ def write_model(recipe: Recipe, store: PictureStore) -> bytes:
     score = g.node("Flatten", g.conv(values, weights, np.array([recipe.stack.bias], np.float32)), axis=0, name="score")
     if recipe.segmenter is None:
         return g.build([score, _heat(g, written, recipe, store)])
-    segmenter = written[recipe.segmenter]
-    assert segmenter.labels is not None
-    assert segmenter.strongest is not None
-    heat = g.node("Sigmoid", segmenter.strongest, name="map")
-    own = 2 if recipe.segmenter == "U-Net" else 4
-    factor = own if recipe.fine else max(1, own // 2)
-    labels = g.upsample(segmenter.labels, factor, name="labels") if factor > 1 else segmenter.labels
+    segmentation = written[recipe.segmenter].segmentation
+    assert segmentation is not None
+    heat = g.node("Sigmoid", segmentation.strongest, name="map")
+    factor = segmentation.stride if recipe.fine else max(1, segmentation.stride // 2)
+    labels = g.upsample(segmentation.logits, factor, name="labels") if factor > 1 else segmentation.logits
     return g.build([score, heat, labels])
 
 
-def _heat(g: GraphWriter, written: dict[str, Written], recipe: Recipe, store: PictureStore) -> str:
+def _heat(g: GraphWriter, written: dict[str, FamilyOutputs], recipe: Recipe, store: PictureStore) -> str:
     """Where something unusual is, for models without labels."""
-    with_pixels = [w.strongest for w in written.values() if w.strongest is not None]
-    if with_pixels:
-        return g.node("Sigmoid", with_pixels[0], name="map")
-    name = next(n for n, w in written.items() if w.unusual is not None)
+    for outputs in written.values():
+        if outputs.segmentation is not None:
+            return g.node("Sigmoid", outputs.segmentation.strongest, name="map")
+    name, distance = next((n, w.distance_map) for n, w in written.items() if w.distance_map is not None)
     low, high = _normal_distances(recipe.fitted[name], store)
     # 0.5 at the largest distance that training normals show, so that normal parts stay dark.
     steepness = 6 / max(high - low, 1e-6)
-    unusual = written[name].unusual
-    assert unusual is not None
-    return g.node("Sigmoid", g.upsample(g.scale(unusual, steepness, -steepness * high), 2), name="map")
+    scaled = g.scale(distance.value, steepness, -steepness * high)
+    return g.node("Sigmoid", g.upsample(scaled, max(1, distance.stride // MAP_STRIDE)), name="map")
 
 
-def _normal_distances(fitted: Fitted, store: PictureStore) -> tuple[float, float]:
+def _normal_distances(fitted: FittedFamily, store: PictureStore) -> tuple[float, float]:
     """Median and 99.9th percentile of the distance over cells of normal training pictures."""
     g = GraphWriter(store.spec.height, store.spec.width)
-    unusual = fitted.write(g, write_color(g)).unusual
-    assert unusual is not None
-    runtime = OnnxRuntime(g.build([unusual]), threads=2)
+    distance = fitted.write(g, write_color(g)).distance_map
+    assert distance is not None
+    runtime = OnnxRuntime(g.build([distance.value]), threads=2)
     normals = np.flatnonzero(~store.is_anomaly)[:DISTANCE_PICTURES]
     values: F32 = np.concatenate([runtime.run_arrays(store.input(int(i)))[0].ravel() for i in normals])
     return float(np.median(values)), float(np.quantile(values, 0.999))

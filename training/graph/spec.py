@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from linewatch.training.arrays import F64
-from linewatch.training.graph.outputs import Fitted
+from linewatch.training.graph.outputs import FittedFamily
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +32,7 @@ class Recipe:
         fine: whether label logits are brought to the input's full resolution (thin defects) or to half of it.
     """
 
-    fitted: dict[str, Fitted]
+    fitted: dict[str, FittedFamily]
     columns: tuple[str, ...]
     stack: Stack
     segmenter: str | None

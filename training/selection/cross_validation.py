@@ -89,9 +89,9 @@ def _score(family: Family, store: PictureStore, chosen: npt.NDArray[np.bool_], h
     fitted = family.fit(chosen, key)
     g = GraphWriter(store.spec.height, store.spec.width)
     written = fitted.write(g, write_color(g))
-    outputs = list(written.scores.values())
-    if written.labels is not None:
-        outputs.append(written.labels)
+    outputs = written.score_values
+    if written.segmentation is not None:
+        outputs.append(written.segmentation.logits)
     runtime = OnnxRuntime(g.build(outputs), threads=2)
     labels = len(store.labels)
     columns: dict[str, F64] = {f"score {name}": np.zeros(len(held_out)) for name in written.scores}
@@ -101,7 +101,7 @@ def _score(family: Family, store: PictureStore, chosen: npt.NDArray[np.bool_], h
         values = runtime.run_arrays(store.input(int(index)))
         for column, value in zip(columns.values(), values, strict=False):
             column[row] = float(value.reshape(-1)[0])
-        if written.labels is not None and labels:
+        if written.segmentation is not None and labels:
             found = strongest_label(values[-1][0])
             areas[row] = [(found == k + 1).mean() for k in range(labels)]
             if known[index]:

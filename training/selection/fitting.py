@@ -4,6 +4,7 @@ costs -> every family fold by fold -> out-of-fold scores -> segmenter by IoU, sc
 -> threshold, confidence -> what was chosen, fitted on everything
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import msgspec
@@ -18,13 +19,13 @@ from linewatch.training.families.extractor import BANK
 from linewatch.training.families.family import Family
 from linewatch.training.families.features import FeatureFamily
 from linewatch.training.families.unet_training import UNetFamily
-from linewatch.training.graph.outputs import Fitted
+from linewatch.training.graph.outputs import FittedFamily, Score, Supervision
 from linewatch.training.graph.spec import Recipe
 from linewatch.training.options import TrainingOptions
 from linewatch.training.selection.choice import Choice, check_limit, choose
 from linewatch.training.selection.cross_validation import OutOfFold, cross_validate
 from linewatch.training.selection.decision import decide, decide_from_normals, weakness
-from linewatch.training.selection.graph_cost import Cost, untrained_unet
+from linewatch.training.selection.graph_cost import Cost
 from linewatch.training.selection.segmenter import choose_segmenter
 from linewatch.training.selection.stack import fit_normals_stack
 from linewatch.training.workspace import Progress, Workspace
@@ -75,7 +76,7 @@ class Task:
                 f"cells-{extractor.name}".replace(":", "-"),
                 lambda e=extractor: collect_cells(self.store, e, seed, self.progress),  # type: ignore[misc]
             )
-            families.append(FeatureFamily(extractor, self.store, Cells(**arrays), seed, folds, extractor is not BANK))  # type: ignore[arg-type]
+            families.append(FeatureFamily(extractor, self.store, Cells(**arrays), seed, folds))  # type: ignore[arg-type]
         return families
 
 
@@ -96,7 +97,7 @@ class Result:
     """
 
     recipe: Recipe
-    fitted: dict[str, Fitted]
+    fitted: dict[str, FittedFamily]
     decision: Decision
     labels: list[Label]
     out_of_fold: F64
@@ -120,12 +121,12 @@ def fit_normals(task: Task) -> Result:
     folds = min(NORMALS_FOLDS, int(task.groups.max()) + 1)
     # A pretrained net, where there is one, sees more than the bank.
     family = task.feature_families(folds)[-1]
-    fitted: dict[str, Fitted] = {family.name: family.fit(np.ones(len(task.store), bool), "final")}
+    fitted: dict[str, FittedFamily] = {family.name: family.fit(np.ones(len(task.store), bool), "final")}
     cost = Cost(task.store, fitted, fine=task.fine)
-    least = cost(tuple(c for c in cost.columns if c.endswith("peak")), None)
+    least = cost(tuple(c for c, score in cost.scores.items() if score.is_peak), None)
     check_limit(least, task.options.budget)
     found = task.cross_validate(family)
-    columns = tuple(c for c in found.scores if c.endswith("peak"))  # the mean over a picture says little of one place
+    columns = tuple(c for c in found.scores if cost.scores[c].is_peak)  # the mean over a picture says little of one place
     matrix = np.stack([found.scores[c] for c in columns], axis=1)
     stack = fit_normals_stack(matrix)
     scores = stack(matrix)
@@ -147,28 +148,26 @@ def fit_normals(task: Task) -> Result:
 def fit_labelled(task: Task) -> Result:
     """Both classes: every family is tried, and what the evidence says is fitted on everything."""
     store, options = task.store, task.options
-    families: dict[str, Family] = {f.name: f for f in task.feature_families(FOLDS)}
+    candidates: list[Family] = [*task.feature_families(FOLDS)]
     if options.unet_steps:
-        families["U-Net"] = UNetFamily(store, options.unet_steps, options.seed, task.workspace, task.progress)
+        candidates.append(UNetFamily(store, options.unet_steps, options.seed, task.workspace, task.progress))
+    families = {family.name: family for family in candidates}
     everything = np.ones(len(store), bool)
-    # Untrained weights cost as much as trained ones, so the slow net is not fitted before it is wanted.
-    samples: dict[str, Fitted] = {
-        name: untrained_unet(len(store.labels)) if name == "U-Net" else family.fit(everything, "final")
-        for name, family in families.items()
-    }
+    placeholders: dict[str, FittedFamily] = {n: p for n, f in families.items() if (p := f.placeholder()) is not None}
+    samples = {name: placeholders.get(name) or family.fit(everything, "final") for name, family in families.items()}
     cost = Cost(store, samples, fine=task.fine)
     if options.budget.is_limit:
         check_limit(cost.least(), options.budget)
     found = {name: task.cross_validate(family) for name, family in families.items()}
     scores = {column: values for oof in found.values() for column, values in oof.scores.items()}
-    segmenter = choose_segmenter(found, lambda name: cost(_peak(found[name]), name), options.budget)
+    segmenter = choose_segmenter(found, lambda name: cost(_first_peak(found[name], cost.scores), name), options.budget)
     folds = divide(store.strata(), task.groups, FOLDS, options.seed)
     choice = choose(
-        _groups(found), scores, store.is_anomaly, folds, lambda columns: cost(columns, segmenter), options.budget
+        _groups(found, cost.scores), scores, store.is_anomaly, folds, lambda columns: cost(columns, segmenter), options.budget
     )
     task.progress("fitting the final model", 0, 1)
     fitted = {
-        name: families[name].fit(everything, "final") if name == "U-Net" else samples[name]
+        name: families[name].fit(everything, "final") if name in placeholders else samples[name]
         for name in cost.families(choice.columns, segmenter)
     }
     task.progress("fitting the final model", 1, 1)
@@ -178,23 +177,23 @@ def fit_labelled(task: Task) -> Result:
         labels = [msgspec.structs.replace(lb, minimum_area=a) for lb, a in zip(store.labels, areas, strict=True)]
     return Result(
         Recipe(fitted, choice.columns, choice.stack, segmenter, task.fine),
-        {name: f for name, f in (samples | fitted).items() if name != "U-Net" or name in fitted},
+        {name: f for name, f in (samples | fitted).items() if name not in placeholders or name in fitted},
         decide(choice.out_of_fold, store.is_anomaly), labels, choice.out_of_fold, choice,
         _findings(task, choice, found, segmenter), weakness(choice.out_of_fold, store.is_anomaly, folds),
         (choice.warning,) if choice.warning else (),
     )  # fmt: skip
 
 
-def _peak(oof: OutOfFold) -> tuple[str, ...]:
-    return (next(c for c in oof.scores if c.endswith("peak")),)
+def _first_peak(oof: OutOfFold, scores: Mapping[str, Score]) -> tuple[str, ...]:
+    return (next(c for c in oof.scores if scores[c].is_peak),)
 
 
-def _groups(found: dict[str, OutOfFold]) -> dict[str, tuple[str, ...]]:
+def _groups(found: dict[str, OutOfFold], scores: Mapping[str, Score]) -> dict[str, tuple[str, ...]]:
     """Combinations worth trying: each family's scores, its one-class scores, and everything."""
     groups: dict[str, tuple[str, ...]] = {}
     for name, oof in found.items():
         groups[f"{name}, all scores"] = tuple(oof.scores)
-        one_class = tuple(c for c in oof.scores if "neighbour" in c or "position" in c or "discriminator" in c)
+        one_class = tuple(c for c in oof.scores if scores[c].supervision is Supervision.ONE_CLASS)
         if one_class:
             groups[f"{name}, one-class scores"] = one_class
     if len(found) > 1:

@@ -5,11 +5,11 @@ import numpy as np
 from linewatch.anomaly_model.manifest import InputSpec, PictureSize
 from linewatch.training.data.input_size import DEFAULT_SIDE, choose_input
 from linewatch.training.data.pictures import PictureStore
-from linewatch.training.families.unet import UNet, export
+from linewatch.training.families.unet import placeholder
 from linewatch.training.graph.color import write_color
 from linewatch.training.graph.cost import cost_model
 from linewatch.training.graph.export import write_model
-from linewatch.training.graph.outputs import Fitted
+from linewatch.training.graph.outputs import FittedFamily
 from linewatch.training.graph.spec import Recipe, Stack
 from linewatch.training.graph.writer import GraphWriter
 from linewatch.training.options import TrainingOptions
@@ -24,22 +24,21 @@ class Cost:
         store: the training pictures.
         samples: family name to what may be written into a graph in its place.
         fine: whether label logits are brought to full resolution.
+
+    Attributes:
+        scores: all scores that the families give, by name.
     """
 
-    def __init__(self, store: PictureStore, samples: dict[str, Fitted], *, fine: bool) -> None:
+    def __init__(self, store: PictureStore, samples: dict[str, FittedFamily], *, fine: bool) -> None:
         self._store, self._samples, self._fine = store, samples, fine
         g = GraphWriter(store.spec.height, store.spec.width)
         color = write_color(g)
         written = {name: fitted.write(g, color) for name, fitted in samples.items()}
+        self.scores = {column: score for w in written.values() for column, score in w.scores.items()}
         self._owner = {column: name for name, w in written.items() for column in w.scores}
-        able = [name for name, w in written.items() if w.labels is not None and store.labels]
+        able = [name for name, w in written.items() if w.segmentation is not None and store.labels]
         self._segmenters: list[str | None] = [*able] or [None]
         self._known: dict[tuple[tuple[str, ...], str | None], float] = {}
-
-    @property
-    def columns(self) -> tuple[str, ...]:
-        """Names of all scores."""
-        return tuple(self._owner)
 
     def families(self, columns: tuple[str, ...], segmenter: str | None) -> list[str]:
         """Families that a graph needs."""
@@ -71,11 +70,7 @@ def affordable_side(picture: PictureSize, side: int, labels: int, options: Train
 
 def _unet_ms(spec: InputSpec, labels: int) -> float:
     g = GraphWriter(spec.height, spec.width)
-    written = untrained_unet(labels).write(g, write_color(g))
-    assert written.labels is not None
-    return cost_model().milliseconds(g.build([*written.scores.values(), g.upsample(written.labels, 2)]))
-
-
-def untrained_unet(labels: int) -> Fitted:
-    """A U-Net that knows nothing, for counting its cost."""
-    return export(UNet(max(1, labels) + 1))
+    written = placeholder(max(1, labels) + 1).write(g, write_color(g))
+    assert written.segmentation is not None
+    labels_at_input = g.upsample(written.segmentation.logits, written.segmentation.stride)
+    return cost_model().milliseconds(g.build([*written.score_values, labels_at_input]))

@@ -324,8 +324,8 @@ def test_a_u_net_equals_onnxruntime(isa: Isa) -> None:
         pytest.skip(f"this CPU has no {isa.name}; its code is compiled in other tests")
     g = GraphWriter(64, 80)
     written = export(UNet(4)).write(g, write_color(g))
-    assert written.labels
-    model = g.build([*written.scores.values(), g.upsample(written.labels, 2)])
+    assert written.segmentation
+    model = g.build([*written.score_values, g.upsample(written.segmentation.logits, 2)])
     picture = RNG.integers(0, 256, (1, 64, 80, 3), np.uint8)
     target = tvm.target.Target({"kind": "llvm", "mcpu": isa.mcpu})
     machine = relax.VirtualMachine(tvm.compile(lower(make_plan(model, isa.lanes), isa, choose), target=target), tvm.cpu())

@@ -75,7 +75,7 @@ def run(backbone: Backbone, picture: np.ndarray) -> np.ndarray:
     extractor = backbone.extractor()
     [found] = OnnxRuntime(g.build([extractor.write(g, write_color(g))])).run_arrays(picture)
     assert found.shape[1] == extractor.channels
-    assert found.shape[2] * extractor.grid == picture.shape[1]
+    assert found.shape[2] * extractor.stride == picture.shape[1]
     return found
 
 

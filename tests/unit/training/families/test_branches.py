@@ -42,7 +42,7 @@ def test_position_branch_knows_what_is_normal_where(noise: np.ndarray) -> None:
     g = GraphWriter(H, W)
     coarse = g.pool("AveragePool", write_bank(g, write_color(g)), 2, 2)
     distance, scores = branch.write(g, coarse)
-    runtime = OnnxRuntime(g.build([distance, scores["position peak"]]))
+    runtime = OnnxRuntime(g.build([distance, scores["position peak"].value]))
     same, _ = runtime.run_arrays(noise)
     moved, peak = runtime.run_arrays(noise[:, :, ::-1].copy())
     exact = (

@@ -39,7 +39,7 @@ def test_the_graph_gives_the_largest_local_mean() -> None:
     picture = rng.integers(0, 256, (1, 64, 64, 3), np.uint8)
     g = GraphWriter(64, 64)
     features = write_bank(g, write_color(g))
-    score, cells = OnnxRuntime(g.build([net.write(g, features)["discriminator peak"], features])).run_arrays(picture)
+    score, cells = OnnxRuntime(g.build([net.write(g, features)["discriminator peak"].value, features])).run_arrays(picture)
     values = forward(net, cells[0].reshape(FEATURES, -1).T).reshape(16, 16)
     means = [values[r : r + 3, c : c + 3].mean() for r in range(14) for c in range(14)]
     assert score.item() >= max(means) - 1e-3

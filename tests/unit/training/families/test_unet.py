@@ -11,9 +11,10 @@ from linewatch.training.data.dataset import Dataset
 from linewatch.training.data.pictures import PictureStore, load_pictures
 from linewatch.training.data.reading import read_dataset
 from linewatch.training.families import unet_training
-from linewatch.training.families.unet import UNet, export
+from linewatch.training.families.unet import UNet, export, placeholder
 from linewatch.training.families.unet_training import UNetFamily, one_cycle
 from linewatch.training.graph.color import to_planes, write_color
+from linewatch.training.graph.cost import count_work
 from linewatch.training.graph.writer import GraphWriter
 from linewatch.training.workspace import Workspace, no_progress
 
@@ -47,14 +48,22 @@ def test_the_graph_gives_what_the_trained_net_gives() -> None:
         logits = net(torch.from_numpy(to_planes(pictures[:1])))[0].numpy()
     g = GraphWriter(64, 96)
     written = fitted.write(g, write_color(g))
-    assert written.labels
-    assert written.strongest
+    assert written.segmentation
     labels, strongest, peak = OnnxRuntime(
-        g.build([written.labels, written.strongest, written.scores["U-Net peak"]])
+        g.build([written.segmentation.logits, written.segmentation.strongest, written.scores["U-Net peak"].value])
     ).run_arrays(pictures[:1])
     np.testing.assert_allclose(labels[0], logits - logits[:1], atol=1e-3)
     np.testing.assert_allclose(strongest[0, 0], (logits - logits[:1])[1:].max(axis=0), atol=1e-3)
     assert peak.item() <= strongest.max() + 1e-4
+
+
+def test_a_placeholder_costs_what_a_fitted_net_costs() -> None:
+    g, h = GraphWriter(64, 96), GraphWriter(64, 96)
+    graphs = [
+        writer.build(fitted.write(writer, write_color(writer)).score_values)
+        for writer, fitted in ((g, placeholder(4)), (h, export(UNet(4))))
+    ]
+    assert count_work(graphs[0]) == count_work(graphs[1])
 
 
 def test_crops_show_every_label_alike_and_masks_follow_their_pictures(store: PictureStore) -> None:

@@ -3,7 +3,7 @@ import onnx
 import pytest
 
 from linewatch.anomaly_model.runtime_onnx import OnnxRuntime
-from linewatch.training.graph.bank import FEATURES, GRID, filters, write_bank
+from linewatch.training.graph.bank import FEATURES, STRIDE, filters, write_bank
 from linewatch.training.graph.color import write_color
 from linewatch.training.graph.writer import GraphWriter
 
@@ -33,8 +33,8 @@ def test_features_have_the_announced_shape_and_see_edges() -> None:
     g = GraphWriter(H, W)
     bank = g.build([write_bank(g, write_color(g))])
     [still], [lively] = run(bank, flat), run(bank, edge)
-    assert still.shape == (1, FEATURES, H // GRID, W // GRID)
-    middle = np.s_[0, :16, 6:10, W // GRID // 2]
+    assert still.shape == (1, FEATURES, H // STRIDE, W // STRIDE)
+    middle = np.s_[0, :16, 6:10, W // STRIDE // 2]
     assert lively[middle].max() > 0.2
     # Away from the border, where padding makes an edge of its own, flat stays silent.
     assert still[0, :64, 6:10, 10:14].max() < 0.01
