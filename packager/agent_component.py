@@ -13,7 +13,7 @@ import re
 import tarfile
 import tempfile
 import zipfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
@@ -23,6 +23,7 @@ from packaging.utils import canonicalize_name
 
 from linewatch.anomaly_model.errors import LinewatchError
 from linewatch.anomaly_model.files import zip_files
+from linewatch.anomaly_model.progress import ProgressCallback, no_progress
 from linewatch.packager.component import AGENT, AGENT_VERSIONS, Component, Draft, Identity, check_identity, finish_component
 from linewatch.packager.elf import LibraryError, read_machine
 from linewatch.packager.targets import ARCHITECTURES
@@ -32,7 +33,6 @@ PYTHON = "3.11"
 _OLDEST_GLIBC = (2, 27)
 _HERE = Path(__file__).parent
 _PROTO = _HERE.parent / "protos" / "edge-agent.proto"
-Progress = Callable[[str, int, int], None]
 
 
 class AgentComponentError(LinewatchError):
@@ -41,7 +41,7 @@ class AgentComponentError(LinewatchError):
 
 def write_agent_component(
     machines: Sequence[str], folder: Path, *, name: str = AGENT, component_version: str = "", wheel: Path | None = None,
-    pythons: Sequence[Path] = (), location: str = "", progress: Progress = lambda _what, _done, _total: None,
+    pythons: Sequence[Path] = (), location: str = "", progress: ProgressCallback = no_progress,
 ) -> Component:  # fmt: skip
     """Collect the wheels and write artifacts, recipe and component.json below `folder`.
 

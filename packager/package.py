@@ -4,7 +4,7 @@ import platform
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -15,6 +15,7 @@ import msgspec
 from linewatch.anomaly_model.bundle import Bundle, write_bundle
 from linewatch.anomaly_model.files import replace_file
 from linewatch.anomaly_model.parity import Parity
+from linewatch.anomaly_model.progress import ProgressCallback, no_progress
 from linewatch.packager.bill import BILL_NAME, bill_of_materials
 from linewatch.packager.component import (
     REGISTER_NAME,
@@ -35,8 +36,6 @@ from linewatch.packager.tune import Log, chooser, read_log, tune
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-Progress = Callable[[str, int, int], None]
-"""Called with what is being done, how many steps are done, and how many there are."""
 MEASURED_NAME = "measured.json"
 _TOOLS = ("linewatch", "apache-tvm", "apache-tvm-ffi", "onnxruntime")
 
@@ -100,7 +99,7 @@ class Package:
 
 def package(
     bundle: Bundle, target: Target, folder: Path, options: PackageOptions | None = None,
-    progress: Progress = lambda _what, _done, _total: None,
+    progress: ProgressCallback = no_progress,
 ) -> Package:  # fmt: skip
     """Compile, compare, write: `package_each` for a single target."""
     return package_each(bundle, [target], folder, options, progress)
@@ -108,7 +107,7 @@ def package(
 
 def package_each(
     bundle: Bundle, targets: Sequence[Target], folder: Path, options: PackageOptions | None = None,
-    progress: Progress = lambda _what, _done, _total: None,
+    progress: ProgressCallback = no_progress,
 ) -> Package:  # fmt: skip
     """Compile for each target, compare, write one component. Nothing is written to `folder` unless every comparison passes.
 
@@ -194,7 +193,7 @@ def _build(bundle: Bundle, target: Target, options: PackageOptions, steps: "_Ste
 
 
 class _Steps:
-    def __init__(self, progress: Progress, total: int) -> None:
+    def __init__(self, progress: ProgressCallback, total: int) -> None:
         self._progress, self._total, self._done = progress, total, -1
 
     def next(self, what: str) -> None:
