@@ -17,13 +17,13 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
+from linewatch.anomaly_model.progress import no_progress
 from linewatch.commands.drawn_parts import PartSet, write_set
 from linewatch.training.data.dataset import Dataset
 from linewatch.training.data.reading import read_dataset
 from linewatch.training.options import TrainingOptions
 from linewatch.training.selection.choice import WORTH
 from linewatch.training.train import train
-from linewatch.training.workspace import no_progress
 
 
 @contextmanager

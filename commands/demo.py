@@ -8,7 +8,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +19,7 @@ import numpy as np
 from linewatch.anomaly_model.errors import LinewatchError
 from linewatch.anomaly_model.files import replace_file
 from linewatch.anomaly_model.picture import read_picture
+from linewatch.anomaly_model.progress import ProgressCallback
 from linewatch.anomaly_model.runtime_tvm import host_target
 from linewatch.commands.drawn_parts import PartSet, write_set
 from linewatch.commands.splits import find_splits
@@ -31,8 +32,6 @@ from linewatch.training.options import TrainingOptions
 from linewatch.training.train import train
 
 _END_S = 20
-
-Progress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +75,7 @@ class DemoResult:
     warnings: tuple[str, ...]
 
 
-def run_demo(output: Path, data: Path | None, options: TrainingOptions, progress: Progress) -> DemoResult:
+def run_demo(output: Path, data: Path | None, options: TrainingOptions, progress: ProgressCallback) -> DemoResult:
     """Run the whole path and write bundle, package, summary.json and report.html below `output`.
 
     Raises:
@@ -111,7 +110,7 @@ def run_demo(output: Path, data: Path | None, options: TrainingOptions, progress
     return result
 
 
-def _ask_agent(models: Path, model: str, test: Dataset, progress: Progress) -> Iterator[Row]:
+def _ask_agent(models: Path, model: str, test: Dataset, progress: ProgressCallback) -> Iterator[Row]:
     """Send every picture of `test` through shared memory."""
     with running_agent(models) as address, AgentClient(address) as client:
         client.wait_until_listening(30)

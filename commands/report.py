@@ -10,10 +10,11 @@ from linewatch.anomaly_model.detection import detect, draw_mask
 from linewatch.anomaly_model.files import replace_file
 from linewatch.anomaly_model.picture import read_picture
 from linewatch.anomaly_model.runtime_onnx import OnnxRuntime
-from linewatch.training.report.overlay import data_url, heat
+from linewatch.training.report.overlay import data_url, heatmap
 
 if TYPE_CHECKING:
-    from linewatch.commands.demo import DemoResult, Progress, Row
+    from linewatch.anomaly_model.progress import ProgressCallback
+    from linewatch.commands.demo import DemoResult, Row
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +34,7 @@ class _Dot:
     title: str
 
 
-def write_report(path: Path, result: "DemoResult", progress: "Progress") -> None:
+def write_report(path: Path, result: "DemoResult", progress: "ProgressCallback") -> None:
     """Write the report. Maps come from ONNX Runtime, which packaging proved equal to what the agent ran."""
     bundle = result.package.bundle
     runtime = OnnxRuntime(bundle.read("model.onnx"))
@@ -46,7 +47,7 @@ def write_report(path: Path, result: "DemoResult", progress: "Progress") -> None
         mask = None
         if detection.label_map is not None:
             mask = data_url(draw_mask(detection.label_map, bundle.manifest.labels, *picture.shape[:2]), "PNG")
-        cards.append(_Card(row, _verdict(row), data_url(picture, "JPEG"), data_url(heat(picture, detection), "JPEG"), mask))
+        cards.append(_Card(row, _verdict(row), data_url(picture, "JPEG"), data_url(heatmap(picture, detection.anomaly_map), "JPEG"), mask))
     progress("writing the report", len(rows), len(rows))
     environment = Environment(
         loader=PackageLoader("linewatch.commands", "templates"), autoescape=True, undefined=StrictUndefined, trim_blocks=True,

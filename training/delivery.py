@@ -2,15 +2,14 @@
 
 from pathlib import Path
 
-from linewatch.anomaly_model.runtime_onnx import OnnxRuntime
+from linewatch.anomaly_model.progress import ProgressCallback, no_progress
 from linewatch.training.evaluation.results import write_results
 from linewatch.training.report.write import write_report
 from linewatch.training.train import Trained
-from linewatch.training.workspace import Progress, no_progress
 
 
 def write_deliverables(
-    folder: Path, trained: Trained, source: str, progress: Progress = no_progress, masks_at: str = "masks/"
+    folder: Path, trained: Trained, source: str, progress: ProgressCallback = no_progress, masks_at: str = "masks/"
 ) -> tuple[Path, Path] | None:
     """Write report.html, and where the model was evaluated EvaluationResult and EvaluationManifest.
 
@@ -24,11 +23,8 @@ def write_deliverables(
     Returns:
         Paths of EvaluationResult and EvaluationManifest.
     """
-    runtime = OnnxRuntime(trained.bundle.read("model.onnx"))
-    written = None
+    manifest, written = trained.bundle.manifest, None
     if trained.evaluation is not None:
-        written = write_results(
-            folder, runtime, trained.bundle.manifest, trained.evaluation, trained.pictures, progress, masks_at
-        )
-    write_report(folder / "report.html", runtime, trained, source, progress)
+        written = write_results(folder, manifest, trained.evaluation, trained.pictures, progress, masks_at)
+    write_report(folder / "report.html", manifest, trained.evaluation, trained.choice, source, progress)
     return written

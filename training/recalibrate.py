@@ -9,11 +9,11 @@ import numpy as np
 from linewatch.anomaly_model.bundle import Bundle, check_replaceable, open_bundle, write_bundle
 from linewatch.anomaly_model.errors import DatasetError
 from linewatch.anomaly_model.manifest import Decision, Json
+from linewatch.anomaly_model.progress import ProgressCallback, no_progress
 from linewatch.anomaly_model.runtime_onnx import OnnxRuntime
 from linewatch.training.data.dataset import Dataset
 from linewatch.training.evaluation.evaluate import Evaluation, evaluate
 from linewatch.training.selection.decision import decide, decide_from_normals, normal_deciles
-from linewatch.training.workspace import Progress, no_progress
 
 MINIMUM_NORMAL = 5
 
@@ -34,7 +34,7 @@ class Recalibrated:
 
 
 def recalibrate(
-    source: Path, data: Dataset, output: Path, false_alarms: float = 0.01, progress: Progress = no_progress
+    source: Path, data: Dataset, output: Path, false_alarms: float = 0.01, progress: ProgressCallback = no_progress
 ) -> Recalibrated:
     """Choose threshold and slope anew on labelled pictures that the model was not trained on.
 
@@ -70,7 +70,7 @@ def recalibrate(
         training={**manifest.training, "recalibrated": note},
         files={},
     )  # fmt: skip
-    judged = evaluate(runtime, changed, data, progress)
-    changed = msgspec.structs.replace(changed, evaluation={**judged.as_json(), "chosen_on_these_pictures": True})
+    evaluation = found.under(decision)
+    changed = msgspec.structs.replace(changed, evaluation={**evaluation.as_json(), "chosen_on_these_pictures": True})
     files = {name: bundle.read(name) for name in manifest.files if not name.startswith("compiled/")}
-    return Recalibrated(write_bundle(output, changed, files), manifest.decision, judged)
+    return Recalibrated(write_bundle(output, changed, files), manifest.decision, evaluation)

@@ -19,14 +19,8 @@ from linewatch.anomaly_model.errors import LinewatchError, Remedy
 from linewatch.anomaly_model.files import replace_file
 
 Arrays = Mapping[str, npt.NDArray[np.generic]]
-Progress = Callable[[str, int, int], None]
-"""Called with what is being done, how many steps are done, and how many there are."""
 
 _MARK = "fingerprint"
-
-
-def no_progress(_what: str, _done: int, _total: int) -> None:
-    """For callers that do not want to know."""
 
 
 def fingerprint(*facts: object) -> str:

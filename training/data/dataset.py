@@ -27,6 +27,7 @@ class Sample:
         line: the manifest's line, as it was read; None for folders.
         number: of that line, as its user counts; None for folders, and for a copy of which nobody knows the lines.
         size: of the picture; None until it was surveyed.
+        defect_width: of the mask, see `masks.defect_width`; None without one, without a defect in it, and until it was surveyed.
     """
 
     name: str
@@ -38,6 +39,7 @@ class Sample:
     line: dict[str, Any] | None = None
     number: int | None = None
     size: PictureSize | None = None
+    defect_width: float | None = None
 
     @property
     def called(self) -> str:

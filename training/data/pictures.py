@@ -18,13 +18,14 @@ from PIL import Image
 from linewatch.anomaly_model.errors import DatasetError, Remedy
 from linewatch.anomaly_model.manifest import InputSpec, Label, PictureSize
 from linewatch.anomaly_model.picture import Rgb, to_model_input
+from linewatch.anomaly_model.progress import ProgressCallback
 from linewatch.training.arrays import Ints, LabelMap
 from linewatch.training.data.dataset import Dataset, read_sample
 from linewatch.training.data.input_size import choose_input
 from linewatch.training.data.masks import read_mask
 from linewatch.training.data.near_duplicates import thumbnail
 from linewatch.training.data.survey import count_sizes
-from linewatch.training.workspace import Progress, Workspace
+from linewatch.training.workspace import Workspace
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +107,7 @@ class _Meta(msgspec.Struct, frozen=True):
     spec: InputSpec
 
 
-def load_pictures(dataset: Dataset, side: int, workspace: Workspace, progress: Progress) -> PictureStore:
+def load_pictures(dataset: Dataset, side: int, workspace: Workspace, progress: ProgressCallback) -> PictureStore:
     """Decode every picture and mask of a dataset that was surveyed; each is brought to the model's input from its own size.
 
     Raises:
@@ -140,7 +141,7 @@ def load_pictures(dataset: Dataset, side: int, workspace: Workspace, progress: P
 
 
 def _decode(
-    dataset: Dataset, side: int, folder: Path, progress: Progress
+    dataset: Dataset, side: int, folder: Path, progress: ProgressCallback
 ) -> tuple[dict[str, npt.NDArray[np.generic]], _Meta]:
     if not dataset.samples:
         raise DatasetError(f"{dataset.source} has no labelled pictures")

@@ -6,9 +6,9 @@ from dataclasses import dataclass, field
 
 from linewatch.anomaly_model.errors import DatasetError, PictureError, Remedy, shorten
 from linewatch.anomaly_model.manifest import PictureSize
+from linewatch.anomaly_model.progress import ProgressCallback, no_progress
 from linewatch.training.data.dataset import Dataset, Sample, read_sample
-from linewatch.training.data.masks import UnreadableMaskError, read_mask
-from linewatch.training.workspace import Progress, no_progress
+from linewatch.training.data.masks import UnreadableMaskError, defect_width, read_mask
 
 MOST_SKIPPED = 100
 """Names of pictures left out that a bundle keeps."""
@@ -23,7 +23,7 @@ class _Findings:
 
 def survey(
     dataset: Dataset, *, leave_out: bool = False, resize: bool = False, expected: PictureSize | None = None,
-    progress: Progress = no_progress,
+    progress: ProgressCallback = no_progress,
 ) -> Dataset:  # fmt: skip
     """Read every picture and mask once, and note the pictures' sizes.
 
@@ -35,7 +35,7 @@ def survey(
         progress: told of each picture.
 
     Returns:
-        The dataset, each sample with its size, and the names of what was left out.
+        The dataset, each sample with its size and the width of its defects, and the names of what was left out.
 
     Raises:
         DatasetError: unreadable pictures, wrong masks, and sizes that differ, all together, each kind with its number and
@@ -47,17 +47,17 @@ def survey(
     for i, sample in enumerate(dataset.samples):
         progress("looking at pictures", i, len(dataset.samples))
         try:
-            height, width = read_sample(sample).shape[:2]
-            size = PictureSize(height=height, width=width)
+            size = _read_size(sample)
             found.sizes.setdefault(size, []).append(sample.called)
-            read_mask(sample, dataset.labels, height, width)
+            mask = read_mask(sample, dataset.labels, size.height, size.width)
         except (PictureError, UnreadableMaskError) as error:
             found.unreadable.append(str(error))
             skipped.append(sample.called)
         except DatasetError as error:
             found.wrong_masks.append(str(error))
         else:
-            kept.append(dataclasses.replace(sample, size=size))
+            width = None if sample.mask is None else defect_width(mask)
+            kept.append(dataclasses.replace(sample, size=size, defect_width=width))
     progress("looking at pictures", len(dataset.samples), len(dataset.samples))
     _refuse(dataset, found, leave_out, resize, expected)
     return dataclasses.replace(dataset, samples=tuple(kept), skipped=(*dataset.skipped, *skipped))
@@ -102,8 +102,10 @@ def size_of(sample: Sample) -> PictureSize:
     Raises:
         PictureError: it cannot be read.
     """
-    if sample.size is not None:
-        return sample.size
+    return _read_size(sample) if sample.size is None else sample.size
+
+
+def _read_size(sample: Sample) -> PictureSize:
     height, width = read_sample(sample).shape[:2]
     return PictureSize(height=height, width=width)
 

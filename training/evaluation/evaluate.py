@@ -4,13 +4,15 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from linewatch.anomaly_model.detection import Detection, detect, probability
+from linewatch.anomaly_model.detection import detect
 from linewatch.anomaly_model.errors import DatasetError
-from linewatch.anomaly_model.manifest import Json, Manifest
+from linewatch.anomaly_model.manifest import Decision, Json, Manifest
+from linewatch.anomaly_model.progress import ProgressCallback, no_progress
 from linewatch.anomaly_model.runtime import Runtime
-from linewatch.training.arrays import F64, Bools
-from linewatch.training.data.dataset import Dataset, Sample, read_sample
+from linewatch.training.arrays import F32, F64, Bools
+from linewatch.training.data.dataset import Dataset, read_sample
 from linewatch.training.data.masks import read_mask, resize_nearest
+from linewatch.training.evaluation.prediction import Prediction
 from linewatch.training.metrics import (
     Calibration,
     ImageMetrics,
@@ -20,23 +22,11 @@ from linewatch.training.metrics import (
     f1_score,
     image_metrics,
 )
-from linewatch.training.workspace import Progress, no_progress
 
+MOST_SHOWN = 200
+"""Pictures of which anomaly maps are kept for reports. All errors come first; beyond this the clearest right answers are left out."""
 TELLING_PICTURES = 10
 """Fewer test pictures of a class than this cannot tell a good model from a lucky one."""
-
-
-@dataclass(frozen=True, slots=True)
-class Judged:
-    """One picture and what the graph said of it."""
-
-    sample: Sample
-    is_anomaly: bool
-    score: float
-    probability: float
-    is_anomalous: bool
-    confidence: float
-    found: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,24 +47,39 @@ class LabelMetrics:
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
-    """A bundle on a test set."""
+    """A bundle on a test set.
 
-    judged: list[Judged]
+    Attributes:
+        predictions: of every picture.
+        metrics, calibration: over pictures.
+        intervals: 95 % confidence intervals by metric.
+        labels: how well each label is found; empty for classification.
+        warnings: for people.
+        anomaly_maps: by the prediction's place in `predictions`, of the first `MOST_SHOWN` by `worst_first`: what reports show.
+    """
+
+    predictions: list[Prediction]
     metrics: ImageMetrics
     calibration: Calibration
     intervals: dict[str, list[float]]
     labels: list[LabelMetrics] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
+    anomaly_maps: dict[int, F32] = field(default_factory=dict)
 
     @property
     def scores(self) -> F64:
         """N scores."""
-        return np.array([j.score for j in self.judged])
+        return np.array([p.score for p in self.predictions])
 
     @property
     def truth(self) -> Bools:
         """N, whether anomalous."""
-        return np.array([j.is_anomaly for j in self.judged], bool)
+        return np.array([p.is_anomaly for p in self.predictions], bool)
+
+    def under(self, decision: Decision) -> "Evaluation":
+        """The same predictions under another decision. Nothing is run again; anomaly maps are not kept."""
+        predictions = [p.under(decision) for p in self.predictions]
+        return _assess(predictions, self.labels, decision.threshold, {})
 
     def as_json(self) -> Json:
         """For bundle.json."""
@@ -89,15 +94,22 @@ class Evaluation:
         }
 
 
-def evaluate(runtime: Runtime, manifest: Manifest, test: Dataset, progress: Progress = no_progress) -> Evaluation:
-    """Judge every picture of a labelled dataset.
+def evaluate(runtime: Runtime, manifest: Manifest, test: Dataset, progress: ProgressCallback = no_progress) -> Evaluation:
+    """Predict every picture of a labelled dataset, each once, and measure how good that is.
+
+    Args:
+        runtime: of the model.
+        manifest: of the model.
+        test: the pictures.
+        progress: told of each picture.
 
     Raises:
         DatasetError: there are no labelled pictures, or one cannot be read.
     """
     if not test.samples:
         raise DatasetError(f"{test.source} has no labelled pictures to evaluate on")
-    judged: list[Judged] = []
+    predictions: list[Prediction] = []
+    maps: dict[int, F32] = {}
     counts = {label.name: PixelCounts() for label in manifest.labels}
     shown: dict[str, list[tuple[bool, bool]]] = {label.name: [] for label in manifest.labels}
     names = {label.name for label in test.labels}
@@ -105,7 +117,10 @@ def evaluate(runtime: Runtime, manifest: Manifest, test: Dataset, progress: Prog
         progress("evaluating", i, len(test.samples))
         picture = read_sample(sample)
         detection = detect(picture, runtime, manifest)
-        judged.append(_judge(sample, detection, manifest))
+        predictions.append(Prediction.of(sample, picture, detection, manifest.decision))
+        maps[i] = detection.anomaly_map.copy()
+        if len(maps) > 2 * MOST_SHOWN:
+            maps = _worst_maps(predictions, maps)
         if names and detection.label_map is not None and (sample.mask is not None or not sample.is_anomaly):
             mask = read_mask(sample, manifest.labels, *picture.shape[:2])
             found = resize_nearest(detection.label_map, *picture.shape[:2])
@@ -114,27 +129,42 @@ def evaluate(runtime: Runtime, manifest: Manifest, test: Dataset, progress: Prog
                 counts[label.name].add(truth, answer)
                 shown[label.name].append((bool(truth.any()), bool(answer.any())))
     progress("evaluating", len(test.samples), len(test.samples))
-    scores, truth = np.array([j.score for j in judged]), np.array([j.is_anomaly for j in judged], bool)
     labels = []
     for name, pairs in shown.items():
         if pairs:
             is_there, said = (np.array(v, bool) for v in zip(*pairs, strict=True))
             labels.append(LabelMetrics(name, counts[name], f1_score(said, is_there), int(is_there.sum())))
+    return _assess(predictions, labels, manifest.decision.threshold, _worst_maps(predictions, maps))
+
+
+def worst_first(predictions: list[Prediction]) -> list[int]:
+    """Places of predictions: errors first, the most confident ones on top; then by score."""
+
+    def key(i: int) -> tuple[bool, float]:
+        p = predictions[i]
+        return p.is_right, -p.score if p.is_right else -p.confidence
+
+    return sorted(range(len(predictions)), key=key)
+
+
+def _worst_maps(predictions: list[Prediction], maps: dict[int, F32]) -> dict[int, F32]:
+    """Of the first `MOST_SHOWN`: what would not be among them now will not be later."""
+    return {i: maps[i] for i in worst_first(predictions)[:MOST_SHOWN]}
+
+
+def _assess(
+    predictions: list[Prediction], labels: list[LabelMetrics], threshold: float, anomaly_maps: dict[int, F32]
+) -> Evaluation:
+    scores, truth = np.array([p.score for p in predictions]), np.array([p.is_anomaly for p in predictions], bool)
     return Evaluation(
-        judged,
-        image_metrics(scores, truth, manifest.decision.threshold),
-        calibration(np.array([j.probability for j in judged]), truth),
-        bootstrap(scores, truth, manifest.decision.threshold),
+        predictions,
+        image_metrics(scores, truth, threshold),
+        calibration(np.array([p.probability for p in predictions]), truth),
+        bootstrap(scores, truth, threshold),
         labels,
         _warnings(truth, labels),
+        anomaly_maps,
     )
-
-
-def _judge(sample: Sample, detection: Detection, manifest: Manifest) -> Judged:
-    return Judged(
-        sample, bool(sample.is_anomaly), detection.score, probability(detection.score, manifest.decision),
-        detection.is_anomalous, detection.confidence, tuple(a.name for a in detection.areas[1:]),
-    )  # fmt: skip
 
 
 def _warnings(truth: Bools, labels: list[LabelMetrics]) -> list[str]:

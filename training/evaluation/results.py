@@ -8,13 +8,12 @@ from typing import Any
 import msgspec
 from PIL import Image
 
-from linewatch.anomaly_model.detection import detect, draw_mask
+from linewatch.anomaly_model.detection import draw_mask
 from linewatch.anomaly_model.files import replace_file
 from linewatch.anomaly_model.manifest import Json, Manifest
-from linewatch.anomaly_model.runtime import Runtime
-from linewatch.training.data.dataset import read_sample
-from linewatch.training.evaluation.evaluate import Evaluation, Judged
-from linewatch.training.workspace import Progress, no_progress
+from linewatch.anomaly_model.progress import ProgressCallback, no_progress
+from linewatch.training.evaluation.evaluate import Evaluation
+from linewatch.training.evaluation.prediction import Prediction
 
 JOB_NAME = "training-job/anomaly-detection"
 
@@ -48,12 +47,12 @@ def _timestamp(when: datetime) -> str:
     return when.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%f")
 
 
-def evaluation_line(manifest: Manifest, judged: Judged, when: datetime, mask: str | None) -> Json:
+def evaluation_line(manifest: Manifest, prediction: Prediction, when: datetime, mask: str | None) -> Json:
     """One line of the EvaluationManifest.
 
     Args:
         manifest: of the model.
-        judged: the picture.
+        prediction: of the picture.
         when: time of the evaluation.
         mask: where the predicted mask lies; None without segmentation.
     """
@@ -63,20 +62,20 @@ def evaluation_line(manifest: Manifest, judged: Judged, when: datetime, mask: st
         return "anomaly" if anomaly else "normal"
 
     line: dict[str, Any] = {
-        "source-ref": judged.sample.name,
+        "source-ref": prediction.sample.name,
         "source-ref-metadata": {"creation-date": now},
-        **({} if judged.sample.line is None else judged.sample.line),
+        **({} if prediction.sample.line is None else prediction.sample.line),
     }
-    if judged.sample.line is None:
-        line["anomaly-label"] = int(judged.is_anomaly)
+    if prediction.sample.line is None:
+        line["anomaly-label"] = int(prediction.is_anomaly)
         line["anomaly-label-metadata"] = {
-            "class-name": class_name(judged.is_anomaly), "type": "groundtruth/image-classification", "human-annotated": "yes",
+            "class-name": class_name(prediction.is_anomaly), "type": "groundtruth/image-classification", "human-annotated": "yes",
             "creation-date": now, "job-name": "labeling-job/anomaly-label",
         }  # fmt: skip
     model = {"model-arn": manifest.model.arn, "project-name": manifest.model.name, "model-version": manifest.model.version}
-    line["anomaly-label-detected"] = int(judged.is_anomalous)
+    line["anomaly-label-detected"] = int(prediction.is_anomalous)
     line["anomaly-label-detected-metadata"] = {
-        "class-name": class_name(judged.is_anomalous), "confidence": round(judged.confidence, 6),
+        "class-name": class_name(prediction.is_anomalous), "confidence": round(prediction.confidence, 6),
         "type": "groundtruth/image-classification", "human-annotated": "no", "creation-date": now, "job-name": JOB_NAME, **model,
     }  # fmt: skip
     if mask is not None:
@@ -92,14 +91,13 @@ def evaluation_line(manifest: Manifest, judged: Judged, when: datetime, mask: st
 
 
 def write_results(
-    folder: Path, runtime: Runtime, manifest: Manifest, evaluation: Evaluation, training_pictures: int,
-    progress: Progress = no_progress, masks_at: str = "masks/",
+    folder: Path, manifest: Manifest, evaluation: Evaluation, training_pictures: int,
+    progress: ProgressCallback = no_progress, masks_at: str = "masks/",
 ) -> tuple[Path, Path]:  # fmt: skip
     """Write both files, and for segmentation the predicted masks below `masks/`; returns the two paths.
 
     Args:
         folder: where to write.
-        runtime: of the model.
         manifest: of the model.
         evaluation: what to tell.
         training_pictures: number of pictures that the model was trained on.
@@ -109,21 +107,20 @@ def write_results(
     when = datetime.now(UTC)
     stem = f"{manifest.model.name}-{manifest.model.version}"
     lines = []
-    for i, judged in enumerate(evaluation.judged):
-        progress("writing results", i, len(evaluation.judged))
+    for i, prediction in enumerate(evaluation.predictions):
+        progress("writing results", i, len(evaluation.predictions))
         mask = None
         if manifest.is_segmentation:
-            name = f"{i:05d}-{Path(judged.sample.name).stem}.png"
+            name = f"{i:05d}-{Path(prediction.sample.name).stem}.png"
             mask = f"{masks_at}{name}"
-            picture = read_sample(judged.sample)
-            detection = detect(picture, runtime, manifest)
-            assert detection.label_map is not None
+            assert prediction.label_map is not None
+            drawn = draw_mask(prediction.label_map.unpack(), manifest.labels, prediction.size.height, prediction.size.width)
             buffer = BytesIO()
-            Image.fromarray(draw_mask(detection.label_map, manifest.labels, *picture.shape[:2])).save(buffer, "PNG")
+            Image.fromarray(drawn).save(buffer, "PNG")
             (folder / "masks").mkdir(parents=True, exist_ok=True)
             replace_file(folder / "masks" / name, buffer.getvalue())
-        lines.append(msgspec.json.encode(evaluation_line(manifest, judged, when, mask)))
-    progress("writing results", len(evaluation.judged), len(evaluation.judged))
+        lines.append(msgspec.json.encode(evaluation_line(manifest, prediction, when, mask)))
+    progress("writing results", len(evaluation.predictions), len(evaluation.predictions))
     result, listing = folder / f"EvaluationResult-{stem}.json", folder / f"EvaluationManifest-{stem}.json"
     folder.mkdir(parents=True, exist_ok=True)
     document = msgspec.json.encode(evaluation_result(manifest, evaluation, training_pictures, when))

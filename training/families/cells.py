@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from linewatch.anomaly_model.progress import ProgressCallback
 from linewatch.anomaly_model.runtime_onnx import OnnxRuntime
 from linewatch.training.arrays import F32, Bools
 from linewatch.training.data.pictures import PictureStore
@@ -16,7 +17,7 @@ from linewatch.training.families.extractor import Extractor
 from linewatch.training.families.supervised import CONTEXT, CellClassifier
 from linewatch.training.graph.color import write_color
 from linewatch.training.graph.writer import GraphWriter
-from linewatch.training.workspace import Arrays, Progress
+from linewatch.training.workspace import Arrays
 
 DEFECT_SHARE = 0.3
 """A cell belongs to a label when the label covers at least this share of it..."""
@@ -56,7 +57,7 @@ class Cells:
     pooled: F32
 
 
-def collect_cells(store: PictureStore, extractor: Extractor, seed: int, progress: Progress) -> Arrays:
+def collect_cells(store: PictureStore, extractor: Extractor, seed: int, progress: ProgressCallback) -> Arrays:
     """Sample cells from every picture; returns the fields of `Cells`."""
     rng = np.random.default_rng([seed, 2])
     g = GraphWriter(store.spec.height, store.spec.width)

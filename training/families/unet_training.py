@@ -7,13 +7,14 @@ import numpy as np
 import torch
 from torch.nn import functional
 
+from linewatch.anomaly_model.progress import ProgressCallback
 from linewatch.training.arrays import Bools
 from linewatch.training.data.crops import CropSource
 from linewatch.training.data.pictures import PictureStore
 from linewatch.training.families.torch_setup import device, seeded
 from linewatch.training.families.unet import FittedUNet, UNet, export, placeholder
 from linewatch.training.graph.color import to_planes
-from linewatch.training.workspace import Progress, Workspace
+from linewatch.training.workspace import Workspace
 
 BATCH = 16
 CROP = 96
@@ -32,7 +33,7 @@ class UNetFamily:
     steps: int
     seed: int
     workspace: Workspace
-    progress: Progress
+    progress: ProgressCallback
 
     @property
     def name(self) -> str:

@@ -7,16 +7,16 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from linewatch.anomaly_model.detection import Detection
 from linewatch.anomaly_model.picture import Rgb
+from linewatch.training.arrays import F32
 
 WIDTH = 288
 
 
-def heat(picture: Rgb, detection: Detection) -> Rgb:
-    """The picture in grey with its anomaly map over it, yellow to red where the map is over 0.1 (H x W x 3)."""
+def heatmap(picture: Rgb, anomaly_map: F32) -> Rgb:
+    """A picture (H x W x 3) in grey with its anomaly map (h x w, 0 to 1) over it, yellow to red where the map is over 0.1."""
     height, width = picture.shape[:2]
-    small = Image.fromarray(detection.anomaly_map.astype(np.float32))
+    small = Image.fromarray(anomaly_map.astype(np.float32))
     strength = np.asarray(small.resize((width, height), Image.Resampling.BILINEAR)).clip(0, 1)[..., None]
     grey = np.repeat(picture.mean(axis=2, keepdims=True), 3, axis=2) * 0.8
     color = np.concatenate([np.full_like(strength, 255.0), 220 * (1 - strength), np.zeros_like(strength)], axis=2)

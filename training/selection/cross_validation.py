@@ -6,6 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from linewatch.anomaly_model.detection import strongest_label
+from linewatch.anomaly_model.progress import ProgressCallback
 from linewatch.anomaly_model.runtime_onnx import OnnxRuntime
 from linewatch.training.arrays import F64, Ints, LabelMap
 from linewatch.training.data.folds import divide
@@ -15,7 +16,7 @@ from linewatch.training.families.family import Family
 from linewatch.training.graph.color import write_color
 from linewatch.training.graph.writer import GraphWriter
 from linewatch.training.selection.decision import minimum_areas
-from linewatch.training.workspace import Arrays, Progress, Workspace
+from linewatch.training.workspace import Arrays, Workspace
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +57,7 @@ class OutOfFold:
 
 
 def cross_validate(
-    family: Family, store: PictureStore, groups: Ints, seed: int, workspace: Workspace, progress: Progress
+    family: Family, store: PictureStore, groups: Ints, seed: int, workspace: Workspace, progress: ProgressCallback
 ) -> OutOfFold:
     """Fit and score the family fold by fold; finished folds are kept in the workspace."""
     folds = divide(store.strata(), groups, family.folds, seed)

@@ -11,6 +11,7 @@ import msgspec
 import numpy as np
 
 from linewatch.anomaly_model.manifest import Decision, Json, Label
+from linewatch.anomaly_model.progress import ProgressCallback
 from linewatch.training.arrays import F64, Ints
 from linewatch.training.data.folds import divide
 from linewatch.training.data.pictures import PictureStore
@@ -28,7 +29,7 @@ from linewatch.training.selection.decision import decide, decide_from_normals, w
 from linewatch.training.selection.graph_cost import Cost
 from linewatch.training.selection.segmenter import choose_segmenter
 from linewatch.training.selection.stack import fit_normals_stack
-from linewatch.training.workspace import Progress, Workspace
+from linewatch.training.workspace import Workspace
 
 FOLDS = 6
 NORMALS_FOLDS = 20
@@ -44,7 +45,6 @@ class Task:
         store: the training pictures.
         groups: pictures that must stay together share a number.
         defect_width: of thin defects, in pixels of the model's input; None without masks.
-        side_why: why the input has its size, for people.
         options: what the user chose.
         workspace: where finished steps are kept.
         progress: told of what is done.
@@ -53,10 +53,9 @@ class Task:
     store: PictureStore
     groups: Ints
     defect_width: float | None
-    side_why: str
     options: TrainingOptions
     workspace: Workspace
-    progress: Progress
+    progress: ProgressCallback
 
     @property
     def fine(self) -> bool:

@@ -2,19 +2,13 @@
 
 import numpy as np
 
-from linewatch.anomaly_model.manifest import InputSpec, PictureSize
-from linewatch.training.data.input_size import DEFAULT_SIDE, choose_input
 from linewatch.training.data.pictures import PictureStore
-from linewatch.training.families.unet import placeholder
 from linewatch.training.graph.color import write_color
 from linewatch.training.graph.cost import cost_model
 from linewatch.training.graph.export import write_model
 from linewatch.training.graph.outputs import FittedFamily
 from linewatch.training.graph.spec import Recipe, Stack
 from linewatch.training.graph.writer import GraphWriter
-from linewatch.training.options import TrainingOptions
-
-SIDE_STEP = 64
 
 
 class Cost:
@@ -58,19 +52,3 @@ class Cost:
         return min(self((column,), segmenter) for column in self._owner for segmenter in self._segmenters)
 
 
-def affordable_side(picture: PictureSize, side: int, labels: int, options: TrainingOptions) -> int:
-    """The largest side up to `side` at which a U-Net alone keeps within the budget; at least 256."""
-    while side > DEFAULT_SIDE:
-        spec = choose_input(picture, side)
-        if _unet_ms(spec, labels) <= options.budget.ms:
-            break
-        side = max(DEFAULT_SIDE, side - SIDE_STEP)
-    return side
-
-
-def _unet_ms(spec: InputSpec, labels: int) -> float:
-    g = GraphWriter(spec.height, spec.width)
-    written = placeholder(max(1, labels) + 1).write(g, write_color(g))
-    assert written.segmentation is not None
-    labels_at_input = g.upsample(written.segmentation.logits, written.segmentation.stride)
-    return cost_model().milliseconds(g.build([*written.score_values, labels_at_input]))

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from linewatch.anomaly_model.bundle import Bundle, open_bundle
-from linewatch.anomaly_model.detection import detect
+from linewatch.anomaly_model.detection import detect, draw_mask
 from linewatch.anomaly_model.errors import DatasetError
 from linewatch.anomaly_model.manifest import Label, PictureSize
 from linewatch.anomaly_model.parity import golden_inputs
@@ -28,7 +28,7 @@ from linewatch.training.families.backbone import load_backbone
 from linewatch.training.options import Budget, TrainingOptions
 from linewatch.training.recalibrate import recalibrate
 from linewatch.training.report.write import write_report
-from linewatch.training.selection import cross_validation, graph_cost
+from linewatch.training.selection import cross_validation, input_side
 from linewatch.training.selection.cross_validation import OutOfFold
 from linewatch.training.selection.segmenter import choose_segmenter
 from linewatch.training.train import Trained, train
@@ -155,7 +155,7 @@ def test_normal_pictures_only(parts: Path, tmp_path: Path, capsys: pytest.Captur
     assert "2.0%" in training["why"]
     assert trained.bundle.manifest.evaluation["false_positives"] <= 2
     assert training["weak"] is False, "there is no telling"
-    write_report(tmp_path / "report.html", OnnxRuntime(trained.bundle.read("model.onnx")), trained, "here")
+    write_report(tmp_path / "report.html", trained.bundle.manifest, trained.evaluation, trained.choice, "here")
     print_training(trained, tmp_path / "b", tmp_path)
     said = capsys.readouterr().out
     assert f"test: F1 {trained.bundle.manifest.evaluation['f1']:.3f}" in said
@@ -198,10 +198,9 @@ def test_near_duplicates_and_leaks_are_reported(parts: Path, tmp_path: Path) -> 
 
 
 def test_results_have_the_services_keys(judged: Trained, tmp_path: Path) -> None:
-    runtime = OnnxRuntime(judged.bundle.read("model.onnx"))
     assert judged.evaluation
     manifest = judged.bundle.manifest
-    result, listing = write_results(tmp_path, runtime, manifest, judged.evaluation, judged.pictures)
+    result, listing = write_results(tmp_path, manifest, judged.evaluation, judged.pictures)
     assert (result.name, listing.name) == ("EvaluationResult-judged-1.json", "EvaluationManifest-judged-1.json")
     document = json.loads(result.read_text())
     assert document["Version"] == 1
@@ -240,7 +239,7 @@ def test_a_manifests_own_line_is_kept(parts: Path, judged: Trained) -> None:
     runtime = OnnxRuntime(judged.bundle.read("model.onnx"))
     few = dataclasses.replace(dataset, samples=dataset.samples[:2])
     found = evaluate(runtime, judged.bundle.manifest, few)
-    line = evaluation_line(judged.bundle.manifest, found.judged[0], datetime.now(UTC), None)
+    line = evaluation_line(judged.bundle.manifest, found.predictions[0], datetime.now(UTC), None)
     assert dataset.samples[0].line
     assert dataset.samples[0].line.items() <= line.items()
 
@@ -257,8 +256,8 @@ class _Tags(HTMLParser):
 
 
 def test_the_report_stands_alone(judged: Trained, tmp_path: Path) -> None:
-    runtime = OnnxRuntime(judged.bundle.read("model.onnx"))
-    write_report(tmp_path / "deep" / "report.html", runtime, judged, "<script>alert(1)</script>")
+    manifest = judged.bundle.manifest
+    write_report(tmp_path / "deep" / "report.html", manifest, judged.evaluation, judged.choice, "<script>alert(1)</script>")
     html = (tmp_path / "deep" / "report.html").read_text()
     tags = _Tags()
     tags.feed(html)
@@ -270,8 +269,7 @@ def test_the_report_stands_alone(judged: Trained, tmp_path: Path) -> None:
     m = judged.bundle.manifest.evaluation
     assert f"{m['false_positives']} false alarms" in html
     assert html.count('class="tag good"') == m["pictures"] - m["false_positives"] - m["false_negatives"]
-    bare = dataclasses.replace(judged, evaluation=None)
-    write_report(tmp_path / "bare.html", runtime, bare, "here")
+    write_report(tmp_path / "bare.html", manifest, None, judged.choice, "here")
     assert "how good this model is was not measured" in (tmp_path / "bare.html").read_text()
 
 
@@ -293,6 +291,38 @@ def test_recalibration_moves_the_threshold_and_nothing_else(parts: Path, judged:
     few = dataclasses.replace(data, samples=data.samples[:2])
     with pytest.raises(DatasetError, match="at least 5"):
         recalibrate(judged.bundle.folder, few, tmp_path / "no")
+
+
+def test_predictions_under_another_decision_are_what_the_graph_would_give(parts: Path, judged: Trained) -> None:
+    data, manifest = read_dataset(parts / "test"), judged.bundle.manifest
+    runtime = OnnxRuntime(judged.bundle.read("model.onnx"))
+    decision = msgspec.structs.replace(manifest.decision, threshold=manifest.decision.threshold + 1, slope=2.0)
+    again = evaluate(runtime, msgspec.structs.replace(manifest, decision=decision), data)
+    moved = evaluate(runtime, manifest, data).under(decision)
+    assert moved.predictions == again.predictions
+    assert moved.as_json() == again.as_json()
+
+
+def test_each_test_picture_is_predicted_once(parts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = itertools.count()
+    real = OnnxRuntime.prepare
+    monkeypatch.setattr(OnnxRuntime, "prepare", lambda self, picture: (next(calls), real(self, picture))[1])
+    learn, test = read_dataset(parts / "train"), read_dataset(parts / "test")
+    trained = train(
+        learn, tmp_path / "b", QUICK, test, deliver=lambda done: write_deliverables(tmp_path / "results", done, "here")
+    )
+    assert next(calls) == len(test.samples)
+    assert trained.bundle.manifest.is_segmentation
+    masks = sorted((tmp_path / "results" / "masks").iterdir())
+    assert len(masks) == len(test.samples)
+    runtime = OnnxRuntime(trained.bundle.read("model.onnx"))
+    for sample, path in zip(test.samples, masks, strict=True):
+        picture = read_picture(sample.path)
+        detection = detect(picture, runtime, trained.bundle.manifest)
+        assert detection.label_map is not None
+        drawn = draw_mask(detection.label_map, trained.bundle.manifest.labels, *picture.shape[:2])
+        with Image.open(path) as mask:
+            np.testing.assert_array_equal(np.asarray(mask), drawn)
 
 
 def test_labels_below_their_minimum_area_are_not_reported(judged: Trained, parts: Path) -> None:
@@ -336,11 +366,11 @@ def test_a_label_that_one_picture_shows(parts: Path, tmp_path: Path) -> None:
 
 
 def test_a_side_that_costs_too_much_is_lowered(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(graph_cost, "_unet_ms", lambda spec, _labels: spec.height / 16)
+    monkeypatch.setattr(input_side, "_unet_ms", lambda spec, _labels: spec.height / 16)
     size = PictureSize(height=2000, width=2000)
-    assert graph_cost.affordable_side(size, 512, 1, TrainingOptions(budget_ms=25)) == 384
-    assert graph_cost.affordable_side(size, 512, 1, TrainingOptions(budget_ms=99)) == 512
-    assert graph_cost.affordable_side(size, 512, 1, TrainingOptions(budget_ms=1)) == 256
+    assert input_side.affordable_side(size, 512, 1, TrainingOptions(budget_ms=25)) == 384
+    assert input_side.affordable_side(size, 512, 1, TrainingOptions(budget_ms=99)) == 512
+    assert input_side.affordable_side(size, 512, 1, TrainingOptions(budget_ms=1)) == 256
 
 
 def test_masks_come_from_the_best_family_within_the_budget() -> None:

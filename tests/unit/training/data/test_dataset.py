@@ -10,13 +10,14 @@ from PIL import Image
 from linewatch.anomaly_model.errors import DatasetError, Remedy
 from linewatch.anomaly_model.manifest import Label, PictureSize
 from linewatch.anomaly_model.picture import read_picture, to_model_input
+from linewatch.anomaly_model.progress import no_progress
 from linewatch.training.data.dataset import Sample
 from linewatch.training.data.ground_truth import parse_line
 from linewatch.training.data.masks import read_mask
 from linewatch.training.data.pictures import load_pictures
 from linewatch.training.data.reading import read_dataset
 from linewatch.training.data.survey import survey
-from linewatch.training.workspace import Workspace, no_progress
+from linewatch.training.workspace import Workspace
 
 RED, GREEN = Label(name="scratch", hex_color="#D62728"), Label(name="dent", hex_color="#23A436")
 

@@ -8,13 +8,16 @@ from PIL import Image
 from linewatch.anomaly_model.errors import DatasetError
 from linewatch.anomaly_model.manifest import PictureSize
 from linewatch.anomaly_model.picture import read_picture, to_model_input
+from linewatch.anomaly_model.progress import no_progress
 from linewatch.anomaly_model.runtime_onnx import OnnxRuntime
-from linewatch.training.data.input_size import choose_input, choose_side, defect_width
+from linewatch.training.data.input_size import choose_input, choose_side
+from linewatch.training.data.masks import defect_width
 from linewatch.training.data.pictures import PictureStore, _shrink_mask, load_pictures
 from linewatch.training.data.reading import read_dataset
+from linewatch.training.data.survey import survey
 from linewatch.training.families.cells import collect_cells
 from linewatch.training.families.extractor import BANK
-from linewatch.training.workspace import Workspace, no_progress
+from linewatch.training.workspace import Workspace
 
 RNG = np.random.default_rng(0)
 
@@ -88,11 +91,11 @@ def test_thin_defects_in_large_pictures_get_a_larger_input(tmp_path: Path) -> No
     picture(tmp_path / "normal" / "n.png", size)
     picture(tmp_path / "anomaly" / "a.png", size)
     mask(tmp_path / "masks" / "a.png", np.s_[200:203, 100:700], size)
-    side, thin = choose_side(read_dataset(tmp_path))
+    side, thin = choose_side(survey(read_dataset(tmp_path)))
     assert thin == pytest.approx(3, rel=0.4)
     assert 256 < side <= 512
     mask(tmp_path / "masks" / "a.png", np.s_[200:300, 100:300], size)
-    assert choose_side(read_dataset(tmp_path))[0] == 256
+    assert choose_side(survey(read_dataset(tmp_path)))[0] == 256
 
 
 def test_input_keeps_the_shape_and_is_never_larger_than_the_picture() -> None:

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import torch
 
+from linewatch.anomaly_model.progress import no_progress
 from linewatch.anomaly_model.runtime_onnx import OnnxRuntime
 from linewatch.training.data.crops import CropSource
 from linewatch.training.data.dataset import Dataset
@@ -16,7 +17,7 @@ from linewatch.training.families.unet_training import UNetFamily, one_cycle
 from linewatch.training.graph.color import to_planes, write_color
 from linewatch.training.graph.cost import count_work
 from linewatch.training.graph.writer import GraphWriter
-from linewatch.training.workspace import Workspace, no_progress
+from linewatch.training.workspace import Workspace
 
 
 @pytest.fixture
