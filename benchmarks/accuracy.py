@@ -26,7 +26,7 @@ from linewatch.commands.drawn_parts import PartSet, write_set
 from linewatch.commands.progress import StageProgress
 from linewatch.commands.splits import find_splits
 from linewatch.training.data.dataset import Dataset
-from linewatch.training.data.folds import divide
+from linewatch.training.data.folds import assign_folds
 from linewatch.training.data.groups import merge_groups
 from linewatch.training.data.near_duplicates import near_duplicates
 from linewatch.training.data.pictures import load_pictures
@@ -86,7 +86,7 @@ def split(dataset: Dataset, seed: int) -> tuple[Dataset, Dataset]:
     names = sorted({s.group for s in dataset.samples if s.group is not None})
     given = [len(names) + i if s.group is None else names.index(s.group) for i, s in enumerate(dataset.samples)]
     groups = merge_groups(groups, np.unique(given, return_inverse=True)[1])
-    part = divide(store.strata(), groups, 10, 1000 + seed)
+    part = assign_folds(store.strata(), groups, 10, 1000 + seed)
     test = part < round(10 * TEST_SHARE)
     chosen = [
         tuple(s for s, held_out in zip(dataset.samples, test, strict=True) if held_out == side) for side in (False, True)

@@ -76,7 +76,7 @@ def _graph(family: FittedFamily, height: int, width: int, score: str | None) -> 
         shown = written.distance_map.value
     else:
         assert written.segmentation
-        shown = written.segmentation.strongest
+        shown = written.segmentation.max_logit
     return g.build([written.scores[score].value, g.node("Sigmoid", g.upsample(shown, 2))])
 
 

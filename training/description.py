@@ -12,7 +12,7 @@ from linewatch.training.graph.cost import cost_model
 from linewatch.training.metrics import image_metrics
 from linewatch.training.options import TrainingOptions
 from linewatch.training.selection.decision import normal_deciles
-from linewatch.training.selection.fitting import Result
+from linewatch.training.selection.fitting import FitResult
 
 SUSPICIOUS = 0.9
 """Out-of-fold confidence in the other class from which a label is suspected to be wrong."""
@@ -21,7 +21,7 @@ MOST_LISTED = 20
 
 
 def describe(
-    parts: Split, result: Result, options: TrainingOptions, model: bytes, *, side: str, leaked: list[list[str]],
+    parts: Split, result: FitResult, options: TrainingOptions, model: bytes, *, side: str, leaked: list[list[str]],
     warnings: tuple[str, ...],
 ) -> Manifest:  # fmt: skip
     """What a bundle says of its model, all but the evaluation.
@@ -85,7 +85,7 @@ def _near_duplicates(parts: Split) -> list[list[str]]:
     return [[parts.store.names[i] for i in np.flatnonzero(parts.groups == g)][:MOST_LISTED] for g in groups]
 
 
-def _suspects(store: PictureStore, result: Result) -> list[Json]:
+def _suspects(store: PictureStore, result: FitResult) -> list[Json]:
     """Pictures that the others contradict with confidence: look at these labels first."""
     truth = store.is_anomaly
     if not truth.any():  # with normal pictures only the scale of p is a convention, not evidence

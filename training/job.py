@@ -74,8 +74,8 @@ def run(spec: Spec, progress: ProgressFile) -> dict[str, Any]:
     """
     root, results = Path(spec.root), Path(spec.results)
     progress("reading datasets", 0, 1)
-    learn = read_dataset(Path(spec.manifest), root, called=f"the training dataset of {spec.name}")
-    test = read_dataset(Path(spec.test_manifest), root, called=f"the test dataset of {spec.name}") if spec.test_manifest else None
+    learn = read_dataset(Path(spec.manifest), root, display_name=f"the training dataset of {spec.name}")
+    test = read_dataset(Path(spec.test_manifest), root, display_name=f"the test dataset of {spec.name}") if spec.test_manifest else None
     check_rules(learn, test, spec.rules)
     options = TrainingOptions(
         name=spec.name, model_version=spec.version, arn=spec.arn, unet_steps=EFFORTS[spec.effort]

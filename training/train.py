@@ -107,7 +107,7 @@ def train(
         raise
     weak = WEAK.format(result.weak) if result.weak else ""
     warnings = tuple(filter(None, [weak, *result.warnings, *parts.warnings]))
-    model = write_model(result.recipe, parts.store)
+    model = write_model(result.graph_spec, parts.store)
     runtime = OnnxRuntime(model)
     manifest = describe(parts, result, options, model, side=side.reason, leaked=leaked, warnings=warnings)
     evaluation = evaluate(runtime, manifest, parts.test, progress) if parts.test is not None else None

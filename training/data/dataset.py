@@ -42,7 +42,7 @@ class Sample:
     defect_width: float | None = None
 
     @property
-    def called(self) -> str:
+    def display_name(self) -> str:
         """How messages call it."""
         return self.name if self.number is None else f"{self.name} (line {self.number})"
 
@@ -93,4 +93,4 @@ def read_sample(sample: Sample) -> Rgb:
     Raises:
         PictureError: it cannot be read.
     """
-    return read_picture(sample.path, sample.called)
+    return read_picture(sample.path, sample.display_name)

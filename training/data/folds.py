@@ -5,7 +5,7 @@ import numpy as np
 from linewatch.training.arrays import F64, Ints
 
 
-def divide(strata: Ints, groups: Ints, parts: int, seed: int) -> Ints:
+def assign_folds(strata: Ints, groups: Ints, parts: int, seed: int) -> Ints:
     """Part numbers for N pictures: no group is divided, and each stratum is spread over the parts as evenly as groups allow.
 
     Both classes (normal, anomalous) are in two parts or more if they are in two groups or more, so that whatever part is left

@@ -16,13 +16,13 @@ class _MissingError(DatasetError):
     """A line names a file that is not there."""
 
 
-def read_manifest(path: Path, roots: Sequence[Path], called: str, leave_out: bool) -> Dataset:
+def read_manifest(path: Path, roots: Sequence[Path], display_name: str, leave_out: bool) -> Dataset:
     """Read a manifest of JSON Lines.
 
     Args:
         path: the manifest.
         roots: folders below which pictures and masks are looked for, in this order.
-        called: how messages call a manifest that is a copy; empty: by its path.
+        display_name: how messages call a manifest that is a copy; empty: by its path.
         leave_out: leave lines out whose picture or mask is not there.
 
     Raises:
@@ -32,7 +32,7 @@ def read_manifest(path: Path, roots: Sequence[Path], called: str, leave_out: boo
     labels: dict[str, str] = {}
     missing: list[str] = []
     unlabelled = count = 0
-    source = called or str(path)
+    source = display_name or str(path)
     for number, raw in _lines(path):
         count += 1
         where = f"{path.name} line {number}"
@@ -40,10 +40,10 @@ def read_manifest(path: Path, roots: Sequence[Path], called: str, leave_out: boo
             line = msgspec.json.decode(raw, type=dict[str, Any])
         except (msgspec.DecodeError, RecursionError) as error:
             raise DatasetError(f"{where} is not a JSON object: {error}") from error
-        if called:
-            where = f"{called}, {str(line.get('source-ref'))[:200]}"
+        if display_name:
+            where = f"{display_name}, {str(line.get('source-ref'))[:200]}"
         try:
-            sample, colors = parse_line(line, where, roots, None if called else number)
+            sample, colors = parse_line(line, where, roots, None if display_name else number)
         except _MissingError as error:
             missing.append(str(error))
             continue
@@ -58,9 +58,9 @@ def read_manifest(path: Path, roots: Sequence[Path], called: str, leave_out: boo
     owners: dict[str, str] = {}
     for name, color in labels.items():
         if owners.setdefault(color, name) != name:
-            raise DatasetError(f"{called or path.name}: labels {owners[color]!r} and {name!r} have the same colour {color}")
+            raise DatasetError(f"{display_name or path.name}: labels {owners[color]!r} and {name!r} have the same colour {color}")
     if missing and not leave_out:
-        looked = "" if called else " below " + " and ".join(str(root) for root in roots)
+        looked = "" if display_name else " below " + " and ".join(str(root) for root in roots)
         raise DatasetError(
             f"the pictures or masks of {len(missing)} of {count} lines of {source} were not found{looked}: {shorten(missing)}",
             Remedy.NAME_ROOT, Remedy.LEAVE_OUT,

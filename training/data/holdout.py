@@ -7,7 +7,7 @@ from itertools import combinations
 import numpy as np
 
 from linewatch.training.arrays import Bools, Ints
-from linewatch.training.data.folds import divide
+from linewatch.training.data.folds import assign_folds
 from linewatch.training.data.groups import LEAST_LEFT, Groups, keep_classes
 
 _TOO_MUCH = 2.0
@@ -56,7 +56,7 @@ def hold_out(strata: Ints, groups: Groups, share: float, seed: int) -> HoldOut |
 
 def _choose(strata: Ints, groups: Groups, share: float, seed: int, *, both: bool) -> Bools | None:
     """A part of a division, or two where no one will do; `both`: it must have both classes, if there are both."""
-    part = divide(strata, groups.merged(), max(2, round(1 / share)), seed)
+    part = assign_folds(strata, groups.merged(), max(2, round(1 / share)), seed)
     members = [strata == 0, strata > 0] if (strata > 0).any() else [strata == 0]
 
     def possible(out: Bools) -> bool:

@@ -35,7 +35,7 @@ def read_mask(sample: Sample, labels: Sequence[Label], height: int, width: int) 
     result = np.zeros((height, width), np.uint8)
     if sample.mask is None:
         return result
-    where = f"the mask of {sample.called}"
+    where = f"the mask of {sample.display_name}"
     try:
         with sample.mask.open("rb") as stream:
             data = stream.read(LIMITS.mask_file_bytes + 1)
@@ -65,7 +65,7 @@ def read_mask(sample: Sample, labels: Sequence[Label], height: int, width: int) 
     for color, name in sample.colors.items():
         if name not in index:
             raise DatasetError(
-                f"{sample.called} has a mask of label {name!r}; the model's labels are {sorted(index) or 'none'}"
+                f"{sample.display_name} has a mask of label {name!r}; the model's labels are {sorted(index) or 'none'}"
             )
         match = visible & (packed == int(color[1:], 16))
         result[match] = index[name]

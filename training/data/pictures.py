@@ -93,7 +93,7 @@ class PictureStore:
         layers = [(cells == k + 1).mean(axis=(1, 3), dtype=np.float32) for k in range(len(self.labels))]
         return np.stack(layers) if layers else np.zeros((0, h, w), np.float32)
 
-    def teaches_pixels(self) -> npt.NDArray[np.bool_]:
+    def has_pixel_labels(self) -> npt.NDArray[np.bool_]:
         """N bool: pictures of which every pixel's label is known."""
         return np.asarray(~self.is_anomaly | self.has_mask)
 

@@ -20,14 +20,14 @@ PICTURE_SUFFIXES = {".png", ".jpg", ".jpeg"}
 DEFAULT_LABEL = Label(name="anomaly", hex_color="#23A436")
 
 
-def read_dataset(path: Path, root: Path | None = None, *, called: str = "", leave_out: bool = False) -> Dataset:
+def read_dataset(path: Path, root: Path | None = None, *, display_name: str = "", leave_out: bool = False) -> Dataset:
     """Read a folder or a manifest.
 
     Args:
         path: a folder with `normal/` and `anomaly/`, or a manifest file.
         root: where the pictures of a manifest lie; s3://BUCKET/KEY is looked for as KEY and BUCKET/KEY below it.
             By default the manifest's own folder and the one above it.
-        called: how messages call a manifest that is a copy: its path and lines tell its user nothing. Empty: by its path.
+        display_name: how messages call a manifest that is a copy: its path and lines tell its user nothing. Empty: by its path.
         leave_out: leave lines out whose picture or mask is not there.
 
     Raises:
@@ -36,7 +36,7 @@ def read_dataset(path: Path, root: Path | None = None, *, called: str = "", leav
     if path.is_dir():
         return _read_folder(path)
     if path.is_file():
-        return read_manifest(path, [root] if root else [path.parent, path.parent.parent], called, leave_out)
+        return read_manifest(path, [root] if root else [path.parent, path.parent.parent], display_name, leave_out)
     raise DatasetError(f"{path} does not exist. Expected a folder with normal/ and anomaly/, or a manifest file")
 
 

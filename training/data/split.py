@@ -63,7 +63,7 @@ def split(dataset: Dataset, store: PictureStore, test: Dataset | None, test_shar
     for value in classes_in_one_group(groups.merged(), store.is_anomaly):
         raise DatasetError(
             f"all {int((store.is_anomaly == value).sum())} {CLASS_NAMES[value]} training pictures of {dataset.source} are of one "
-            f"group, which is never divided: nothing would be left to learn from when they are judged. Add {CLASS_NAMES[value]} "
+            f"group, which is never divided: nothing would be left to learn from when they are held out. Add {CLASS_NAMES[value]} "
             "pictures of another group"
         )
     return Split(store, groups.merged(), dataset, test, tuple(warnings))

@@ -48,11 +48,11 @@ def survey(
         progress("looking at pictures", i, len(dataset.samples))
         try:
             size = _read_size(sample)
-            found.sizes.setdefault(size, []).append(sample.called)
+            found.sizes.setdefault(size, []).append(sample.display_name)
             mask = read_mask(sample, dataset.labels, size.height, size.width)
         except (PictureError, UnreadableMaskError) as error:
             found.unreadable.append(str(error))
-            skipped.append(sample.called)
+            skipped.append(sample.display_name)
         except DatasetError as error:
             found.wrong_masks.append(str(error))
         else:

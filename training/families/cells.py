@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+from scipy.ndimage import binary_dilation
 
 from linewatch.anomaly_model.progress import ProgressCallback
 from linewatch.anomaly_model.runtime_onnx import OnnxRuntime
@@ -23,6 +24,8 @@ DEFECT_SHARE = 0.3
 """A cell belongs to a label when the label covers at least this share of it..."""
 CLEAR_SHARE = 0.02
 """...and to the background when no label covers more than this; cells between are left out."""
+NEARBY = 3
+"""Cells from a defect within which background counts as its boundary."""
 DEFECT_CELLS = 400
 BACKGROUND_CELLS = 300
 NEARBY_CELLS = 120
@@ -120,22 +123,12 @@ def _choose(
         kept.append(defect)
         classes.append(strongest[defect] + 1)
         # The boundary is where a mask is right or wrong.
-        near = np.intersect1d(background, np.flatnonzero(_grown(coverage.max(axis=0) >= DEFECT_SHARE, 3)))
+        grown = binary_dilation(coverage.max(axis=0) >= DEFECT_SHARE, np.ones((2 * NEARBY + 1, 2 * NEARBY + 1)))
+        near = np.intersect1d(background, np.flatnonzero(grown))
         near = rng.permutation(near)[: max(5, int(share * NEARBY_CELLS))]
         kept.append(near)
         classes.append(np.zeros(len(near), np.int64))
     return np.concatenate(kept), np.concatenate(classes)
-
-
-def _grown(mask: Bools, reach: int) -> Bools:
-    """True within `reach` cells of a true cell."""
-    h, w = mask.shape
-    padded = np.pad(mask, reach)
-    near = np.zeros((h, w), bool)
-    for dy in range(2 * reach + 1):
-        for dx in range(2 * reach + 1):
-            near |= padded[dy : dy + h, dx : dx + w]
-    return near
 
 
 def hard_negatives(store: PictureStore, extractor: Extractor, classifier: CellClassifier, chosen: Bools, seed: int) -> F32:

@@ -34,9 +34,9 @@ def whitening(cells: F32, dimensions: int, rng: np.random.Generator) -> tuple[F3
     standard = ((cells - mean) / scale)[rng.permutation(len(cells))[:8000]]
     _, singular, rows = np.linalg.svd(standard, full_matrices=False)
     dimensions = min(dimensions, len(rows))
-    spread = np.maximum(singular[:dimensions] / np.sqrt(len(standard)), 1e-3)
+    deviation = np.maximum(singular[:dimensions] / np.sqrt(len(standard)), 1e-3)
     # Full whitening would blow up noise in the last dimensions; the square root is the usual middle way.
-    projection = rows[:dimensions] / np.sqrt(spread)[:, None] / scale
+    projection = rows[:dimensions] / np.sqrt(deviation)[:, None] / scale
     return projection.astype(np.float32), (-projection @ mean).astype(np.float32)
 
 

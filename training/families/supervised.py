@@ -72,14 +72,14 @@ class CellClassifier:
     def write(self, g: GraphWriter, features: str, stride: int) -> tuple[Segmentation, dict[str, Score]]:
         """Write over features (1 x F x h x w) of that stride; returns the labels' logits, and the scores."""
         logits = self.write_logits(g, features)
-        strongest = g.node("ReduceMax", logits, axes=[1], keepdims=1)
-        area = g.node("GlobalAveragePool", g.node("Sigmoid", strongest))
+        max_logit = g.node("ReduceMax", logits, axes=[1], keepdims=1)
+        area = g.node("GlobalAveragePool", g.node("Sigmoid", max_logit))
         count = self.weights[-1].shape[0]
         background = np.concatenate([np.zeros((1, count)), np.eye(count)]).astype(np.float32)
         # The background's logit is 0: the others are relative to it.
-        segmentation = Segmentation(g.conv(logits, background[:, :, None, None]), strongest, stride)
+        segmentation = Segmentation(g.conv(logits, background[:, :, None, None]), max_logit, stride)
         return segmentation, {
-            "cell peak": peak(g, strongest, Supervision.SUPERVISED),
+            "cell peak": peak(g, max_logit, Supervision.SUPERVISED),
             "cell area": Score(g.node("Sqrt", area), Supervision.SUPERVISED),
         }
 

@@ -56,8 +56,8 @@ class UNet(nn.Module):
             x = level(x)
             seen.append(x)
         for n in reversed(range(len(self.lateral))):
-            wider = functional.interpolate(self.lateral[n](x), scale_factor=2, mode="bilinear", align_corners=False)
-            x = self.up[n](seen[n] + wider)
+            upsampled = functional.interpolate(self.lateral[n](x), scale_factor=2, mode="bilinear", align_corners=False)
+            x = self.up[n](seen[n] + upsampled)
         out: torch.Tensor = self.out(x)
         return out
 
@@ -98,20 +98,20 @@ class FittedUNet:
                 x = g.node("Relu", g.conv(x, weight, bias, stride=2 if n == 0 else 1))
             seen.append(x)
         for n in reversed(range(len(self.lateral))):
-            wider = g.upsample(g.conv(x, *self.lateral[n]), 2)
-            x = g.node("Relu", g.conv(g.node("Add", seen[n], wider), *self.up[n]))
+            upsampled = g.upsample(g.conv(x, *self.lateral[n]), 2)
+            x = g.node("Relu", g.conv(g.node("Add", seen[n], upsampled), *self.up[n]))
         weight, bias = self.out
         # Relative to the background, which softmax and argmax do not notice.
         relative = g.conv(x, weight[1:] - weight[:1], bias[1:] - bias[:1])
-        strongest = g.node("ReduceMax", relative, axes=[1], keepdims=1)
+        max_logit = g.node("ReduceMax", relative, axes=[1], keepdims=1)
         count = len(weight) - 1
         background = np.concatenate([np.zeros((1, count)), np.eye(count)]).astype(np.float32)
-        area = g.node("GlobalAveragePool", g.node("Sigmoid", strongest))
+        area = g.node("GlobalAveragePool", g.node("Sigmoid", max_logit))
         scores = {
-            "U-Net peak": peak(g, strongest, Supervision.SUPERVISED),
+            "U-Net peak": peak(g, max_logit, Supervision.SUPERVISED),
             "U-Net area": Score(g.node("Sqrt", area), Supervision.SUPERVISED),
         }
-        segmentation = Segmentation(g.conv(relative, background[:, :, None, None]), strongest, STRIDE)
+        segmentation = Segmentation(g.conv(relative, background[:, :, None, None]), max_logit, STRIDE)
         return FamilyOutputs(scores, segmentation=segmentation)
 
 

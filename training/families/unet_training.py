@@ -82,8 +82,8 @@ class _Fit:
         self.family, self.net, self.key = family, net, key
         self.where = device()
         store = family.store
-        self.source = CropSource.make(store, chosen & store.teaches_pixels(), CROP, family.seed)
-        self.weak = np.flatnonzero(chosen & ~store.teaches_pixels()) if not store.labels else np.zeros(0, np.int64)
+        self.source = CropSource.make(store, chosen & store.has_pixel_labels(), CROP, family.seed)
+        self.weak = np.flatnonzero(chosen & ~store.has_pixel_labels()) if not store.labels else np.zeros(0, np.int64)
         self.optimiser = torch.optim.AdamW(net.parameters(), lr=RATE, weight_decay=1e-3)
 
     def run(self) -> None:

@@ -51,12 +51,12 @@ class Segmentation:
 
     Attributes:
         logits: label logits with the background first, 1 x (labels + 1) x H/stride x W/stride.
-        strongest: the largest label logit relative to the background, 1 x 1 x H/stride x W/stride.
+        max_logit: the largest label logit relative to the background, 1 x 1 x H/stride x W/stride.
         stride: of both grids.
     """
 
     logits: str
-    strongest: str
+    max_logit: str
     stride: int
 
 

@@ -21,7 +21,7 @@ class Stack:
 
 
 @dataclass(frozen=True, slots=True)
-class Recipe:
+class GraphSpec:
     """What the shipped graph computes.
 
     Attributes:

@@ -32,7 +32,7 @@ def path(x: F64, y: F64) -> str:
     return "M" + " L".join(f"{100 * x[i]:.2f},{100 - 100 * y[i]:.2f}" for i in index)
 
 
-def stairs(x: F64, y: F64) -> str:
+def step_path(x: F64, y: F64) -> str:
     """Like `path`, but level from point to point: what curves of thresholds are."""
     index = np.unique(np.linspace(0, len(x) - 1, min(len(x), MOST_POINTS)).astype(int))
     x, y = x[index], y[index]
@@ -46,7 +46,7 @@ def roc(curves: Curves) -> str:
 
 def precision_recall(curves: Curves) -> str:
     """Precision over recall."""
-    return stairs(curves.recall, curves.precision)
+    return step_path(curves.recall, curves.precision)
 
 
 def reliability(found: Calibration) -> list[tuple[float, float, float, str]]:

@@ -84,22 +84,22 @@ def choose(
     """
     wanted = {**{name: (name,) for name in scores}, **groups}
     candidates: list[Candidate] = []
-    honest: dict[str, F64] = {}
+    out_of_fold: dict[str, F64] = {}
     for name, columns in wanted.items():
         matrix = np.stack([scores[c] for c in columns], axis=1)
-        honest[name] = stacked_out_of_fold(matrix, truth, folds)
+        out_of_fold[name] = stacked_out_of_fold(matrix, truth, folds)
         used = _used(columns, fit_stack(matrix, truth))
-        slope = fit_slope(honest[name], truth, 0.0)
+        slope = fit_slope(out_of_fold[name], truth, 0.0)
         candidates.append(
             Candidate(
-                name, used, roc_auc(honest[name], truth), balanced_log_loss(slope * honest[name], truth), milliseconds(used)
+                name, used, roc_auc(out_of_fold[name], truth), balanced_log_loss(slope * out_of_fold[name], truth), milliseconds(used)
             )
         )
     chosen = _pick(candidates, budget)
     matrix = np.stack([scores[c] for c in chosen.columns], axis=1)
     ordered = tuple(sorted(candidates, key=lambda c: (-c.roc_auc, c.log_loss)))
     reason, warning = _reason(chosen, candidates, budget)
-    return Choice(chosen, ordered, fit_stack(matrix, truth), chosen.columns, honest[chosen.name], reason, warning)
+    return Choice(chosen, ordered, fit_stack(matrix, truth), chosen.columns, out_of_fold[chosen.name], reason, warning)
 
 
 def _pick(candidates: list[Candidate], budget: Budget) -> Candidate:

@@ -9,7 +9,7 @@ from linewatch.anomaly_model.detection import strongest_label
 from linewatch.anomaly_model.progress import ProgressCallback
 from linewatch.anomaly_model.runtime_onnx import OnnxRuntime
 from linewatch.training.arrays import F64, Ints, LabelMap
-from linewatch.training.data.folds import divide
+from linewatch.training.data.folds import assign_folds
 from linewatch.training.data.masks import resize_nearest
 from linewatch.training.data.pictures import PictureStore
 from linewatch.training.families.family import Family
@@ -60,7 +60,7 @@ def cross_validate(
     family: Family, store: PictureStore, groups: Ints, seed: int, workspace: Workspace, progress: ProgressCallback
 ) -> OutOfFold:
     """Fit and score the family fold by fold; finished folds are kept in the workspace."""
-    folds = divide(store.strata(), groups, family.folds, seed)
+    folds = assign_folds(store.strata(), groups, family.folds, seed)
     count, labels = len(store), len(store.labels)
     scores: dict[str, F64] = {}
     areas, shown, overlaps = (np.full((count, labels), np.nan) for _ in range(3))
@@ -97,7 +97,7 @@ def _score(family: Family, store: PictureStore, chosen: npt.NDArray[np.bool_], h
     labels = len(store.labels)
     columns: dict[str, F64] = {f"score {name}": np.zeros(len(held_out)) for name in written.scores}
     areas, shown, overlaps = (np.full((len(held_out), labels), np.nan) for _ in range(3))
-    known = store.teaches_pixels()
+    known = store.has_pixel_labels()
     for row, index in enumerate(held_out):
         values = runtime.run_arrays(store.input(int(index)))
         for column, value in zip(columns.values(), values, strict=False):

@@ -12,7 +12,7 @@ from scipy.optimize import minimize_scalar
 from linewatch.anomaly_model.manifest import Decision
 from linewatch.training.arrays import F64, Bools
 from linewatch.training.metrics import f1_score, roc_auc
-from linewatch.training.selection.stack import balance, least_spread
+from linewatch.training.selection.stack import balance, floored_scale
 
 
 def decide(scores: F64, truth: Bools) -> Decision:
@@ -33,7 +33,7 @@ def decide_from_normals(scores: F64, false_alarms: float) -> Decision:
     """
     n = len(scores)
     mean, deviation = float(scores.mean()), float(scores.std(ddof=1)) if n > 1 else 1.0
-    deviation = float(least_spread(np.array(deviation), np.array(mean)))
+    deviation = float(floored_scale(np.array(deviation), np.array(mean)))
     bound = mean + float(stats.t.isf(false_alarms, max(1, n - 1))) * deviation * float(np.sqrt(1 + 1 / n))
     if n * false_alarms >= 1:
         bound = max(bound, float(np.quantile(scores, 1 - false_alarms, method="higher")))
@@ -60,7 +60,7 @@ def weakness(scores: F64, truth: Bools, folds: npt.NDArray[np.int64]) -> str:
 
     They are when they rank anomalies above normal pictures more often than chance would in 97.5 % of all cases (the rank
     sum's normal approximation, Mann and Whitney 1947), and when F1 is higher than that of calling everything anomalous, with
-    each picture judged by a threshold that was chosen on other folds.
+    each picture decided by a threshold that was chosen on other folds.
 
     Args:
         scores: N scores in which no picture's own label took part.

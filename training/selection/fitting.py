@@ -13,7 +13,7 @@ import numpy as np
 from linewatch.anomaly_model.manifest import Decision, Json, Label
 from linewatch.anomaly_model.progress import ProgressCallback
 from linewatch.training.arrays import F64, Ints
-from linewatch.training.data.folds import divide
+from linewatch.training.data.folds import assign_folds
 from linewatch.training.data.pictures import PictureStore
 from linewatch.training.families.cells import Cells, collect_cells
 from linewatch.training.families.extractor import BANK
@@ -21,12 +21,12 @@ from linewatch.training.families.family import Family
 from linewatch.training.families.features import FeatureFamily
 from linewatch.training.families.unet_training import UNetFamily
 from linewatch.training.graph.outputs import FittedFamily, Score, Supervision
-from linewatch.training.graph.spec import Recipe
+from linewatch.training.graph.spec import GraphSpec
 from linewatch.training.options import TrainingOptions
 from linewatch.training.selection.choice import Choice, check_limit, choose
 from linewatch.training.selection.cross_validation import OutOfFold, cross_validate
 from linewatch.training.selection.decision import decide, decide_from_normals, weakness
-from linewatch.training.selection.graph_cost import Cost
+from linewatch.training.selection.graph_cost import GraphCosts
 from linewatch.training.selection.segmenter import choose_segmenter
 from linewatch.training.selection.stack import fit_normals_stack
 from linewatch.training.workspace import Workspace
@@ -80,11 +80,11 @@ class Task:
 
 
 @dataclass(frozen=True, slots=True)
-class Result:
+class FitResult:
     """What fitting found.
 
     Attributes:
-        recipe: of the shipped graph.
+        graph_spec: of the shipped graph.
         fitted: every family that was fitted on all pictures, shipped or not.
         decision: threshold and slope.
         labels: with their minimum areas; empty for classification.
@@ -95,7 +95,7 @@ class Result:
         warnings: what else people must know.
     """
 
-    recipe: Recipe
+    graph_spec: GraphSpec
     fitted: dict[str, FittedFamily]
     decision: Decision
     labels: list[Label]
@@ -106,7 +106,7 @@ class Result:
     warnings: tuple[str, ...] = ()
 
 
-def fit(task: Task) -> Result:
+def fit(task: Task) -> FitResult:
     """Fit by the regime that the pictures ask for.
 
     Raises:
@@ -115,13 +115,13 @@ def fit(task: Task) -> Result:
     return fit_labelled(task) if task.store.is_anomaly.any() else fit_normals(task)
 
 
-def fit_normals(task: Task) -> Result:
+def fit_normals(task: Task) -> FitResult:
     """Normal pictures only: one-class scores, all counting alike, and a threshold for a stated false-alarm rate."""
     folds = min(NORMALS_FOLDS, int(task.groups.max()) + 1)
     # A pretrained net, where there is one, sees more than the bank.
     family = task.feature_families(folds)[-1]
     fitted: dict[str, FittedFamily] = {family.name: family.fit(np.ones(len(task.store), bool), "final")}
-    cost = Cost(task.store, fitted, fine=task.fine)
+    cost = GraphCosts(task.store, fitted, fine=task.fine)
     least = cost(tuple(c for c, score in cost.scores.items() if score.is_peak), None)
     check_limit(least, task.options.budget)
     found = task.cross_validate(family)
@@ -138,13 +138,13 @@ def fit_normals(task: Task) -> Result:
         "folds": folds,
     }
     warning = f"the model costs {least:.1f} ms, more than the {task.options.budget.ms:g} ms that are wished for"
-    return Result(
-        Recipe(fitted, columns, stack, None, fine=False), fitted, decide_from_normals(scores, target), [], scores, None, findings,
+    return FitResult(
+        GraphSpec(fitted, columns, stack, None, fine=False), fitted, decide_from_normals(scores, target), [], scores, None, findings,
         warnings=(warning,) if least > task.options.budget.ms else (),
     )  # fmt: skip
 
 
-def fit_labelled(task: Task) -> Result:
+def fit_labelled(task: Task) -> FitResult:
     """Both classes: every family is tried, and what the evidence says is fitted on everything."""
     store, options = task.store, task.options
     candidates: list[Family] = [*task.feature_families(FOLDS)]
@@ -154,13 +154,13 @@ def fit_labelled(task: Task) -> Result:
     everything = np.ones(len(store), bool)
     placeholders: dict[str, FittedFamily] = {n: p for n, f in families.items() if (p := f.placeholder()) is not None}
     samples = {name: placeholders.get(name) or family.fit(everything, "final") for name, family in families.items()}
-    cost = Cost(store, samples, fine=task.fine)
+    cost = GraphCosts(store, samples, fine=task.fine)
     if options.budget.is_limit:
         check_limit(cost.least(), options.budget)
     found = {name: task.cross_validate(family) for name, family in families.items()}
     scores = {column: values for oof in found.values() for column, values in oof.scores.items()}
     segmenter = choose_segmenter(found, lambda name: cost(_first_peak(found[name], cost.scores), name), options.budget)
-    folds = divide(store.strata(), task.groups, FOLDS, options.seed)
+    folds = assign_folds(store.strata(), task.groups, FOLDS, options.seed)
     choice = choose(
         _groups(found, cost.scores), scores, store.is_anomaly, folds, lambda columns: cost(columns, segmenter), options.budget
     )
@@ -174,8 +174,8 @@ def fit_labelled(task: Task) -> Result:
     if segmenter is not None:
         areas = found[segmenter].minimum_areas()
         labels = [msgspec.structs.replace(lb, minimum_area=a) for lb, a in zip(store.labels, areas, strict=True)]
-    return Result(
-        Recipe(fitted, choice.columns, choice.stack, segmenter, task.fine),
+    return FitResult(
+        GraphSpec(fitted, choice.columns, choice.stack, segmenter, task.fine),
         {name: f for name, f in (samples | fitted).items() if name not in placeholders or name in fitted},
         decide(choice.out_of_fold, store.is_anomaly), labels, choice.out_of_fold, choice,
         _findings(task, choice, found, segmenter), weakness(choice.out_of_fold, store.is_anomaly, folds),

@@ -7,11 +7,11 @@ from linewatch.training.graph.color import write_color
 from linewatch.training.graph.cost import cost_model
 from linewatch.training.graph.export import write_model
 from linewatch.training.graph.outputs import FittedFamily
-from linewatch.training.graph.spec import Recipe, Stack
+from linewatch.training.graph.spec import GraphSpec, Stack
 from linewatch.training.graph.writer import GraphWriter
 
 
-class Cost:
+class GraphCosts:
     """What graphs cost, each counted once.
 
     Args:
@@ -43,7 +43,7 @@ class Cost:
         if (columns, segmenter) not in self._known:
             parts = {name: self._samples[name] for name in self.families(columns, segmenter)}
             even = Stack(np.ones(len(columns)), 0.0)
-            graph = write_model(Recipe(parts, columns, even, segmenter, self._fine), self._store)
+            graph = write_model(GraphSpec(parts, columns, even, segmenter, self._fine), self._store)
             self._known[columns, segmenter] = cost_model().milliseconds(graph)
         return self._known[columns, segmenter]
 

@@ -21,9 +21,9 @@ def balance(truth: Bools) -> F64:
     return np.asarray(np.where(truth, 0.5 / max(1, truth.sum()), 0.5 / max(1, (~truth).sum())))
 
 
-def least_spread(spread: F64, middle: F64) -> F64:
-    """A spread to divide by, for scores that may all be equal: more than what single precision makes of equal scores."""
-    return np.maximum(spread, 1e-4 * np.abs(middle) + 1e-6)
+def floored_scale(scale: F64, location: F64) -> F64:
+    """A scale to divide by, for scores that may all be equal: more than what single precision makes of equal scores."""
+    return np.maximum(scale, 1e-4 * np.abs(location) + 1e-6)
 
 
 def fit_stack(scores: F64, truth: Bools, *, ridge: float = 0.01, lasso: float = 0.01) -> Stack:
@@ -32,7 +32,7 @@ def fit_stack(scores: F64, truth: Bools, *, ridge: float = 0.01, lasso: float = 
     Non-negative, since every branch is built so that larger means more anomalous: a negative weight could only fit noise.
     """
     mean = scores.mean(axis=0)
-    scale = least_spread(scores.std(axis=0), mean)
+    scale = floored_scale(scores.std(axis=0), mean)
     standard = (scores - mean) / scale
     even = balance(truth)
 
@@ -69,10 +69,10 @@ def balanced_log_loss(z: F64, truth: Bools) -> float:
 def fit_normals_stack(scores: F64) -> Stack:
     """For n x columns scores of normal pictures only: the mean of the columns' standardised values.
 
-    Without anomalies there is no evidence for weights, so every score counts alike. Spread is half the range that the
+    Without anomalies there is no evidence for weights, so every score counts alike. Their scale is half the range that the
     middle 68 % take, which a few odd pictures do not move.
     """
     middle = np.median(scores, axis=0)
-    spread = least_spread((np.quantile(scores, 0.84, axis=0) - np.quantile(scores, 0.16, axis=0)) / 2, middle)
-    weights = 1 / spread / scores.shape[1]
+    scale = floored_scale((np.quantile(scores, 0.84, axis=0) - np.quantile(scores, 0.16, axis=0)) / 2, middle)
+    weights = 1 / scale / scores.shape[1]
     return Stack(weights, float(-weights @ middle))

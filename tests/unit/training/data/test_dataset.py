@@ -283,10 +283,10 @@ def test_lines_without_their_pictures_are_named_together(tmp_path: Path) -> None
     assert "s3://b/gone0.png (line 2), s3://b/gone1.png (line 3), s3://b/gone2.png (line 4), and 4 more" in said
     assert caught.value.remedies == (Remedy.NAME_ROOT, Remedy.LEAVE_OUT)
     left = read_dataset(manifest, leave_out=True)
-    assert [s.called for s in left.samples] == ["here.png (line 1)"]
+    assert [s.display_name for s in left.samples] == ["here.png (line 1)"]
     assert len(left.skipped) == 7
     with pytest.raises(DatasetError, match=r"the training set were not found: s3://b/gone0.png, s3") as caught:
-        read_dataset(manifest, tmp_path, called="the training set")
+        read_dataset(manifest, tmp_path, display_name="the training set")
     assert str(tmp_path) not in str(caught.value)
 
 

@@ -2,7 +2,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from linewatch.training.data.folds import divide
+from linewatch.training.data.folds import assign_folds
 from linewatch.training.data.groups import Groups, classes_in_one_group, keep_classes, merge_groups
 from linewatch.training.data.holdout import hold_out
 from linewatch.training.data.near_duplicates import leaks, near_duplicates
@@ -73,7 +73,7 @@ def test_groups_merge_transitively() -> None:
 def test_no_group_is_divided(pictures: list[tuple[int, int]], parts: int, seed: int) -> None:
     strata = np.array([s for s, _ in pictures])
     groups = np.unique([g for _, g in pictures], return_inverse=True)[1]
-    part = divide(strata, groups, parts, seed)
+    part = assign_folds(strata, groups, parts, seed)
     assert ((part >= 0) & (part < parts)).all()
     for group in np.unique(groups):
         assert len(np.unique(part[groups == group])) == 1
@@ -82,7 +82,7 @@ def test_no_group_is_divided(pictures: list[tuple[int, int]], parts: int, seed: 
 @given(st.lists(st.integers(4, 40), min_size=1, max_size=4), st.integers(2, 6), st.integers(0, 5))
 def test_every_kind_is_spread_evenly(counts: list[int], parts: int, seed: int) -> None:
     strata = np.repeat(np.arange(len(counts)), counts)
-    part = divide(strata, np.arange(len(strata)), parts, seed)
+    part = assign_folds(strata, np.arange(len(strata)), parts, seed)
     for kind, count in enumerate(counts):
         members = np.bincount(part[strata == kind], minlength=parts)
         assert members.max() - members.min() <= 1, (kind, count)
@@ -107,7 +107,7 @@ def test_whatever_part_is_left_out_both_classes_are_left_to_learn_from(
     strata, groups = layout(pictures)
     kept = keep_classes(groups, strata > 0)
     confined = classes_in_one_group(kept.merged(), strata > 0)
-    part = divide(strata, kept.merged(), parts, seed)
+    part = assign_folds(strata, kept.merged(), parts, seed)
     for value in (False, True):
         mine = (strata > 0) == value
         if value in confined:  # the user's own groups say so, or there is only one picture

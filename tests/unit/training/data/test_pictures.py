@@ -55,7 +55,7 @@ def test_what_is_read_back_is_what_the_graph_gets(folder: Path) -> None:
     dataset = read_dataset(folder)
     for i, sample in enumerate(dataset.samples):
         np.testing.assert_array_equal(store.input(i), to_model_input(read_picture(sample.path), store.spec))
-    assert store.teaches_pixels().tolist() == [True, True, True, True, False, False]
+    assert store.has_pixel_labels().tolist() == [True, True, True, True, False, False]
     assert store.label_of.tolist() == [0, 0, 0, 1, 0, 0]
     assert store.label_map(3).sum() == 200
     assert store.coverage(3, 4).sum() * 16 == pytest.approx(200)

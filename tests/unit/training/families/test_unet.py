@@ -50,12 +50,12 @@ def test_the_graph_gives_what_the_trained_net_gives() -> None:
     g = GraphWriter(64, 96)
     written = fitted.write(g, write_color(g))
     assert written.segmentation
-    labels, strongest, peak = OnnxRuntime(
-        g.build([written.segmentation.logits, written.segmentation.strongest, written.scores["U-Net peak"].value])
+    labels, max_logit, peak = OnnxRuntime(
+        g.build([written.segmentation.logits, written.segmentation.max_logit, written.scores["U-Net peak"].value])
     ).run_arrays(pictures[:1])
     np.testing.assert_allclose(labels[0], logits - logits[:1], atol=1e-3)
-    np.testing.assert_allclose(strongest[0, 0], (logits - logits[:1])[1:].max(axis=0), atol=1e-3)
-    assert peak.item() <= strongest.max() + 1e-4
+    np.testing.assert_allclose(max_logit[0, 0], (logits - logits[:1])[1:].max(axis=0), atol=1e-3)
+    assert peak.item() <= max_logit.max() + 1e-4
 
 
 def test_a_placeholder_costs_what_a_fitted_net_costs() -> None:
@@ -101,7 +101,7 @@ def test_without_masks_defects_are_made_up(parts: Path, tmp_path: Path) -> None:
     full = read_dataset(parts / "train")
     plain = Dataset(tuple(dataclasses.replace(s, mask=None) for s in full.samples), (), 0, "plain")
     bare = load_pictures(plain, 64, Workspace(tmp_path), no_progress)
-    source = CropSource.make(bare, bare.teaches_pixels(), 48, 0)
+    source = CropSource.make(bare, bare.has_pixel_labels(), 48, 0)
     rng = np.random.default_rng(0)
     assert any(source.draw(rng)[1].any() for _ in range(40))
     fitted = family(bare, 2, tmp_path / "w").fit(np.ones(len(bare), bool), "weak")

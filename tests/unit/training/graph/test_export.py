@@ -16,7 +16,7 @@ from linewatch.training.families.supervised import CellClassifier
 from linewatch.training.families.unet import placeholder
 from linewatch.training.graph.export import golden_files, write_model
 from linewatch.training.graph.outputs import FittedFamily
-from linewatch.training.graph.spec import Recipe, Stack
+from linewatch.training.graph.spec import GraphSpec, Stack
 from tests.unit.training.families.test_backbone import SmallNet
 
 
@@ -50,7 +50,7 @@ def test_labels_have_the_inputs_resolution_or_half_of_it_whichever_family_draws_
             None, None, CellClassifier((np.ones((2, 2 * width), np.float32),), (np.zeros(2, np.float32),)),
         )  # fmt: skip
         score = f"{extractor.score_prefix}cell peak"
-    recipe = Recipe({family: fitted}, (score,), Stack(np.ones(1), 0.0), family, fine)
-    model = write_model(recipe, SimpleNamespace(spec=spec))  # type: ignore[arg-type]
+    graph_spec = GraphSpec({family: fitted}, (score,), Stack(np.ones(1), 0.0), family, fine)
+    model = write_model(graph_spec, SimpleNamespace(spec=spec))  # type: ignore[arg-type]
     *_, labels = OnnxRuntime(model).run_arrays(np.zeros((1, 64, 96, 3), np.uint8))
     assert labels.shape == ((1, 3, 64, 96) if fine else (1, 3, 32, 48))
