@@ -97,7 +97,8 @@ def choose(
         )
     chosen = _pick(candidates, budget)
     matrix = np.stack([scores[c] for c in chosen.columns], axis=1)
-    ordered = tuple(sorted(candidates, key=lambda c: (-c.roc_auc, c.log_loss)))
+    # Rounded: areas that are the same may differ in the last bit of a sum.
+    ordered = tuple(sorted(candidates, key=lambda c: (-round(c.roc_auc, 9), c.log_loss)))
     reason, warning = _reason(chosen, candidates, budget)
     return Choice(chosen, ordered, fit_stack(matrix, truth), chosen.columns, out_of_fold[chosen.name], reason, warning)
 

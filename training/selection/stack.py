@@ -30,6 +30,7 @@ def fit_stack(scores: F64, truth: Bools, *, ridge: float = 0.01, lasso: float = 
     """Logistic regression with weights >= 0 on standardised scores, classes balanced.
 
     Non-negative, since every branch is built so that larger means more anomalous: a negative weight could only fit noise.
+    scikit-learn's LogisticRegression cannot bound its weights.
     """
     mean = scores.mean(axis=0)
     scale = floored_scale(scores.std(axis=0), mean)

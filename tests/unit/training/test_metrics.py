@@ -56,8 +56,23 @@ def test_areas_and_curves_equal_the_reference(pairs: list[tuple[int, bool]]) -> 
     assert found.recall == pytest.approx(recall)
 
 
+@given(PAIRS)
+def test_area_is_the_share_of_pairs_in_the_right_order(pairs: list[tuple[int, bool]]) -> None:
+    scores, truth = np.array([s for s, _ in pairs], float), np.array([t for _, t in pairs])
+    above = scores[truth][:, None] - scores[~truth]
+    assert roc_auc(scores, truth) == pytest.approx(((above > 0) + 0.5 * (above == 0)).mean())
+
+
 def test_no_anomalies_at_all() -> None:
     assert average_precision(np.zeros(3), np.zeros(3, bool)) == 0
+
+
+@pytest.mark.parametrize("value", [False, True])
+def test_curves_of_one_class(value: bool) -> None:
+    found = curves(np.array([3.0, 1.0, 1.0]), np.full(3, value))
+    assert found.false_alarm_rate.tolist() == ([0, 0, 0] if value else pytest.approx([0, 1 / 3, 1]))
+    assert found.recall.tolist() == (pytest.approx([0, 1 / 3, 1]) if value else [0, 0, 0])
+    assert found.precision.tolist() == [1, float(value), float(value)]
 
 
 def test_bootstrap_covers_and_narrows() -> None:
