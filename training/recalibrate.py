@@ -41,6 +41,13 @@ def recalibrate(
     With both classes by the best F1, with normal pictures only by the false-alarm rate. The graph stays as it is; compiled
     code is not copied, since a package is made for one bundle.
 
+    Args:
+        source: folder of the bundle.
+        data: the pictures.
+        output: folder of the new bundle.
+        false_alarms: with normal pictures only, the share of normal parts that may be called anomalous, 0 to 1.
+        progress: told of each picture.
+
     Raises:
         DatasetError: too few pictures.
     """

@@ -88,6 +88,7 @@ def train(
 
     Raises:
         DatasetError: the data cannot be used; nothing is written.
+        LinewatchError: the place of the bundle or of the finished steps is taken.
     """
     started = time.monotonic()
     check_replaceable(output)  # else a night's work is found to have no place

@@ -46,7 +46,14 @@ class CropSource:
 
     @classmethod
     def make(cls, store: PictureStore, chosen: Bools, size: int, seed: int) -> "CropSource":
-        """Look through the chosen pictures' masks."""
+        """Look through the chosen pictures' masks.
+
+        Args:
+            store: the pictures.
+            chosen: N bool, which of them crops come from.
+            size: height and width of crops in pixels, at most the model's input.
+            seed: of the choice among a mask's places.
+        """
         rng = np.random.default_rng([seed, 6])
         masked = np.flatnonzero(chosen & store.is_anomaly & store.has_mask)
         points: list[list[npt.NDArray[np.int64]]] = [[] for _ in store.labels]

@@ -28,6 +28,12 @@ def read_mask(sample: Sample, labels: Sequence[Label], height: int, width: int) 
     Transparent pixels (alpha below 128) are background: the published masks have no white at all, only a transparent
     palette colour around the defect. White is background too.
 
+    Args:
+        sample: whose mask; all background where it has none.
+        labels: the model's.
+        height: of the sample's picture in pixels, which the mask must have too.
+        width: likewise.
+
     Raises:
         UnreadableMaskError: not a PNG, damaged, or too large.
         DatasetError: not of the picture's size, or a colour that the colour map does not name.

@@ -64,7 +64,14 @@ def _joined(flat: F64) -> Ints:
 
 
 def leaks(train: Thumbnails, train_is_anomaly: Bools, test: Thumbnails, test_is_anomaly: Bools) -> list[tuple[int, int]]:
-    """Pairs (test index, train index) of near-duplicates of one class, one for each such test picture."""
+    """Pairs (test index, train index) of near-duplicates of one class, one for each such test picture.
+
+    Args:
+        train: N thumbnails.
+        train_is_anomaly: N bool.
+        test: M thumbnails.
+        test_is_anomaly: M bool.
+    """
     pairs = []
     for value in (False, True):
         known, asked = np.flatnonzero(train_is_anomaly == value), np.flatnonzero(test_is_anomaly == value)

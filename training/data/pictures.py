@@ -110,6 +110,12 @@ class _Meta(msgspec.Struct, frozen=True):
 def load_pictures(dataset: Dataset, side: int, workspace: Workspace, progress: ProgressCallback) -> PictureStore:
     """Decode every picture and mask of a dataset that was surveyed; each is brought to the model's input from its own size.
 
+    Args:
+        dataset: the pictures.
+        side: shorter side of the model's input in pixels.
+        workspace: where the decoded pictures are kept; what an earlier run decoded is not decoded again.
+        progress: told of each picture.
+
     Raises:
         DatasetError: the pictures are all equal, or there is no space.
         PictureError: one cannot be read any more.

@@ -38,7 +38,14 @@ class Prediction:
 
     @classmethod
     def of(cls, sample: Sample, picture: Rgb, detection: Detection, decision: Decision) -> "Prediction":
-        """From what was detected on a sample's picture (H x W x 3) under a decision."""
+        """From what was detected on a sample's picture.
+
+        Args:
+            sample: the picture.
+            picture: as it was read, H x W x 3 uint8.
+            detection: on it.
+            decision: under which it was detected.
+        """
         height, width = picture.shape[:2]
         return cls(
             sample, PictureSize(height=height, width=width), bool(sample.is_anomaly), detection.score,

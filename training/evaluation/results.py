@@ -19,7 +19,14 @@ JOB_NAME = "training-job/anomaly-detection"
 
 
 def evaluation_result(manifest: Manifest, evaluation: Evaluation, training_pictures: int, when: datetime) -> Json:
-    """The EvaluationResult document. Pixel metrics are left out for classification models: clients make a table of it."""
+    """The EvaluationResult document. Pixel metrics are left out for classification models: clients make a table of it.
+
+    Args:
+        manifest: of the model.
+        evaluation: what to tell.
+        training_pictures: number of pictures that the model was trained on.
+        when: time of the evaluation.
+    """
     m = evaluation.metrics
     metrics: Json = {
         "ROCAUC": m.roc_auc, "AveragePrecision": m.average_precision, "Precision": m.precision, "Recall": m.recall,

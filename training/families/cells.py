@@ -61,7 +61,17 @@ class Cells:
 
 
 def collect_cells(store: PictureStore, extractor: Extractor, seed: int, progress: ProgressCallback) -> Arrays:
-    """Sample cells from every picture; returns the fields of `Cells`."""
+    """Sample cells from every picture.
+
+    Args:
+        store: the pictures.
+        extractor: what makes cells of them.
+        seed: of the sampling.
+        progress: told of each picture.
+
+    Returns:
+        The fields of `Cells`.
+    """
     rng = np.random.default_rng([seed, 2])
     g = GraphWriter(store.spec.height, store.spec.width)
     features = extractor.write(g, write_color(g))
@@ -135,6 +145,16 @@ def hard_negatives(store: PictureStore, extractor: Extractor, classifier: CellCl
     """The background cells of the chosen normal pictures that look most like defects to a first fit.
 
     A picture's score is a maximum over thousands of cells, so the rare worst cells decide; random sampling misses them.
+
+    Args:
+        store: the pictures.
+        extractor: what makes cells of them.
+        classifier: the first fit.
+        chosen: N bool, which pictures are searched.
+        seed: of the choice where there are more normal pictures than `HARD_PICTURES`.
+
+    Returns:
+        n x 2 F float32, cells and their context.
     """
     g = GraphWriter(store.spec.height, store.spec.width)
     features = extractor.write(g, write_color(g))

@@ -58,7 +58,14 @@ class NearestNeighbours:
 
     @classmethod
     def fit(cls, cells: F32, rng: np.random.Generator, *, dimensions: int = 24, size: int = 512) -> "NearestNeighbours":
-        """Fit on normal cells, n x features."""
+        """Fit on cells of normal pictures.
+
+        Args:
+            cells: n x F.
+            rng: of the choice among them.
+            dimensions: principal components that distances are measured in.
+            size: cells in the bank.
+        """
         projection, offset = whitening(cells, dimensions, rng)
         points = cells @ projection.T + offset
         return cls(

@@ -35,7 +35,15 @@ class CellClassifier:
 
     @classmethod
     def fit(cls, cells: F32, classes: npt.NDArray[np.int64], labels: int, seed: int, *, epochs: int) -> "CellClassifier":
-        """Fit on n x 2 F cells with classes 0 (background, present) to `labels`; labels without cells are never found."""
+        """Fit on cells and their context; labels without cells are never found.
+
+        Args:
+            cells: n x 2 F.
+            classes: n, 0 background (some must be there), i + 1 label i.
+            labels: how many there are.
+            seed: of the weights and the batches.
+            epochs: passes over the cells.
+        """
         mean, scale = cells.mean(axis=0), cells.std(axis=0) + 1e-3
         net = MLPClassifier(
             (64, 32), alpha=1e-3, batch_size=256, learning_rate_init=2e-3, max_iter=epochs, tol=0, n_iter_no_change=epochs + 1,

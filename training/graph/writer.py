@@ -39,7 +39,14 @@ class GraphWriter:
         return output
 
     def conv(self, x: str, weight: F32, bias: F32 | None = None, *, stride: int = 1) -> str:
-        """Convolution, zero-padded to keep the size at stride 1. weight: O x I x K x K."""
+        """Convolution, zero-padded to keep the size at stride 1.
+
+        Args:
+            x: the input's name, 1 x I x H x W.
+            weight: O x I x K x K, K odd.
+            bias: O; None for none.
+            stride: in both directions.
+        """
         k = weight.shape[2]
         inputs = [x, self.constant(weight.astype(np.float32))]
         if bias is not None:
@@ -47,7 +54,14 @@ class GraphWriter:
         return self.node("Conv", *inputs, kernel_shape=[k, k], strides=[stride] * 2, pads=[k // 2] * 4)
 
     def pool(self, kind: str, x: str, kernel: int, stride: int) -> str:
-        """`AveragePool` or `MaxPool`; padded to keep the size at stride 1, unpadded otherwise."""
+        """Pooling; padded to keep the size at stride 1, unpadded otherwise.
+
+        Args:
+            kind: `AveragePool` or `MaxPool`.
+            x: the input's name, 1 x C x H x W.
+            kernel: side of the window in cells.
+            stride: in both directions.
+        """
         pad = kernel // 2 if stride == 1 else 0
         return self.node(kind, x, kernel_shape=[kernel] * 2, strides=[stride] * 2, pads=[pad] * 4)
 
@@ -61,7 +75,14 @@ class GraphWriter:
         return self.node("Concat", *values, axis=1)
 
     def scale(self, x: str, factor: float, offset: float = 0.0, name: str | None = None) -> str:
-        """X * factor + offset, with scalars."""
+        """X * factor + offset.
+
+        Args:
+            x: the input's name, 1 x C x H x W.
+            factor: a scalar.
+            offset: a scalar.
+            name: of the output; None makes one up.
+        """
         y = self.node("Mul", x, self.constant(np.float32(factor).reshape(1, 1, 1, 1)))
         return self.node("Add", y, self.constant(np.float32(offset).reshape(1, 1, 1, 1)), name=name)
 

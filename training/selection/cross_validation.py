@@ -59,7 +59,16 @@ class OutOfFold:
 def cross_validate(
     family: Family, store: PictureStore, groups: Ints, seed: int, workspace: Workspace, progress: ProgressCallback
 ) -> OutOfFold:
-    """Fit and score the family fold by fold; finished folds are kept in the workspace."""
+    """Fit and score the family fold by fold.
+
+    Args:
+        family: what is fitted.
+        store: the training pictures.
+        groups: N group numbers; pictures that must stay together share one.
+        seed: of the folds.
+        workspace: where finished folds are kept.
+        progress: told of each fold.
+    """
     folds = assign_folds(store.strata(), groups, family.folds, seed)
     count, labels = len(store), len(store.labels)
     scores: dict[str, F64] = {}

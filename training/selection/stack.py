@@ -31,6 +31,12 @@ def fit_stack(scores: F64, truth: Bools, *, ridge: float = 0.01, lasso: float = 
 
     Non-negative, since every branch is built so that larger means more anomalous: a negative weight could only fit noise.
     scikit-learn's LogisticRegression cannot bound its weights.
+
+    Args:
+        scores: n x columns.
+        truth: n, whether anomalous.
+        ridge: twice the penalty on squared weights.
+        lasso: the penalty on weights.
     """
     mean = scores.mean(axis=0)
     scale = floored_scale(scores.std(axis=0), mean)
