@@ -21,6 +21,7 @@ import numpy as np
 from benchmarks.cost import measure_ms
 from benchmarks.processes import this_machine
 from linewatch.anomaly_model.picture import read_picture, to_model_input
+from linewatch.anomaly_model.progress import no_progress
 from linewatch.anomaly_model.runtime_onnx import OnnxRuntime
 from linewatch.commands.drawn_parts import PartSet, write_set
 from linewatch.commands.progress import StageProgress
@@ -81,7 +82,7 @@ def read_any(path: Path) -> Dataset:
 def split(dataset: Dataset, seed: int) -> tuple[Dataset, Dataset]:
     """Training and test part; groups and near-duplicates stay together."""
     with tempfile.TemporaryDirectory() as folder:
-        store = load_pictures(dataset, 64, Workspace(Path(folder)), lambda *_: None)
+        store = load_pictures(dataset, 64, Workspace(Path(folder)), no_progress)
     groups = near_duplicates(store.thumbnails, store.is_anomaly)
     names = sorted({s.group for s in dataset.samples if s.group is not None})
     given = [len(names) + i if s.group is None else names.index(s.group) for i, s in enumerate(dataset.samples)]

@@ -17,6 +17,7 @@ import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFilter
 
 from linewatch.anomaly_model.files import replace_file
+from linewatch.anomaly_model.progress import ProgressCallback, no_progress
 
 WIDTH, HEIGHT = 320, 240
 LABELS = {"scratch": "#D62728", "dent": "#1F77B4", "missing hole": "#FF7F0E"}
@@ -186,7 +187,7 @@ def _dent(rng: np.random.Generator, metal: Array, place: Callable[..., tuple[flo
 
 
 def write_set(
-    folder: Path, parts: PartSet, progress: Callable[[str, int, int], None] = lambda _what, _done, _total: None
+    folder: Path, parts: PartSet, progress: ProgressCallback = no_progress
 ) -> int:
     """Write the set as folders, with a manifest beside each split; returns the number of pictures.
 
