@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, field
 import numpy as np
 import numpy.typing as npt
 from scipy.stats import rankdata
-from sklearn.metrics import average_precision_score, precision_recall_curve, roc_auc_score, roc_curve
+from sklearn.metrics import precision_recall_curve, roc_auc_score, roc_curve
 
 from linewatch.training.arrays import F64, Bools
 
@@ -63,8 +63,12 @@ def curves(scores: npt.NDArray[np.floating], truth: Bools) -> Curves:
 
 
 def average_precision(scores: npt.NDArray[np.floating], truth: Bools) -> float:
-    """Sum over thresholds of precision times the gain in recall; 0 without anomalies."""
-    return float(average_precision_score(truth, scores)) if truth.any() else 0.0
+    """Sum over thresholds of precision times the gain in recall; 0 without anomalies.
+
+    What average_precision_score sums from the other end, where a perfect ranking may come out as 0.9999999999999999.
+    """
+    found = curves(scores, truth)
+    return float((np.diff(found.recall) * found.precision[1:]).sum()) if truth.any() else 0.0
 
 
 def image_metrics(scores: npt.NDArray[np.floating], truth: Bools, threshold: float) -> ImageMetrics:
