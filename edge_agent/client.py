@@ -12,13 +12,12 @@ from google.protobuf import empty_pb2, wrappers_pb2
 
 from linewatch.anomaly_model.errors import LinewatchError
 from linewatch.anomaly_model.picture import Rgb
+from linewatch.edge_agent.api.contract import INSPECTION, MESSAGE_BYTES
 from linewatch.edge_agent.echo import cut, shown
+from linewatch.edge_agent.models.states import State
 from linewatch.edge_agent.protos import edge_agent_pb2 as pb
 from linewatch.edge_agent.protos import edge_agent_pb2_grpc as rpc
-from linewatch.edge_agent.service import MESSAGE_BYTES
-from linewatch.edge_agent.shared_memory import SEGMENTS
-from linewatch.edge_agent.side_services import INSPECTION
-from linewatch.edge_agent.states import State
+from linewatch.edge_agent.workers.shared_memory import SEGMENTS
 
 Transport = Literal["shared-memory", "bytes"]
 _MESSAGE = 4000

@@ -1,4 +1,4 @@
-"""What the agent can answer besides a result. `linewatch.edge_agent.service` maps these to gRPC status codes."""
+"""What the agent can answer besides a result. `linewatch.edge_agent.api.status` maps these to gRPC status codes."""
 
 from linewatch.anomaly_model.errors import LinewatchError
 

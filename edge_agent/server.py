@@ -19,21 +19,21 @@ from prometheus_client import start_http_server
 from linewatch.anomaly_model.numbers import read_digits
 from linewatch.anomaly_model.settings import SettingsError
 from linewatch.anomaly_model.signature import KeyFileError, read_trusted_keys
-from linewatch.edge_agent.agent import Agent
-from linewatch.edge_agent.bridge_link import BridgeLink, in_greengrass, needs_bridge
+from linewatch.edge_agent.api.endpoint import Endpoint
+from linewatch.edge_agent.api.service import EdgeAgentService
+from linewatch.edge_agent.api.side_services import Health, inspection_methods, reflection_methods
+from linewatch.edge_agent.api.sockets import bind, bind_tcp, socket_path, tls_context
+from linewatch.edge_agent.bridge.link import BridgeLink, in_greengrass, needs_bridge
 from linewatch.edge_agent.configuration import changes, configured, with_live_changes
-from linewatch.edge_agent.endpoint import Endpoint
 from linewatch.edge_agent.http2.limits import ServerLimits
 from linewatch.edge_agent.log_lines import configure_logging
 from linewatch.edge_agent.memory import keep_freed_memory
-from linewatch.edge_agent.metrics import AgentCollector, Counts, exposition, registry
+from linewatch.edge_agent.models.manager import Agent
+from linewatch.edge_agent.models.metrics import AgentCollector, Counts, exposition, registry
 from linewatch.edge_agent.protos import edge_agent_pb2
-from linewatch.edge_agent.results import ResultSink
-from linewatch.edge_agent.service import EdgeAgentService
+from linewatch.edge_agent.results.sink import ResultSink
+from linewatch.edge_agent.results.spool import Spool, SpoolWriter
 from linewatch.edge_agent.settings import Settings
-from linewatch.edge_agent.side_services import Health, inspection_methods, reflection_methods
-from linewatch.edge_agent.sockets import bind, bind_tcp, socket_path, tls_context
-from linewatch.edge_agent.spool import Spool, SpoolWriter
 
 log = structlog.get_logger()
 _SERVICE = edge_agent_pb2.DESCRIPTOR.services_by_name["EdgeAgent"].full_name

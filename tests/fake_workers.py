@@ -11,8 +11,16 @@ from typing import Any
 
 import msgspec
 
-from linewatch.edge_agent.channel import Answer, DetectRequest, Exchange, Ready, Refusal, receive_request, send
-from linewatch.edge_agent.worker_link import WorkerOptions
+from linewatch.edge_agent.workers.messages import (
+    Answer,
+    DetectRequest,
+    Exchange,
+    Ready,
+    Refusal,
+    WorkerOptions,
+    receive_request,
+    send,
+)
 
 SIDE = 64
 _PICTURE = struct.Struct("<QB")
@@ -33,7 +41,7 @@ def mask_of(identity: int) -> bytes:
 
 
 class FakeWorkers:
-    """In the place of subprocess.Popen in `linewatch.edge_agent.worker_link`.
+    """In the place of subprocess.Popen in `linewatch.edge_agent.workers.worker_link`.
 
     Attributes:
         told: the options of each that was started.

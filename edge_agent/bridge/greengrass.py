@@ -15,7 +15,7 @@ from awsiot.greengrasscoreipc.clientv2 import GreengrassCoreIPCClientV2
 from awsiot.greengrasscoreipc.model import QOS, JsonMessage, PublishMessage, ReportedLifecycleState
 
 from linewatch.edge_agent.bridge.publishing import DestinationError, fill_in
-from linewatch.edge_agent.spool import Kept
+from linewatch.edge_agent.results.spool import Kept
 
 log = structlog.get_logger()
 _ANSWER_S = 10

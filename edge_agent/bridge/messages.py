@@ -4,7 +4,7 @@ import socket
 
 import msgspec
 
-from linewatch.edge_agent.channel import receive_bytes
+from linewatch.edge_agent.socket_pair import receive_message
 
 
 class BridgeOptions(msgspec.Struct, frozen=True):
@@ -80,11 +80,11 @@ def tell(channel: socket.socket, message: FromBridge | FromAgent) -> None:
 
 def hear_bridge(channel: socket.socket) -> FromBridge | None:
     """Agent: the next message; None when the bridge is gone."""
-    data = receive_bytes(channel)
+    data = receive_message(channel)
     return _FROM_BRIDGE.decode(data) if data else None
 
 
 def hear_agent(channel: socket.socket) -> FromAgent | None:
     """Bridge: the next message; None when the agent is gone."""
-    data = receive_bytes(channel)
+    data = receive_message(channel)
     return _FROM_AGENT.decode(data) if data else None

@@ -8,7 +8,7 @@ from awscrt import io, mqtt
 
 from linewatch.edge_agent.bridge.messages import BridgeOptions
 from linewatch.edge_agent.bridge.publishing import DestinationError, fill_in
-from linewatch.edge_agent.spool import Kept
+from linewatch.edge_agent.results.spool import Kept
 
 _ANSWER_S = 10
 ENVIRONMENT = "LINEWATCH_MQTT_PASSWORD"

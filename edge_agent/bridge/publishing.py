@@ -8,7 +8,7 @@ from typing import Protocol
 
 import structlog
 
-from linewatch.edge_agent.spool import Kept, Spool
+from linewatch.edge_agent.results.spool import Kept, Spool
 
 log = structlog.get_logger()
 _BATCH = 100

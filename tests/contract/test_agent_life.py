@@ -13,8 +13,8 @@ import pytest
 
 from benchmarks.processes import free_port
 from linewatch.edge_agent.client import AgentClient
+from linewatch.edge_agent.models.states import State
 from linewatch.edge_agent.protos import edge_agent_pb2 as pb
-from linewatch.edge_agent.states import State
 from tests.contract.test_agent_calls import raw, refused, running_agent_with
 from tests.processes import worker_pids
 

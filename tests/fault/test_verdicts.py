@@ -36,7 +36,7 @@ HUNG_S = 60.0
 AGENT = """
 import os, random, sys
 from pathlib import Path
-from linewatch.edge_agent import worker_link
+from linewatch.edge_agent.workers import worker_link
 from linewatch.commands.cli import main
 
 chance, switch = random.Random(), Path(os.environ["FAULTS_FILE"])
@@ -135,7 +135,7 @@ class Caller:
             ["none", "worker killed", "worker stopped", "short deadline", "connection cut", "rubbish", "clock"], [9800, 40, 4, 60, 40, 40, 16]
         )[0]
         self.faults[fault] += 1
-        if fault in ("worker killed", "worker stopped") and (workers := children(self._agent, "linewatch.edge_agent.worker")):
+        if fault in ("worker killed", "worker stopped") and (workers := children(self._agent, "linewatch.edge_agent.workers.worker")):
             with contextlib.suppress(ProcessLookupError):
                 os.kill(self._chance.choice(workers), signal.SIGKILL if fault == "worker killed" else signal.SIGSTOP)
         elif fault == "rubbish":

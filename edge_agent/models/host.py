@@ -1,0 +1,402 @@
+"""One installed model on this device: its state, its workers, and the calls that wait for them."""
+
+import contextlib
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import structlog
+
+from linewatch.edge_agent.errors import ExhaustedError, UnsoundModelError, WorkerError, WrongStateError
+from linewatch.edge_agent.memory import available_mib
+from linewatch.edge_agent.models.states import Event, State, StateMachine
+from linewatch.edge_agent.settings import Settings, cpu_shares
+from linewatch.edge_agent.workers.channel_pool import Caller, Turns
+from linewatch.edge_agent.workers.prediction import Judged, judge
+from linewatch.edge_agent.workers.shared_memory import Segment
+from linewatch.edge_agent.workers.worker_link import Lane, WorkerGoneError, WorkerLink, exit_text
+
+log = structlog.get_logger()
+_MINUTE_S = 60.0
+_JOIN_S = 5.0
+_FAILED = "the model is FAILED; start it again"
+
+
+class ModelHost:
+    """Starts and stops a model's workers and passes calls to them, with a bounded queue."""
+
+    def __init__(self, component: str, folder: Path, settings: Settings) -> None:
+        self.component, self._folder, self._settings = component, folder, settings
+        self._machine = StateMachine(component)
+        self._turns: Turns[Lane] = Turns(component, settings.queue, settings.call_timeout_s, self._not_running)
+        self._changing = threading.RLock()
+        self._replacing = threading.Lock()
+        self._links: list[WorkerLink] = []
+        self._opening: list[WorkerLink] = []
+        self._unburied: list[WorkerLink] = []
+        self._faults: list[float] = []
+        self._crash_count = 0
+        self._outcome = "it was being ended"
+        self._used = time.monotonic()
+        self._dozing, self._closing = False, False
+        self._threads: list[threading.Thread] = []
+
+    def apply(self, settings: Settings) -> None:
+        """Take other settings; workers that run keep theirs."""
+        self._settings = settings
+        self._turns.bound(settings.queue, settings.call_timeout_s)
+
+    @property
+    def version(self) -> str:
+        """Of the model that is, or was last, loaded."""
+        links = self._links
+        return links[0].version if links else ""
+
+    @property
+    def status(self) -> tuple[State, str]:
+        """State and status message."""
+        return self._machine.current
+
+    @property
+    def workers(self) -> list[WorkerLink]:
+        """Those that serve now."""
+        return list(self._links)
+
+    @property
+    def pid(self) -> int | None:
+        """Of the first worker, while there is one."""
+        links = self._links
+        return links[0].process.pid if links else None
+
+    @property
+    def queue_length(self) -> int:
+        """Calls that wait for a worker."""
+        return self._turns.waiting
+
+    @property
+    def running_calls(self) -> int:
+        """Calls that a worker has."""
+        return self._turns.busy
+
+    @property
+    def crashes(self) -> int:
+        """Workers that died since the agent was started."""
+        return self._crash_count
+
+    # --- life
+
+    def start(self, folder: Path) -> State:
+        """Begin loading from `folder`; returns STARTING.
+
+        Raises:
+            WrongStateError: not STOPPED or FAILED.
+            ExhaustedError: too little free memory, and the state does not change; or too many threads, and the model is FAILED.
+        """
+        if self._machine.current[0] in (State.STOPPED, State.FAILED):
+            self._require_memory("starting")
+        with self._changing:
+            state = self._machine.apply(Event.START)
+            self._folder, self._dozing = folder, False
+        if not self._begin(self._load):
+            message = "no thread can be started; raise the limit on threads (ulimit -u, or TasksMax), or stop other programs"
+            self._machine.apply(Event.CRASHED, message)
+            self._turns.shut()
+            raise ExhaustedError(f"model {self.component!r}: {message}")
+        return state
+
+    def _begin(self, work: Callable[..., object], *arguments: object) -> bool:
+        """Do something in a thread of its own; returns whether there could be one."""
+        thread = threading.Thread(target=work, args=arguments, name=self.component, daemon=True)
+        try:
+            thread.start()
+        except RuntimeError as error:
+            log.error("no thread can be started", model=self.component, reason=str(error))
+            return False
+        self._threads = [t for t in self._threads if t.is_alive()] + [thread]
+        return True
+
+    def _require_memory(self, what: str) -> None:
+        free, needed = available_mib(), self._settings.free_mib
+        if free is not None and free < needed:
+            raise ExhaustedError(
+                f"{what} model {self.component!r} needs {needed} MiB of free memory, {free} MiB are available; stop "
+                "another model first, or lower the setting free_mib"
+            )
+
+    def _open(self, folder: Path, shares: list[list[int]]) -> list[WorkerLink]:
+        """Workers, one for each share of processors, that load at the same time; all of them or none."""
+        links: list[WorkerLink] = []
+        try:
+            for share in shares:
+                link = WorkerLink(folder, self._settings, share)
+                self._opening.append(link)
+                links.append(link)
+                if self._closing:
+                    link.process.kill()
+            for link in links:
+                link.load()
+        except BaseException:
+            for link in links:
+                link.end()
+            raise
+        finally:
+            for link in links:
+                self._opening.remove(link)
+        return links
+
+    def _open_all(self, folder: Path) -> list[WorkerLink]:
+        """As many workers as the setting `concurrency` says."""
+        return self._open(folder, cpu_shares(self._settings.cpus, self._settings.concurrency))
+
+    def _load(self) -> None:
+        for link in self._unburied:
+            link.end()
+        self._unburied.clear()
+        try:
+            links = self._open_all(self._folder)
+        # Whatever goes wrong becomes the model's status message: the agent itself must not die of a bad model.
+        except Exception as error:
+            log.error("model failed to start", model=self.component, reason=str(error))
+            self._machine.apply(Event.CRASHED, str(error))
+            self._turns.shut()
+            return
+        with self._changing:
+            if self._closing:
+                for link in links:
+                    link.end()
+                return
+            self._links, self._used = list(links), time.monotonic()
+            self._machine.apply(Event.LOADED, _running(links))
+            self._turns.offer(_lanes(links))
+            self._turns.open()
+        _say_running("model running", self.component, links)
+        for link in links:
+            self._begin(self._watch, link)
+
+    def replace(self, folder: Path) -> bool:
+        """Load another version beside the one that serves, and switch over between two calls; then the old one leaves.
+
+        A version that is refused changes nothing but the status message: the old one goes on serving.
+
+        Returns:
+            Whether the new version serves now.
+        """
+        with self._replacing:
+            if self._machine.current[0] is not State.RUNNING:
+                return False
+            try:
+                self._require_memory("replacing")
+                links = self._open_all(folder)
+            except Exception as error:
+                log.error("new version refused", model=self.component, folder=str(folder), reason=str(error))
+                self._machine.note(f"the version before goes on serving; {folder} was refused: {error}")
+                return False
+            with self._changing:
+                serves = self._machine.current[0] is State.RUNNING
+                if serves:
+                    old, self._links, self._folder = self._links, list(links), folder
+                    self._turns.withdraw(_lanes(old))
+                    self._turns.offer(_lanes(links))
+                    self._machine.note(_running(links))
+                else:
+                    old = links
+            if serves:
+                _say_running("new version running", self.component, links)
+                for link in links:
+                    self._begin(self._watch, link)
+            for link in old:
+                self._bury(link)
+            return serves
+
+    def _watch(self, link: WorkerLink) -> None:
+        """Notice when a worker dies between calls."""
+        code = link.process.wait()
+        self._crashed(link, f"the worker process ended ({exit_text(code)})")
+
+    def _bury(self, link: WorkerLink) -> None:
+        """End a worker that is not used for new calls, when its last one is answered."""
+        if not self._turns.wait_until_idle(link.lanes, self._settings.call_timeout_s):
+            link.give_up()  # whoever waits for it is told
+            self._turns.wait_until_idle(link.lanes, _JOIN_S)
+        link.end()
+
+    def _may_go_on(self) -> bool:
+        """Count a fault: a worker's death, or an answer that is none. More than the setting `restarts` within a minute are too many."""
+        now = time.monotonic()
+        self._faults = [*(t for t in self._faults if now - t < _MINUTE_S), now]
+        return len(self._faults) <= self._settings.restarts
+
+    def _crashed(self, link: WorkerLink, reason: str) -> str:
+        """What becomes of a model of which a worker died, for people.
+
+        It is started again, and calls wait for it, unless there were too many faults within a minute: then something is wrong
+        that trying again does not mend, and the model is FAILED.
+        """
+        with self._changing:
+            if link not in self._links or self._machine.current[0] is not State.RUNNING:
+                return self._outcome  # whoever noticed first has decided
+            self._links.remove(link)
+            self._turns.withdraw(link.lanes)
+            self._crash_count += 1
+            again = self._may_go_on()
+            outcome = "it is being started again" if again else _FAILED
+            if again and self._links:
+                self._machine.note(f"{reason}; {outcome}")
+                again = self._begin(self._stand_in, link, self._links)
+            elif again:
+                self._links = []  # another list: those that stand in for the dead of this one are not wanted any more
+                self._machine.apply(Event.CRASHED, f"{reason}; {outcome}")
+                self._machine.apply(Event.START, f"{reason}; {outcome}")
+                again = self._begin(self._start_again, link)
+            if not again:
+                outcome = _FAILED
+                self._fail(Event.CRASHED, f"{reason}; {outcome}", link)
+            self._outcome = outcome
+            log.error("worker died", model=self.component, reason=reason, outcome=outcome)
+            return outcome
+
+    def _unsound(self, link: WorkerLink, reason: str) -> str:
+        """What becomes of a model that gave no answer, for people: too many such faults within a minute, and it is FAILED."""
+        with self._changing:
+            if link not in self._links or self._machine.current[0] is not State.RUNNING:
+                return self._outcome
+            outcome = "it goes on" if self._may_go_on() else _FAILED
+            self._outcome = outcome
+            log.error("no answer can be made of what the model gave", model=self.component, reason=reason, outcome=outcome)
+            if outcome is _FAILED:
+                self._fail(Event.UNSOUND, f"{reason}; {outcome}")
+            else:
+                self._machine.note(f"{reason}; {outcome}")
+            return outcome
+
+    def _fail(self, event: Event, message: str, *dead: WorkerLink) -> None:
+        """Serve no more; callers that wait are told, and calls that workers have are answered."""
+        self._machine.apply(event, message)
+        links, self._links = self._links, []
+        self._turns.withdraw(_lanes(links))
+        self._turns.shut()
+        for link in [*links, *dead]:
+            if not self._begin(self._bury, link):
+                link.give_up()
+                self._unburied.append(link)
+
+    def _start_again(self, dead: WorkerLink) -> None:
+        self._load()
+        self._bury(dead)
+
+    def _stand_in(self, dead: WorkerLink, survivors: list[WorkerLink]) -> None:
+        """In place of a worker that died while others serve, on its processors."""
+        try:
+            [link] = self._open(self._folder, [dead.cpus])
+        except Exception as error:
+            log.error("worker failed to start", model=self.component, reason=str(error))
+            self._machine.note(f"running on fewer workers than concurrency says: {error}")
+        else:
+            with self._changing:
+                serves = self._links is survivors  # not stopped, nor another version, meanwhile
+                if serves:
+                    self._links.append(link)
+                    self._turns.offer(link.lanes)
+                    self._machine.note(_running(self._links))
+            if serves:
+                self._begin(self._watch, link)
+            else:
+                link.end()
+        self._bury(dead)
+
+    def stop(self, *, dozing: bool = False) -> State:
+        """Wait for the running calls, end the workers, and return when their memory is back: STOPPED.
+
+        Args:
+            dozing: the next call starts it again.
+
+        Raises:
+            WrongStateError: not RUNNING.
+        """
+        with self._changing:
+            self._machine.apply(Event.STOP)
+            links, self._links = self._links, []
+            self._turns.withdraw(_lanes(links))
+            if not dozing:
+                self._turns.shut()
+        for link in links:
+            self._bury(link)
+        log.info("model stopped", model=self.component, idle=dozing)
+        with self._changing:
+            self._dozing = dozing
+            return self._machine.apply(Event.GONE, f"no call for {self._settings.idle_stop_s} s; the next one starts it" if dozing else "")
+
+    def stop_if_idle(self) -> None:
+        """Stop when no call came for as long as the setting `idle_stop_s` says."""
+        limit = self._settings.idle_stop_s
+        if limit and self._machine.current[0] is State.RUNNING and not self._turns.busy and time.monotonic() - self._used > limit:
+            with contextlib.suppress(WrongStateError):
+                self.stop(dozing=True)
+
+    def shut_down(self) -> None:
+        """End the workers whatever the state; for the end of the agent, when the time that running calls had is over."""
+        self._closing = True
+        for link in self._unburied:
+            link.end()
+        for link in [*self._opening, *(link for link in self._links if self._turns.uses(link.lanes))]:
+            link.process.kill()
+        with contextlib.suppress(WrongStateError):
+            self.stop()
+        deadline = time.monotonic() + _JOIN_S
+        for thread in self._threads:
+            thread.join(max(0.0, deadline - time.monotonic()))
+
+    # --- calls
+
+    def detect(self, caller: Caller, width: int, height: int, picture: bytes | memoryview | Segment, mask: Segment | None) -> Judged:
+        """Judge a picture; the mask comes back as bytes unless it went into the client's segment.
+
+        A call that a worker had not begun with when it died goes to the next worker.
+
+        Raises:
+            WrongStateError: not RUNNING. ExhaustedError: the queue is full. InvalidRequestError: the picture was refused.
+            DeadlineError, CallerGoneError: nobody waits for the answer any more.
+            WorkerError: the worker died or did not answer; see `_crashed` for what follows.
+            UnsoundModelError: what the model gave is no answer; see `_unsound`.
+        """
+        begun = self._used = time.monotonic()
+        if self._dozing:
+            with contextlib.suppress(WrongStateError):  # another call was faster
+                self.start(self._folder)
+        while True:
+            try:
+                with self._turns.turn(caller) as lane:
+                    waited = time.monotonic() - begun
+                    try:
+                        judged = judge(lane, caller, width, height, picture, mask, self._settings.call_timeout_s)
+                    except WorkerGoneError as error:
+                        outcome = self._crashed(lane.link, f"the worker process {error}")
+                        if not error.begun:
+                            continue
+                        raise WorkerError(f"model {self.component!r}: the worker process {error}; {outcome}") from error.__cause__
+                    except UnsoundModelError as error:
+                        raise UnsoundModelError(f"model {self.component!r}: {error}; {self._unsound(lane.link, str(error))}") from None
+                return Judged(judged.answer, judged.mask, (waited, *judged.seconds))
+            finally:
+                self._used = time.monotonic()
+
+    def _not_running(self) -> WrongStateError:
+        state, message = self._machine.current
+        detail = f" ({message})" if message else ""
+        return WrongStateError(f"model {self.component!r} is {state.name}{detail}; DetectAnomalies needs it to be RUNNING")
+
+
+def _lanes(links: list[WorkerLink]) -> list[Lane]:
+    return [lane for link in links for lane in link.lanes]
+
+
+def _running(links: list[WorkerLink]) -> str:
+    return f"running on {links[0].runtime}" + (f", {len(links)} workers" if len(links) > 1 else "")
+
+
+def _say_running(what: str, component: str, links: list[WorkerLink]) -> None:
+    for link in links:
+        log.info(what, model=component, runtime=link.runtime, pid=link.process.pid, folder=str(link.folder))
+        if link.unconfined:
+            log.warning("worker not confined", model=component, pid=link.process.pid, reason=link.unconfined)
