@@ -11,7 +11,7 @@ from linewatch.edge_agent.echo import cut
 
 _TEXT, _TRACE, _ITEMS = 2000, 8000, 100
 _A_SECOND = 20
-AS_ASKED = frozenset({"picture judged"})
+AS_ASKED = frozenset({"picture inspected"})
 """Lines that a setting asks for, each of them; of all others callers could make as many as they like."""
 
 

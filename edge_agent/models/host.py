@@ -12,10 +12,11 @@ from linewatch.edge_agent.errors import ExhaustedError, UnsoundModelError, Worke
 from linewatch.edge_agent.memory import available_mib
 from linewatch.edge_agent.models.states import Event, State, StateMachine
 from linewatch.edge_agent.settings import Settings, cpu_shares
-from linewatch.edge_agent.workers.channel_pool import Caller, Turns
-from linewatch.edge_agent.workers.prediction import Judged, judge
-from linewatch.edge_agent.workers.shared_memory import Segment
-from linewatch.edge_agent.workers.worker_link import Lane, WorkerGoneError, WorkerLink, exit_text
+from linewatch.edge_agent.workers.caller import Caller
+from linewatch.edge_agent.workers.channel import WorkerChannel, WorkerGoneError
+from linewatch.edge_agent.workers.channel_pool import ChannelPool
+from linewatch.edge_agent.workers.prediction import PictureRequest, Prediction, predict
+from linewatch.edge_agent.workers.worker_link import WorkerLink, exit_text
 
 log = structlog.get_logger()
 _MINUTE_S = 60.0
@@ -29,23 +30,23 @@ class ModelHost:
     def __init__(self, component: str, folder: Path, settings: Settings) -> None:
         self.component, self._folder, self._settings = component, folder, settings
         self._machine = StateMachine(component)
-        self._turns: Turns[Lane] = Turns(component, settings.queue, settings.call_timeout_s, self._not_running)
+        self._pool: ChannelPool[WorkerChannel[WorkerLink]] = ChannelPool(component, settings.queue, settings.call_timeout_s, self._not_running)
         self._changing = threading.RLock()
         self._replacing = threading.Lock()
         self._links: list[WorkerLink] = []
         self._opening: list[WorkerLink] = []
-        self._unburied: list[WorkerLink] = []
+        self._undrained: list[WorkerLink] = []
         self._faults: list[float] = []
         self._crash_count = 0
         self._outcome = "it was being ended"
         self._used = time.monotonic()
-        self._dozing, self._closing = False, False
+        self._idle_stopped, self._closing = False, False
         self._threads: list[threading.Thread] = []
 
     def apply(self, settings: Settings) -> None:
         """Take other settings; workers that run keep theirs."""
         self._settings = settings
-        self._turns.bound(settings.queue, settings.call_timeout_s)
+        self._pool.set_bounds(settings.queue, settings.call_timeout_s)
 
     @property
     def version(self) -> str:
@@ -72,12 +73,12 @@ class ModelHost:
     @property
     def queue_length(self) -> int:
         """Calls that wait for a worker."""
-        return self._turns.waiting
+        return self._pool.waiting
 
     @property
     def running_calls(self) -> int:
         """Calls that a worker has."""
-        return self._turns.busy
+        return self._pool.busy
 
     @property
     def crashes(self) -> int:
@@ -97,11 +98,11 @@ class ModelHost:
             self._require_memory("starting")
         with self._changing:
             state = self._machine.apply(Event.START)
-            self._folder, self._dozing = folder, False
+            self._folder, self._idle_stopped = folder, False
         if not self._begin(self._load):
             message = "no thread can be started; raise the limit on threads (ulimit -u, or TasksMax), or stop other programs"
             self._machine.apply(Event.CRASHED, message)
-            self._turns.shut()
+            self._pool.close()
             raise ExhaustedError(f"model {self.component!r}: {message}")
         return state
 
@@ -150,16 +151,16 @@ class ModelHost:
         return self._open(folder, cpu_shares(self._settings.cpus, self._settings.concurrency))
 
     def _load(self) -> None:
-        for link in self._unburied:
+        for link in self._undrained:
             link.end()
-        self._unburied.clear()
+        self._undrained.clear()
         try:
             links = self._open_all(self._folder)
         # Whatever goes wrong becomes the model's status message: the agent itself must not die of a bad model.
         except Exception as error:
             log.error("model failed to start", model=self.component, reason=str(error))
             self._machine.apply(Event.CRASHED, str(error))
-            self._turns.shut()
+            self._pool.close()
             return
         with self._changing:
             if self._closing:
@@ -168,8 +169,8 @@ class ModelHost:
                 return
             self._links, self._used = list(links), time.monotonic()
             self._machine.apply(Event.LOADED, _running(links))
-            self._turns.offer(_lanes(links))
-            self._turns.open()
+            self._pool.add(_channels(links))
+            self._pool.open()
         _say_running("model running", self.component, links)
         for link in links:
             self._begin(self._watch, link)
@@ -196,8 +197,8 @@ class ModelHost:
                 serves = self._machine.current[0] is State.RUNNING
                 if serves:
                     old, self._links, self._folder = self._links, list(links), folder
-                    self._turns.withdraw(_lanes(old))
-                    self._turns.offer(_lanes(links))
+                    self._pool.remove(_channels(old))
+                    self._pool.add(_channels(links))
                     self._machine.note(_running(links))
                 else:
                     old = links
@@ -206,7 +207,7 @@ class ModelHost:
                 for link in links:
                     self._begin(self._watch, link)
             for link in old:
-                self._bury(link)
+                self._drain(link)
             return serves
 
     def _watch(self, link: WorkerLink) -> None:
@@ -214,11 +215,11 @@ class ModelHost:
         code = link.process.wait()
         self._crashed(link, f"the worker process ended ({exit_text(code)})")
 
-    def _bury(self, link: WorkerLink) -> None:
+    def _drain(self, link: WorkerLink) -> None:
         """End a worker that is not used for new calls, when its last one is answered."""
-        if not self._turns.wait_until_idle(link.lanes, self._settings.call_timeout_s):
+        if not self._pool.wait_until_idle(link.channels, self._settings.call_timeout_s):
             link.give_up()  # whoever waits for it is told
-            self._turns.wait_until_idle(link.lanes, _JOIN_S)
+            self._pool.wait_until_idle(link.channels, _JOIN_S)
         link.end()
 
     def _may_go_on(self) -> bool:
@@ -237,7 +238,7 @@ class ModelHost:
             if link not in self._links or self._machine.current[0] is not State.RUNNING:
                 return self._outcome  # whoever noticed first has decided
             self._links.remove(link)
-            self._turns.withdraw(link.lanes)
+            self._pool.remove(link.channels)
             self._crash_count += 1
             again = self._may_go_on()
             outcome = "it is being started again" if again else _FAILED
@@ -274,16 +275,16 @@ class ModelHost:
         """Serve no more; callers that wait are told, and calls that workers have are answered."""
         self._machine.apply(event, message)
         links, self._links = self._links, []
-        self._turns.withdraw(_lanes(links))
-        self._turns.shut()
+        self._pool.remove(_channels(links))
+        self._pool.close()
         for link in [*links, *dead]:
-            if not self._begin(self._bury, link):
+            if not self._begin(self._drain, link):
                 link.give_up()
-                self._unburied.append(link)
+                self._undrained.append(link)
 
     def _start_again(self, dead: WorkerLink) -> None:
         self._load()
-        self._bury(dead)
+        self._drain(dead)
 
     def _stand_in(self, dead: WorkerLink, survivors: list[WorkerLink]) -> None:
         """In place of a worker that died while others serve, on its processors."""
@@ -297,19 +298,19 @@ class ModelHost:
                 serves = self._links is survivors  # not stopped, nor another version, meanwhile
                 if serves:
                     self._links.append(link)
-                    self._turns.offer(link.lanes)
+                    self._pool.add(link.channels)
                     self._machine.note(_running(self._links))
             if serves:
                 self._begin(self._watch, link)
             else:
                 link.end()
-        self._bury(dead)
+        self._drain(dead)
 
-    def stop(self, *, dozing: bool = False) -> State:
+    def stop(self, *, idle: bool = False) -> State:
         """Wait for the running calls, end the workers, and return when their memory is back: STOPPED.
 
         Args:
-            dozing: the next call starts it again.
+            idle: nobody called; the next call starts it again.
 
         Raises:
             WrongStateError: not RUNNING.
@@ -317,29 +318,29 @@ class ModelHost:
         with self._changing:
             self._machine.apply(Event.STOP)
             links, self._links = self._links, []
-            self._turns.withdraw(_lanes(links))
-            if not dozing:
-                self._turns.shut()
+            self._pool.remove(_channels(links))
+            if not idle:
+                self._pool.close()
         for link in links:
-            self._bury(link)
-        log.info("model stopped", model=self.component, idle=dozing)
+            self._drain(link)
+        log.info("model stopped", model=self.component, idle=idle)
         with self._changing:
-            self._dozing = dozing
-            return self._machine.apply(Event.GONE, f"no call for {self._settings.idle_stop_s} s; the next one starts it" if dozing else "")
+            self._idle_stopped = idle
+            return self._machine.apply(Event.GONE, f"no call for {self._settings.idle_stop_s} s; the next one starts it" if idle else "")
 
     def stop_if_idle(self) -> None:
         """Stop when no call came for as long as the setting `idle_stop_s` says."""
         limit = self._settings.idle_stop_s
-        if limit and self._machine.current[0] is State.RUNNING and not self._turns.busy and time.monotonic() - self._used > limit:
+        if limit and self._machine.current[0] is State.RUNNING and not self._pool.busy and time.monotonic() - self._used > limit:
             with contextlib.suppress(WrongStateError):
-                self.stop(dozing=True)
+                self.stop(idle=True)
 
     def shut_down(self) -> None:
         """End the workers whatever the state; for the end of the agent, when the time that running calls had is over."""
         self._closing = True
-        for link in self._unburied:
+        for link in self._undrained:
             link.end()
-        for link in [*self._opening, *(link for link in self._links if self._turns.uses(link.lanes))]:
+        for link in [*self._opening, *(link for link in self._links if self._pool.uses(link.channels))]:
             link.process.kill()
         with contextlib.suppress(WrongStateError):
             self.stop()
@@ -349,8 +350,8 @@ class ModelHost:
 
     # --- calls
 
-    def detect(self, caller: Caller, width: int, height: int, picture: bytes | memoryview | Segment, mask: Segment | None) -> Judged:
-        """Judge a picture; the mask comes back as bytes unless it went into the client's segment.
+    def predict(self, request: PictureRequest, caller: Caller) -> Prediction:
+        """Run the model on a picture, when a worker is free.
 
         A call that a worker had not begun with when it died goes to the next worker.
 
@@ -361,23 +362,22 @@ class ModelHost:
             UnsoundModelError: what the model gave is no answer; see `_unsound`.
         """
         begun = self._used = time.monotonic()
-        if self._dozing:
+        if self._idle_stopped:
             with contextlib.suppress(WrongStateError):  # another call was faster
                 self.start(self._folder)
         while True:
             try:
-                with self._turns.turn(caller) as lane:
+                with self._pool.acquire(caller) as channel:
                     waited = time.monotonic() - begun
                     try:
-                        judged = judge(lane, caller, width, height, picture, mask, self._settings.call_timeout_s)
+                        return predict(channel, caller, request, waited, self._settings.call_timeout_s)
                     except WorkerGoneError as error:
-                        outcome = self._crashed(lane.link, f"the worker process {error}")
+                        outcome = self._crashed(channel.worker, f"the worker process {error}")
                         if not error.begun:
                             continue
                         raise WorkerError(f"model {self.component!r}: the worker process {error}; {outcome}") from error.__cause__
                     except UnsoundModelError as error:
-                        raise UnsoundModelError(f"model {self.component!r}: {error}; {self._unsound(lane.link, str(error))}") from None
-                return Judged(judged.answer, judged.mask, (waited, *judged.seconds))
+                        raise UnsoundModelError(f"model {self.component!r}: {error}; {self._unsound(channel.worker, str(error))}") from None
             finally:
                 self._used = time.monotonic()
 
@@ -387,8 +387,8 @@ class ModelHost:
         return WrongStateError(f"model {self.component!r} is {state.name}{detail}; DetectAnomalies needs it to be RUNNING")
 
 
-def _lanes(links: list[WorkerLink]) -> list[Lane]:
-    return [lane for link in links for lane in link.lanes]
+def _channels(links: list[WorkerLink]) -> list[WorkerChannel[WorkerLink]]:
+    return [channel for link in links for channel in link.channels]
 
 
 def _running(links: list[WorkerLink]) -> str:

@@ -38,8 +38,8 @@ class Description:
     message: str
 
 
-class Agent:
-    """What the gRPC service calls."""
+class ModelManager:
+    """Knows which models are installed, and has a host for each that was ever asked for."""
 
     def __init__(self, settings: Settings) -> None:
         """Nothing runs yet.
@@ -115,23 +115,23 @@ class Agent:
         self._running.add(component)
         return state
 
-    def follow(self) -> None:
+    def watch(self) -> None:
         """From now on start what asks for it or ran before, and switch running models to new versions while they serve."""
-        threading.Thread(target=self._follow, name="follow", daemon=True).start()
+        threading.Thread(target=self._watch, name="rescan", daemon=True).start()
 
-    def _follow(self) -> None:
+    def _watch(self) -> None:
         while True:
             try:
                 if self.settings.rescan_s:
-                    self.look_around()
+                    self.rescan()
             except Exception:
                 # A folder that cannot be read now may be read later; models go on serving.
                 log.exception("looking for models failed")
             if self._ended.wait(self.settings.rescan_s or _NEVER_S):
                 return
 
-    def look_around(self) -> None:
-        """What `follow` does each time."""
+    def rescan(self) -> None:
+        """What `watch` does each time."""
         installed = self._catalog.scan()
         self._end_removed(installed)
         self._start_by_itself(installed)
@@ -197,8 +197,8 @@ class Agent:
         host, entry = self._find(component)
         return _describe(host, entry)
 
-    def models(self) -> list[Description]:
-        """All installed models, by name."""
+    def descriptions(self) -> list[Description]:
+        """Of all installed models, by name."""
         return [_describe(self._hosts.get(component), entry) for component, entry in sorted(self._installed().items())]
 
     def facts(self) -> list[ModelFacts]:

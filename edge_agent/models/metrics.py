@@ -98,7 +98,15 @@ class Counts:
         return counts
 
     def answered(self, name: str, seconds: float, stages: Sequence[float], score: float, *, anomalous: bool) -> None:
-        """A picture was judged."""
+        """A picture was inspected.
+
+        Args:
+            name: of the model.
+            seconds: from the whole request to its answer.
+            stages: seconds of each of `STAGES`.
+            score: of the picture.
+            anomalous: the verdict.
+        """
         with self._lock:
             counts = self._model(name)
             counts.calls["OK"] = counts.calls.get("OK", 0) + 1
@@ -155,7 +163,7 @@ class AgentCollector(Collector):
 
     def _counted(self) -> Iterator[Metric]:
         calls = CounterMetricFamily("linewatch_calls", "DetectAnomalies calls by how they ended.", labels=["model", "status"])
-        anomalies = CounterMetricFamily("linewatch_anomalies", "Pictures that were judged anomalous.", labels=["model"])
+        anomalies = CounterMetricFamily("linewatch_anomalies", "Pictures that were found anomalous.", labels=["model"])
         seconds = HistogramMetricFamily("linewatch_call_seconds", "From a whole request to its answer.", labels=["model"])
         stages = HistogramMetricFamily("linewatch_stage_seconds", "Parts of a call.", labels=["model", "stage"])
         for name, counts in sorted(self._counts.snapshot().items()):

@@ -1,4 +1,4 @@
-"""What is published of a judged picture."""
+"""What is published of an inspected picture."""
 
 import datetime as dt
 from typing import Literal
@@ -6,7 +6,7 @@ from typing import Literal
 import msgspec
 
 from linewatch.edge_agent.results.spool import SpoolWriter
-from linewatch.edge_agent.workers.messages import Answer
+from linewatch.edge_agent.workers.messages import PredictResponse
 
 
 class Found(msgspec.Struct, frozen=True):
@@ -16,8 +16,8 @@ class Found(msgspec.Struct, frozen=True):
     area: float
 
 
-class Result(msgspec.Struct, frozen=True):
-    """One judged picture, as JSON.
+class InspectionResult(msgspec.Struct, frozen=True):
+    """One inspected picture, as JSON.
 
     Attributes:
         time: when it was answered, UTC, ISO 8601; order is the queue's, not the clock's.
@@ -54,11 +54,19 @@ class ResultSink:
         """Without a writer nothing is published."""
         self._writer, self.mode = writer, mode
 
-    def judged(self, model: str, version: str, answer: Answer, request_id: str, seconds: float) -> None:
-        """A picture was judged."""
+    def add(self, model: str, version: str, answer: PredictResponse, request_id: str, seconds: float) -> None:
+        """Keep the result of a picture, if results of its kind are published.
+
+        Args:
+            model: component name.
+            version: of the model.
+            answer: of the worker.
+            request_id: of the call.
+            seconds: that the call took in the agent.
+        """
         if self._writer is None or self.mode == "off" or (self.mode == "anomalies" and not answer.is_anomalous):
             return
-        result = Result(
+        result = InspectionResult(
             dt.datetime.now(dt.UTC).isoformat(timespec="milliseconds"), model, version, answer.is_anomalous, round(answer.confidence, 6),
             round(answer.score, 6), round(answer.threshold, 6), [Found(a.name, round(a.area, 6)) for a in answer.areas[1:]],
             request_id, round(seconds * 1e3, 2),

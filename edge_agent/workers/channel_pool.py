@@ -1,4 +1,4 @@
-"""Who may use a worker next: first come, first served, with a bound, and no turn for callers that have gone."""
+"""Free channels to a model's workers, and the calls that wait for one: first come, first served, with a bound; who has gone leaves."""
 
 import threading
 from collections import deque
@@ -8,75 +8,54 @@ from typing import Generic, Protocol, TypeVar
 
 from linewatch.anomaly_model.errors import LinewatchError
 from linewatch.edge_agent.errors import CallerGoneError, DeadlineError, ExhaustedError
+from linewatch.edge_agent.workers.caller import Caller
 
 
-class Caller(Protocol):
-    """Whoever waits for an answer."""
-
+class _ToWorker(Protocol):
     @property
-    def gone(self) -> bool:
-        """Whether nobody waits any more."""
-        ...
-
-    @property
-    def remaining(self) -> float | None:
-        """Seconds until nobody waits any more; None when that is not known."""
-        ...
-
-    def when_gone(self, callback: Callable[[], None]) -> None:
-        """Call `callback`, from any thread, when nobody waits any more."""
-        ...
-
-    def about_to_wait(self) -> object:
-        """The call's thread begins to wait: others are to see to its connection meanwhile."""
-        ...
-
-
-class _OfLink(Protocol):
-    @property
-    def link(self) -> object: ...
+    def worker(self) -> object: ...
 
     @property
     def broken(self) -> bool: ...
 
 
-Lane = TypeVar("Lane", bound=_OfLink)
+Channel = TypeVar("Channel", bound=_ToWorker)
 
 
-class _Ticket(Generic[Lane]):
+class _Waiter(Generic[Channel]):
     def __init__(self) -> None:
-        self.called = threading.Event()
-        self.lane: Lane | None = None
+        self.woken = threading.Event()
+        self.channel: Channel | None = None
         self.error: LinewatchError | None = None
 
 
-class Turns(Generic[Lane]):
-    """Free lanes to workers, and those who wait for one.
+class ChannelPool(Generic[Channel]):
+    """Free channels to workers, and those who wait for one.
 
-    A lane is what one call at a time goes through; its `link` is the worker at the other end. Of the free lanes the one is taken
-    whose worker has the fewest calls. One that is `broken` when it is given back is not offered again.
+    A channel is what one call at a time goes through; its `worker` is at the other end. Of the free channels the one is taken
+    whose worker has the fewest calls. One that is `broken` when it is released is not used again.
     """
 
-    def __init__(self, name: str, queue: int, patience_s: float, closed: Callable[[], LinewatchError]) -> None:
-        """Nobody is let in before `open`.
+    def __init__(self, name: str, queue: int, wait_s: float, closed: Callable[[], LinewatchError]) -> None:
+        """No channels yet, and closed until `open`.
 
         Args:
             name: of the model, for messages.
             queue: how many may wait.
-            patience_s: seconds that each may wait, deadline or not.
-            closed: what those are told who come while it is shut.
+            wait_s: seconds that each may wait, deadline or not.
+            closed: what those are told who come while the pool is closed.
         """
-        self._name, self._queue, self._patience_s, self._closed = name, queue, patience_s, closed
+        self._name, self._queue, self._wait_s, self._closed = name, queue, wait_s, closed
         self._open = False
         self._changed = threading.Condition()
-        self._free: list[Lane] = []
-        self._busy: list[Lane] = []
-        self._leaving: list[Lane] = []
-        self._waiting: deque[_Ticket[Lane]] = deque()
+        self._free: list[Channel] = []
+        self._busy: list[Channel] = []
+        self._leaving: list[Channel] = []
+        self._waiting: deque[_Waiter[Channel]] = deque()
 
-    def bound(self, queue: int, patience_s: float) -> None:
+    def set_bounds(self, queue: int, wait_s: float) -> None:
         """Other bounds, for those who come from now on."""
-        self._queue, self._patience_s = queue, patience_s
+        self._queue, self._wait_s = queue, wait_s
 
     @property
     def waiting(self) -> int:
@@ -85,34 +64,34 @@ class Turns(Generic[Lane]):
 
     @property
     def busy(self) -> int:
-        """How many lanes are in use now."""
+        """How many channels are in use now."""
         return len(self._busy)
 
     @contextmanager
-    def turn(self, caller: Caller) -> Iterator[Lane]:
-        """Wait for a lane and hold it.
+    def acquire(self, caller: Caller) -> Iterator[Channel]:
+        """Wait for a channel and hold it.
 
         Raises:
-            ExhaustedError: too many wait already. DeadlineError: no lane was free in time. CallerGoneError: the caller left.
-            LinewatchError: it is shut; see `closed`.
+            ExhaustedError: too many wait already. DeadlineError: no channel was free in time. CallerGoneError: the caller left.
+            LinewatchError: the pool is closed; see `closed`.
         """
-        lane = self._take(caller)
+        channel = self._wait_for_one(caller)
         try:
-            yield lane
+            yield channel
         finally:
             with self._changed:
-                self._give_back(lane)
+                self._release(channel)
 
-    def _give_back(self, lane: Lane) -> None:
-        self._busy.remove(lane)
-        if lane in self._leaving:
-            self._leaving.remove(lane)
-        elif not lane.broken:
-            self._free.append(lane)
-            self._call_next()
+    def _release(self, channel: Channel) -> None:
+        self._busy.remove(channel)
+        if channel in self._leaving:
+            self._leaving.remove(channel)
+        elif not channel.broken:
+            self._free.append(channel)
+            self._serve_next()
         self._changed.notify_all()
 
-    def _take(self, caller: Caller) -> Lane:
+    def _wait_for_one(self, caller: Caller) -> Channel:
         with self._changed:
             if not self._open:
                 raise self._closed()
@@ -122,74 +101,74 @@ class Turns(Generic[Lane]):
                 raise ExhaustedError(
                     f"model {self._name!r} has {self._queue} calls waiting; send fewer pictures at a time, or raise the setting queue"
                 )
-            ticket: _Ticket[Lane] = _Ticket()
-            self._waiting.append(ticket)
+            waiter: _Waiter[Channel] = _Waiter()
+            self._waiting.append(waiter)
         try:
             caller.about_to_wait()
-            caller.when_gone(ticket.called.set)
+            caller.when_gone(waiter.woken.set)
             remaining = caller.remaining
-            ticket.called.wait(self._patience_s if remaining is None else max(0.0, min(remaining, self._patience_s)))
+            waiter.woken.wait(self._wait_s if remaining is None else max(0.0, min(remaining, self._wait_s)))
         except BaseException:
             with self._changed:
-                if ticket in self._waiting:
-                    self._waiting.remove(ticket)
-                elif ticket.lane is not None:  # nobody else would give it back
-                    self._give_back(ticket.lane)
+                if waiter in self._waiting:
+                    self._waiting.remove(waiter)
+                elif waiter.channel is not None:  # nobody else would give it back
+                    self._release(waiter.channel)
             raise
         with self._changed:
-            if ticket.lane is not None:
-                return ticket.lane
-            if ticket.error is not None:
-                raise ticket.error
-            self._waiting.remove(ticket)
+            if waiter.channel is not None:
+                return waiter.channel
+            if waiter.error is not None:
+                raise waiter.error
+            self._waiting.remove(waiter)
         if caller.gone:
             raise CallerGoneError("the caller left while its call waited")
         raise DeadlineError(f"model {self._name!r} was busy, or being started again, for as long as the call could wait")
 
-    def _call_next(self) -> None:
+    def _serve_next(self) -> None:
         while self._free and self._waiting:
-            ticket = self._waiting.popleft()
-            ticket.lane = self._pick()
-            ticket.called.set()
+            waiter = self._waiting.popleft()
+            waiter.channel = self._pick()
+            waiter.woken.set()
 
-    def _pick(self) -> Lane:
-        lane = self._free[0] if len(self._free) == 1 else min(self._free, key=lambda free: sum(b.link is free.link for b in self._busy))
-        self._free.remove(lane)
-        self._busy.append(lane)
-        return lane
+    def _pick(self) -> Channel:
+        channel = self._free[0] if len(self._free) == 1 else min(self._free, key=lambda free: sum(b.worker is free.worker for b in self._busy))
+        self._free.remove(channel)
+        self._busy.append(channel)
+        return channel
 
-    def offer(self, lanes: Sequence[Lane]) -> None:
-        """Let these be used."""
+    def add(self, channels: Sequence[Channel]) -> None:
+        """Let these be used from now on."""
         with self._changed:
-            self._free.extend(lanes)
-            self._call_next()
+            self._free.extend(channels)
+            self._serve_next()
 
-    def withdraw(self, lanes: Sequence[Lane]) -> None:
-        """Let these be used no more; those in use are until they are given back."""
+    def remove(self, channels: Sequence[Channel]) -> None:
+        """Let these be used no more; those in use are until they are released."""
         with self._changed:
-            self._free = [lane for lane in self._free if lane not in lanes]
-            self._leaving += [lane for lane in self._busy if lane in lanes and lane not in self._leaving]
+            self._free = [channel for channel in self._free if channel not in channels]
+            self._leaving += [channel for channel in self._busy if channel in channels and channel not in self._leaving]
 
-    def uses(self, lanes: Sequence[Lane]) -> bool:
+    def uses(self, channels: Sequence[Channel]) -> bool:
         """Whether one of these is in use."""
         with self._changed:
-            return any(lane in lanes for lane in self._busy)
+            return any(channel in channels for channel in self._busy)
 
-    def wait_until_idle(self, lanes: Sequence[Lane], seconds: float) -> bool:
+    def wait_until_idle(self, channels: Sequence[Channel], seconds: float) -> bool:
         """Wait until none of these is in use."""
         with self._changed:
-            return self._changed.wait_for(lambda: not self.uses(lanes), seconds)
+            return self._changed.wait_for(lambda: not self.uses(channels), seconds)
 
     def open(self) -> None:
         """Let callers in, to wait if need be."""
         with self._changed:
             self._open = True
 
-    def shut(self) -> None:
-        """Let nobody in, and tell all who wait that there will be no turn."""
+    def close(self) -> None:
+        """Let nobody in, and tell all who wait that there will be no channel."""
         with self._changed:
             self._open = False
             while self._waiting:
-                ticket = self._waiting.popleft()
-                ticket.error = self._closed()
-                ticket.called.set()
+                waiter = self._waiting.popleft()
+                waiter.error = self._closed()
+                waiter.woken.set()

@@ -1,6 +1,6 @@
 """What a worker gives up before it sees the first picture: new privileges, network, other processes, writing files.
 
-Model code comes from elsewhere, and pictures from anyone who may call. A worker needs its memory, its lanes to the agent, and
+Model code comes from elsewhere, and pictures from anyone who may call. A worker needs its memory, its channels to the agent, and
 descriptors that the agent hands it; the kernel (seccomp) refuses the rest with EPERM. Reading files stays allowed: libraries load
 parts of themselves late, and what is read cannot leave. Numbers of system calls are those of the kernel's tables.
 """

@@ -1,15 +1,11 @@
 """What the agent and a worker process say to each other: msgpack messages on a socket pair, descriptors beside them.
 
 Each reply carries the number of its request, and a number is never given twice: a reply that was left unread cannot pass for another's.
-Pictures and masks do not pass through the socket: they lie in the client's segment, or in the exchange, an anonymous
-file that both have mapped. No pickling.
+Pictures and masks do not pass through the socket: they lie in the client's segment, or in the shared buffer
+(`shared_buffer`). No pickling.
 """
 
-import contextlib
-import mmap
-import os
 import socket
-import struct
 from typing import Literal
 
 import msgspec
@@ -18,65 +14,20 @@ from linewatch.edge_agent.socket_pair import receive_message
 
 _REQUEST_BYTES = 256  # four numbers
 _TEXT_CHARS = 4000
-_MASK_OFFSET = 64 * 1024 * 1024
-"""In the exchange the picture begins at 0 and the parts of the mask's rows here; untouched pages take no memory."""
-MARKS_OFFSET = 120 * 1024 * 1024
-_EXCHANGE_BYTES = 121 * 1024 * 1024
-_MARK = struct.Struct("<Q")
-
-
-class Exchange:
-    """Memory that the agent and a worker share, one for each lane.
-
-    Attributes:
-        descriptor: of the file; the worker inherits it.
-        memory: the whole of it.
-    """
-
-    def __init__(self, descriptor: int | None = None) -> None:
-        """Make one, or map the one that was inherited."""
-        if descriptor is None:
-            descriptor = os.memfd_create("linewatch-exchange")
-            os.ftruncate(descriptor, _EXCHANGE_BYTES)
-        self.descriptor, self.memory = descriptor, mmap.mmap(descriptor, _EXCHANGE_BYTES)
-
-    def picture(self, size: int) -> memoryview:
-        """Where a picture of so many bytes lies."""
-        return memoryview(self.memory)[:size]
-
-    def mask(self) -> memoryview:
-        """Where the parts of a mask's rows lie."""
-        return memoryview(self.memory)[_MASK_OFFSET:]
-
-    def withdraw(self, number: int) -> None:
-        """Agent: nobody wants the answer to this request any more."""
-        _MARK.pack_into(self.memory, MARKS_OFFSET, number)
-
-    def withdrawn(self, number: int) -> bool:
-        """Worker: whether nobody wants it."""
-        return bool(_MARK.unpack_from(self.memory, MARKS_OFFSET)[0] == number)
-
-    def begin(self, number: int) -> None:
-        """Worker: this request is being worked on from now."""
-        _MARK.pack_into(self.memory, MARKS_OFFSET + _MARK.size, number)
-
-    def begun(self, number: int) -> bool:
-        """Agent: whether the worker had begun with it, should the worker die."""
-        return bool(_MARK.unpack_from(self.memory, MARKS_OFFSET + _MARK.size)[0] == number)
-
-    def close(self) -> None:
-        """Give the memory back; where something of it is still looked at, when that is over."""
-        descriptor, self.descriptor = self.descriptor, -1
-        if descriptor >= 0:  # never twice: by then the number may be another file's
-            os.close(descriptor)
-        with contextlib.suppress(BufferError):
-            self.memory.close()
 
 
 class WorkerOptions(msgspec.Struct, frozen=True):
-    """What a worker is told when it is started; it is one argument of its command line, as JSON."""
+    """What a worker is told when it is started; it is one argument of its command line, as JSON.
 
-    lanes: list[tuple[int, int]]
+    Attributes:
+        channels: descriptors of each: its socket's and its shared buffer's.
+        folder: of the bundle.
+        runtime: see `Settings`; so are the others of the same name.
+        cpus: processors that it may use; empty means any.
+        address_space_mib: 0 for no limit.
+    """
+
+    channels: list[tuple[int, int]]
     folder: str
     runtime: str
     threads: int
@@ -88,10 +39,10 @@ class WorkerOptions(msgspec.Struct, frozen=True):
     address_space_mib: int
 
 
-class DetectRequest(msgspec.Struct, frozen=True):
-    """Judge a picture: in the file whose descriptor comes with the message, else in the exchange, from `offset` on.
+class PredictRequest(msgspec.Struct, frozen=True):
+    """Run the model on a picture: in the file whose descriptor comes with the message, else in the shared buffer, from `offset` on.
 
-    `number` is the agent's, for this request alone, from 1 on: the reply has it, and the marks of `Exchange`.
+    `number` is the agent's, for this request alone, from 1 on: the reply has it, and the marks of `SharedBuffer`.
     """
 
     number: int
@@ -108,12 +59,13 @@ class Area(msgspec.Struct, frozen=True):
     area: float
 
 
-class Answer(msgspec.Struct, frozen=True, tag=True):
+class PredictResponse(msgspec.Struct, frozen=True, tag=True):
     """See `anomaly_model.Detection`.
 
     Attributes:
         number: of the request.
-        mask_rows: distinct rows of the mask that are not white; their parts lie in the exchange. See `linewatch.anomaly_model.detection.MaskRows`.
+        mask_rows: distinct rows of the mask that are not white; their parts lie in the shared buffer. See
+            `linewatch.anomaly_model.detection.MaskRows`.
         mask_left: bytes from the start of a row to its part.
         mask_length: bytes of a part.
         mask_index: for each row of the mask, which one it is: height little-endian 16-bit numbers; empty when there is no mask.
@@ -142,13 +94,13 @@ class Ready(msgspec.Struct, frozen=True, tag=True):
     version: str
 
 
-class Withdrawn(msgspec.Struct, frozen=True, tag=True):
+class Cancelled(msgspec.Struct, frozen=True, tag=True):
     """The request was passed over, as nobody wants its answer any more."""
 
     number: int
 
 
-class Refusal(msgspec.Struct, frozen=True, tag=True):
+class ErrorReply(msgspec.Struct, frozen=True, tag=True):
     """There is no answer.
 
     Attributes:
@@ -162,17 +114,17 @@ class Refusal(msgspec.Struct, frozen=True, tag=True):
     fault: Literal["request", "model", "program"]
 
 
-def refusal(number: int, error: Exception, fault: Literal["request", "model", "program"]) -> Refusal:
+def error_reply(number: int, error: Exception, fault: Literal["request", "model", "program"]) -> ErrorReply:
     """What an error becomes. The kind of what nobody foresaw is told too."""
     text = f"{type(error).__name__}: {error}" if fault == "program" else str(error)
-    return Refusal(number, text[:_TEXT_CHARS], fault)
+    return ErrorReply(number, text[:_TEXT_CHARS], fault)
 
 
-Loaded = Ready | Refusal
-Reply = Answer | Refusal | Withdrawn
+Loaded = Ready | ErrorReply
+Reply = PredictResponse | ErrorReply | Cancelled
 _LOADED = msgspec.msgpack.Decoder(Loaded)
 _REPLY = msgspec.msgpack.Decoder(Reply)
-_REQUEST = msgspec.msgpack.Decoder(DetectRequest)
+_REQUEST = msgspec.msgpack.Decoder(PredictRequest)
 _ENCODER = msgspec.msgpack.Encoder()
 
 
@@ -197,7 +149,7 @@ def receive_reply(channel: socket.socket) -> Reply | None:
     return _REPLY.decode(data) if data else None
 
 
-def receive_request(channel: socket.socket) -> tuple[DetectRequest, int | None] | None:
+def receive_request(channel: socket.socket) -> tuple[PredictRequest, int | None] | None:
     """The next request and its descriptor, which the caller closes; None when the agent wants an end or is gone."""
     try:
         data, descriptors, _, _ = socket.recv_fds(channel, _REQUEST_BYTES, 1)

@@ -29,18 +29,18 @@ from linewatch.edge_agent.errors import InvalidRequestError
 from linewatch.edge_agent.memory import keep_freed_memory
 from linewatch.edge_agent.workers.confinement import limit_resources, refuse_system_calls
 from linewatch.edge_agent.workers.messages import (
-    Answer,
     Area,
-    DetectRequest,
-    Exchange,
+    Cancelled,
+    PredictRequest,
+    PredictResponse,
     Ready,
     Reply,
-    Withdrawn,
     WorkerOptions,
+    error_reply,
     receive_request,
-    refusal,
     send,
 )  # fmt: skip
+from linewatch.edge_agent.workers.shared_buffer import SharedBuffer
 from linewatch.edge_agent.workers.shared_memory import read_segment
 
 _WARM_UP = 3
@@ -76,11 +76,22 @@ class Worker:
         for _ in range(_WARM_UP):
             interpret(self._runtime.run(self._runtime.prepare(blank)), self._manifest)
 
-    def answer(self, request: DetectRequest, descriptor: int | None, exchange: Exchange) -> Answer | Withdrawn:
-        """Read the picture, judge it, put the mask's distinct rows into the exchange."""
-        if exchange.withdrawn(request.number):
-            return Withdrawn(request.number)
-        exchange.begin(request.number)
+    def predict(self, request: PredictRequest, descriptor: int | None, buffer: SharedBuffer) -> PredictResponse | Cancelled:
+        """Read the picture, run the model, put the mask's distinct rows into the buffer.
+
+        Args:
+            request: what came from the agent.
+            descriptor: of the client's segment that the picture lies in; None when it lies in the buffer.
+            buffer: of the channel that the request came through.
+
+        Raises:
+            PictureError: the picture is too large, or of another size than the setting other_sizes allows.
+            SharedMemoryError: the client's segment is shorter by now.
+            NotFiniteError: what the model gave is no answer.
+        """
+        if buffer.cancelled(request.number):
+            return Cancelled(request.number)
+        buffer.begin(request.number)
         begun = time.perf_counter()
         check_size(request.width, request.height)
         trained = self._manifest.picture
@@ -90,7 +101,7 @@ class Worker:
                 "agent's setting other_sizes is refuse"
             )
         if descriptor is None:
-            data = exchange.picture(request.width * request.height * 3)
+            data = buffer.picture(request.width * request.height * 3)
             prepared, reading = self._runtime.prepare(wrap_rgb888(data, request.width, request.height)), 0.0
         else:
             reader = _Reader(descriptor, request.offset)
@@ -102,11 +113,11 @@ class Worker:
         detection = interpret(outputs, self._manifest, (request.height, request.width))
         rows, left, length, index = 0, 0, 0, b""
         if detection.label_map is not None:
-            mask = mask_rows(detection.label_map, self._manifest.labels, request.height, request.width, exchange.mask())
+            mask = mask_rows(detection.label_map, self._manifest.labels, request.height, request.width, buffer.mask())
             (rows, length), left, index = mask.parts.shape, mask.left, mask.index.astype("<u2").tobytes()
         areas = [Area(a.name, a.hex_color, a.area) for a in detection.areas]
         stages = (reading, ready - begun - reading, ran - ready, time.perf_counter() - ran)
-        return Answer(
+        return PredictResponse(
             request.number, detection.is_anomalous, detection.confidence, detection.score, detection.threshold, areas, rows, left, length,
             index, stages,
         )  # fmt: skip
@@ -125,10 +136,10 @@ class _Reader:
         self.seconds += time.perf_counter() - begun
 
 
-def serve(lanes: dict[int, tuple[socket.socket, Exchange]], worker: Worker) -> None:
-    """Answer until the agent hangs up. Garbage is collected while nothing comes."""
+def serve(channels: dict[int, tuple[socket.socket, SharedBuffer]], worker: Worker) -> None:
+    """Answer until the agent closes a channel. Garbage is collected while nothing comes."""
     waiting = select.poll()
-    for number in lanes:
+    for number in channels:
         waiting.register(number, select.POLLIN)
     gc.disable()
     rested = True
@@ -138,24 +149,24 @@ def serve(lanes: dict[int, tuple[socket.socket, Exchange]], worker: Worker) -> N
             gc.collect()
         rested = not ready
         for number, _ in ready:
-            channel, exchange = lanes[number]
-            received = receive_request(channel)
+            connection, buffer = channels[number]
+            received = receive_request(connection)
             if received is None:
                 return
             request, descriptor = received
             reply: Reply
             try:
-                reply = worker.answer(request, descriptor, exchange)
+                reply = worker.predict(request, descriptor, buffer)
             except (PictureError, InvalidRequestError) as error:
-                reply = refusal(request.number, error, "request")
+                reply = error_reply(request.number, error, "request")
             except NotFiniteError as error:
-                reply = refusal(request.number, error, "model")
+                reply = error_reply(request.number, error, "model")
             except (LinewatchError, OSError, RuntimeError, ValueError) as error:
-                reply = refusal(request.number, error, "program")
+                reply = error_reply(request.number, error, "program")
             finally:
                 if descriptor is not None:
                     os.close(descriptor)
-            send(channel, reply)
+            send(connection, reply)
 
 
 def _confine(options: WorkerOptions, runtime: Runtime) -> str:
@@ -176,15 +187,15 @@ def _confine(options: WorkerOptions, runtime: Runtime) -> str:
 
 
 def main(argument: str) -> int:
-    """Load, say Ready or Refusal, serve."""
+    """Load, say Ready or ErrorReply, serve."""
     options = msgspec.json.decode(argument, type=WorkerOptions)
     keep_freed_memory()
     # apache-tvm-ffi imports torch where it is installed, as on a build host: 170 MB and a second that nothing here uses.
     sys.modules["torch"] = None  # type: ignore[assignment]
     # The agent decides when to end: a Ctrl-C in a terminal reaches the whole process group.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    lanes = {channel: (socket.socket(fileno=channel), Exchange(memory)) for channel, memory in options.lanes}
-    first = lanes[options.lanes[0][0]][0]
+    channels = {number: (socket.socket(fileno=number), SharedBuffer(memory)) for number, memory in options.channels}
+    first = channels[options.channels[0][0]][0]
     with contextlib.suppress(BrokenPipeError):
         try:
             if options.cpus:
@@ -200,12 +211,12 @@ def main(argument: str) -> int:
             confined = _confine(options, runtime)
         # Whatever stops a model from loading is told to the agent, which shows it as the model's status message.
         except Exception as error:
-            send(first, refusal(0, error, "program"))
+            send(first, error_reply(0, error, "program"))
             return 1
         gc.collect()
         gc.freeze()
         send(first, Ready(runtime.name, bundle.manifest.is_segmentation, confined, bundle.manifest.model.version))
-        serve(lanes, worker)
+        serve(channels, worker)
     return 0
 
 

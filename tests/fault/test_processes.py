@@ -22,7 +22,8 @@ from linewatch.edge_agent.errors import InvalidRequestError
 from linewatch.edge_agent.models.host import ModelHost
 from linewatch.edge_agent.models.states import State
 from linewatch.edge_agent.settings import Settings
-from linewatch.edge_agent.workers.messages import MARKS_OFFSET
+from linewatch.edge_agent.workers.prediction import PictureRequest
+from linewatch.edge_agent.workers.shared_buffer import MARKS_OFFSET
 from linewatch.edge_agent.workers.shared_memory import open_segment
 from tests.callers import Patient
 from tests.contract.test_agent_calls import running_agent_with
@@ -91,10 +92,10 @@ def test_calls_that_a_killed_worker_had_not_begun_go_to_the_next_one(models: Pat
 
 
 def begun(worker: int) -> bytes:
-    """Which requests this worker has begun with, on all its lanes: see `linewatch.edge_agent.workers.messages.Exchange`."""
+    """Which requests this worker has begun with, on all its channels: see `linewatch.edge_agent.workers.shared_buffer.SharedBuffer`."""
     marks = b""
     for path in sorted(Path(f"/proc/{worker}/fd").iterdir()):
-        if "linewatch-exchange" in str(path.readlink()):
+        if "linewatch-shared-buffer" in str(path.readlink()):
             with path.open("rb") as memory:
                 memory.seek(MARKS_OFFSET + 8)
                 marks += memory.read(8)
@@ -189,9 +190,9 @@ def test_a_full_shared_memory_refuses_the_mask_and_keeps_the_model(models: Path,
             with monkeypatch.context() as patch:
                 patch.setattr("linewatch.edge_agent.workers.mask.os.pwritev", full)
                 with pytest.raises(InvalidRequestError, match="No space left"):
-                    host.detect(Patient(), 320, 240, BLANK.tobytes(), mask)
+                    host.predict(PictureRequest(320, 240, BLANK.tobytes(), mask), Patient())
             assert host.status[0] is State.RUNNING
-            host.detect(Patient(), 320, 240, BLANK.tobytes(), mask)
+            host.predict(PictureRequest(320, 240, BLANK.tobytes(), mask), Patient())
     finally:
         frame.close()
         host.shut_down()

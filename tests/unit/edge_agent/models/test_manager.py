@@ -13,10 +13,11 @@ from linewatch.anomaly_model.settings import SettingsError
 from linewatch.edge_agent.errors import UnknownModelError, WrongStateError
 from linewatch.edge_agent.models import manager as module
 from linewatch.edge_agent.models.catalog import Catalog
-from linewatch.edge_agent.models.manager import Agent
+from linewatch.edge_agent.models.manager import ModelManager
 from linewatch.edge_agent.models.states import State
 from linewatch.edge_agent.settings import Settings
 from linewatch.edge_agent.workers import worker_link
+from linewatch.edge_agent.workers.prediction import PictureRequest
 from tests.callers import Patient
 from tests.fake_workers import SIDE, FakeWorkers, picture
 from tests.unit.anomaly_model.test_manifest import SMALL
@@ -30,14 +31,14 @@ class Core:
         (folder / "models.d").mkdir()
         patch.setattr(worker_link.subprocess, "Popen", FakeWorkers())
         patch.setattr(module, "time", SimpleNamespace(monotonic=lambda: self.now))
-        self.agents: list[Agent] = []
-        self.agent = self.boot()
+        self.managers: list[ModelManager] = []
+        self.manager = self.boot()
 
-    def boot(self) -> Agent:
+    def boot(self) -> ModelManager:
         settings = Settings(models=str(self.folder / "models.d"), state=str(self.folder / "running.json"), free_mib=0, removal_s=60)
-        self.agents.append(Agent(settings))
-        self.agent = self.agents[-1]
-        return self.agent
+        self.managers.append(ModelManager(settings))
+        self.manager = self.managers[-1]
+        return self.manager
 
     def deploy(self, version: int, component: str = "line", **more: object) -> None:
         unpacked = self.folder / "unpacked" / f"{component}-{version}"
@@ -56,11 +57,11 @@ class Core:
         assert condition()
 
     def until_running(self, component: str = "line") -> None:
-        self.until(lambda: self.agent.describe(component).state is State.RUNNING)
+        self.until(lambda: self.manager.describe(component).state is State.RUNNING)
 
     def look_after(self, seconds: float) -> None:
         self.now += seconds
-        self.agent.look_around()
+        self.manager.rescan()
 
     def running(self) -> list[str]:
         return json.loads((self.folder / "running.json").read_text())
@@ -70,66 +71,66 @@ class Core:
 def core(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Core]:
     made = Core(tmp_path, monkeypatch)
     yield made
-    for agent in made.agents:
-        agent.shut_down()
+    for manager in made.managers:
+        manager.shut_down()
 
 
 def test_a_model_that_was_removed_ends_and_is_not_started_by_itself_when_it_comes_again(core: Core) -> None:
     core.deploy(1)
-    core.agent.start("line")
+    core.manager.start("line")
     core.until_running()
     core.look_after(0)
     core.remove()
     core.look_after(1)
-    assert core.agent.describe("line").state is State.RUNNING
+    assert core.manager.describe("line").state is State.RUNNING
     core.look_after(61)
     with pytest.raises(UnknownModelError):
-        core.agent.describe("line")
+        core.manager.describe("line")
     with pytest.raises(UnknownModelError):
-        core.agent.host("line")
+        core.manager.host("line")
     assert core.running() == []
     core.deploy(1)
     core.look_after(1)
-    assert core.agent.describe("line").state is State.STOPPED
-    core.boot().look_around()
-    assert core.agent.describe("line").state is State.STOPPED
+    assert core.manager.describe("line").state is State.STOPPED
+    core.boot().rescan()
+    assert core.manager.describe("line").state is State.STOPPED
 
 
 def test_a_registration_whose_folder_is_gone_is_a_removed_model(core: Core) -> None:
     core.deploy(1)
-    core.agent.start("line")
+    core.manager.start("line")
     core.until_running()
     (core.folder / "unpacked" / "line-1" / "bundle.json").unlink()
     (core.folder / "unpacked" / "line-1").rmdir()
     core.look_after(1)
-    assert core.agent.describe("line").arn == SMALL.model.arn
+    assert core.manager.describe("line").arn == SMALL.model.arn
     core.look_after(61)
-    assert core.agent.describe("line").state is State.FAILED
+    assert core.manager.describe("line").state is State.FAILED
     with pytest.raises(WrongStateError):
-        core.agent.host("line").detect(Patient(), SIDE, SIDE, picture(1), None)
+        core.manager.host("line").predict(PictureRequest(SIDE, SIDE, picture(1)), Patient())
 
 
 def test_an_update_is_no_removal_and_the_model_is_found_all_the_while(core: Core) -> None:
     core.deploy(1)
-    core.agent.start("line")
+    core.manager.start("line")
     core.until_running()
     for version in (2, 3):
         core.remove()
         core.look_after(50)
-        assert core.agent.describe("line").state is State.RUNNING
-        assert [d.component for d in core.agent.models()] == ["line"]
-        assert [f.name for f in core.agent.facts()] == ["line"]
+        assert core.manager.describe("line").state is State.RUNNING
+        assert [d.component for d in core.manager.descriptions()] == ["line"]
+        assert [f.name for f in core.manager.facts()] == ["line"]
         core.deploy(version)
         core.look_after(5)
         core.until_running()
-        [worker] = core.agent.host("line").workers
+        [worker] = core.manager.host("line").workers
         assert worker.folder.name == f"line-{version}"
     assert core.running() == ["line"]
 
 
 def test_what_ran_before_a_boot_runs_again_when_its_component_is_started_late(core: Core) -> None:
     core.deploy(1)
-    core.agent.start("line")
+    core.manager.start("line")
     core.until_running()
     core.remove()
     core.boot()
@@ -143,7 +144,7 @@ def test_what_ran_before_a_boot_runs_again_when_its_component_is_started_late(co
 
 def test_what_was_removed_while_the_agent_was_away_is_forgotten(core: Core) -> None:
     core.deploy(1)
-    core.agent.start("line")
+    core.manager.start("line")
     core.until_running()
     core.remove()
     core.boot()
@@ -152,17 +153,17 @@ def test_what_was_removed_while_the_agent_was_away_is_forgotten(core: Core) -> N
     assert core.running() == []
     core.deploy(1)
     core.look_after(1)
-    assert core.agent.describe("line").state is State.STOPPED
+    assert core.manager.describe("line").state is State.STOPPED
 
 
 def test_a_stopped_model_that_was_removed_is_gone_at_once(core: Core) -> None:
     core.deploy(1)
-    core.agent.start("line")
+    core.manager.start("line")
     core.until_running()
-    core.agent.stop("line")
+    core.manager.stop("line")
     core.remove()
     with pytest.raises(UnknownModelError):
-        core.agent.describe("line")
+        core.manager.describe("line")
 
 
 def test_list_looks_once_and_leaves_out_what_vanishes(core: Core, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -178,13 +179,13 @@ def test_list_looks_once_and_leaves_out_what_vanishes(core: Core, monkeypatch: p
         return found
 
     monkeypatch.setattr(Catalog, "scan", scan)
-    assert [d.component for d in core.agent.models()] == ["a", "b", "c"]
+    assert [d.component for d in core.manager.descriptions()] == ["a", "b", "c"]
     assert len(looks) == 1
-    assert [d.component for d in core.agent.models()] == ["a", "c"]
+    assert [d.component for d in core.manager.descriptions()] == ["a", "c"]
 
 
 def test_a_folder_that_is_not_there_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     for name in ("NOSUCH", "file"):
         with pytest.raises(SettingsError, match=f"{name}' is no folder; expected .* mkdir -p"):
-            Agent(Settings(models=str(tmp_path / name)))
+            ModelManager(Settings(models=str(tmp_path / name)))

@@ -7,21 +7,21 @@ from dataclasses import dataclass, field
 import pytest
 
 from linewatch.edge_agent.errors import CallerGoneError, DeadlineError, ExhaustedError, WrongStateError
-from linewatch.edge_agent.workers.channel_pool import Turns
+from linewatch.edge_agent.workers.channel_pool import ChannelPool
 from tests.callers import Patient
 
 
 @dataclass(eq=False)
-class Lane:
-    link: object = field(default_factory=object)
+class Channel:
+    worker: object = field(default_factory=object)
     broken: bool = False
 
 
-def opened(*lanes: Lane, queue: int = 2, patience_s: float = 5) -> Turns[Lane]:
-    turns: Turns[Lane] = Turns("parts", queue, patience_s, lambda: WrongStateError("closed"))
-    turns.open()
-    turns.offer(lanes)
-    return turns
+def opened(*channels: Channel, queue: int = 2, wait_s: float = 5) -> ChannelPool[Channel]:
+    pool: ChannelPool[Channel] = ChannelPool("parts", queue, wait_s, lambda: WrongStateError("closed"))
+    pool.open()
+    pool.add(channels)
+    return pool
 
 
 def until(condition: object) -> None:
@@ -33,26 +33,26 @@ def until(condition: object) -> None:
 
 def test_the_least_busy_worker_is_taken() -> None:
     one, other = object(), object()
-    turns = opened(Lane(one), Lane(one), Lane(other), Lane(other))
-    with turns.turn(Patient()) as a, turns.turn(Patient()) as b:
-        assert {a.link, b.link} == {one, other}
-        assert turns.busy == 2
+    pool = opened(Channel(one), Channel(one), Channel(other), Channel(other))
+    with pool.acquire(Patient()) as a, pool.acquire(Patient()) as b:
+        assert {a.worker, b.worker} == {one, other}
+        assert pool.busy == 2
 
 
 def test_first_come_first_served() -> None:
-    turns, order = opened(Lane()), []
+    pool, order = opened(Channel()), []
 
     def call(number: int) -> None:
-        with turns.turn(Patient()):
+        with pool.acquire(Patient()):
             order.append(number)
 
-    with turns.turn(Patient()):
+    with pool.acquire(Patient()):
         threads = []
         for number in range(2):
             threads.append(threading.Thread(target=call, args=(number,)))
             threads[-1].start()
-            until(lambda number=number: turns.waiting == number + 1)
-        with pytest.raises(ExhaustedError, match="2 calls waiting"), turns.turn(Patient()):
+            until(lambda number=number: pool.waiting == number + 1)
+        with pytest.raises(ExhaustedError, match="2 calls waiting"), pool.acquire(Patient()):
             pass
     for thread in threads:
         thread.join(5)
@@ -60,64 +60,64 @@ def test_first_come_first_served() -> None:
 
 
 def test_callers_that_go_and_deadlines_that_pass_free_their_places() -> None:
-    turns, errors = opened(Lane(), queue=1), []
+    pool, errors = opened(Channel(), queue=1), []
 
     def call(caller: Patient) -> None:
         try:
-            with turns.turn(caller):
+            with pool.acquire(caller):
                 pass
         except (CallerGoneError, DeadlineError) as error:
             errors.append(type(error))
 
-    with turns.turn(Patient()):
+    with pool.acquire(Patient()):
         going = Patient()
         thread = threading.Thread(target=call, args=(going,))
         thread.start()
-        until(lambda: turns.waiting == 1)
+        until(lambda: pool.waiting == 1)
         going.leave()
         thread.join(5)
         call(Patient(remaining=0.01))
-        assert turns.waiting == 0
+        assert pool.waiting == 0
     assert errors == [CallerGoneError, DeadlineError]
 
 
 def test_shut_tells_those_who_wait_and_those_who_come() -> None:
-    lane = Lane()
-    turns, errors = opened(lane), []
+    channel = Channel()
+    pool, errors = opened(channel), []
 
     def call() -> None:
         try:
-            with turns.turn(Patient()):
+            with pool.acquire(Patient()):
                 pass
         except WrongStateError as error:
             errors.append(str(error))
 
-    with turns.turn(Patient()):
+    with pool.acquire(Patient()):
         thread = threading.Thread(target=call)
         thread.start()
-        until(lambda: turns.waiting == 1)
-        turns.shut()
+        until(lambda: pool.waiting == 1)
+        pool.close()
         thread.join(5)
         call()
     assert errors == ["closed", "closed"]
 
 
 def test_lanes_that_were_withdrawn_are_used_to_their_call_s_end_and_no_more() -> None:
-    old, new = Lane(), Lane()
-    turns = opened(old)
-    with turns.turn(Patient()):
-        turns.withdraw([old])
-        assert not turns.wait_until_idle([old], 0.01)
-        turns.offer([new])
-        with turns.turn(Patient()) as lane:
-            assert lane is new
-    assert turns.wait_until_idle([old], 1)
-    with turns.turn(Patient()) as lane:
-        assert lane is new
+    old, new = Channel(), Channel()
+    pool = opened(old)
+    with pool.acquire(Patient()):
+        pool.remove([old])
+        assert not pool.wait_until_idle([old], 0.01)
+        pool.add([new])
+        with pool.acquire(Patient()) as channel:
+            assert channel is new
+    assert pool.wait_until_idle([old], 1)
+    with pool.acquire(Patient()) as channel:
+        assert channel is new
 
 
 def test_a_caller_that_breaks_off_while_it_waits_takes_no_lane_along() -> None:
-    turns = opened(Lane(), queue=1)
+    pool = opened(Channel(), queue=1)
 
     class NoThread(Patient):
         def when_gone(self, callback: object) -> None:
@@ -125,26 +125,26 @@ def test_a_caller_that_breaks_off_while_it_waits_takes_no_lane_along() -> None:
 
     class NoThreadAndALane(Patient):
         def when_gone(self, callback: object) -> None:
-            holding.__exit__(None, None, None)  # the lane comes at this moment
+            holding.__exit__(None, None, None)  # the channel comes at this moment
             raise RuntimeError("can't start new thread")
 
-    holding = turns.turn(Patient())
+    holding = pool.acquire(Patient())
     holding.__enter__()
-    with pytest.raises(RuntimeError), turns.turn(NoThread()):
+    with pytest.raises(RuntimeError), pool.acquire(NoThread()):
         pass
-    assert turns.waiting == 0
-    with pytest.raises(RuntimeError), turns.turn(NoThreadAndALane()):
+    assert pool.waiting == 0
+    with pytest.raises(RuntimeError), pool.acquire(NoThreadAndALane()):
         pass
-    assert (turns.waiting, turns.busy) == (0, 0)
-    with turns.turn(Patient(remaining=0)):
-        assert turns.busy == 1
+    assert (pool.waiting, pool.busy) == (0, 0)
+    with pool.acquire(Patient(remaining=0)):
+        assert pool.busy == 1
 
 
 def test_a_broken_lane_is_not_offered_again() -> None:
-    first, second = Lane(), Lane()
-    turns = opened(first, second)
-    with turns.turn(Patient()) as lane:
-        lane.broken = True
+    first, second = Channel(), Channel()
+    pool = opened(first, second)
+    with pool.acquire(Patient()) as channel:
+        channel.broken = True
     for _ in range(3):
-        with turns.turn(Patient()) as other:
-            assert other is not lane
+        with pool.acquire(Patient()) as other:
+            assert other is not channel

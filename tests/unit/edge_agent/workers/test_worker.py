@@ -13,15 +13,15 @@ import pytest
 from linewatch.anomaly_model.runtime import ModelOutputs
 from linewatch.edge_agent.socket_pair import message_socket_pair
 from linewatch.edge_agent.workers.messages import (
-    Answer,
-    DetectRequest,
-    Exchange,
-    Refusal,
+    Cancelled,
+    ErrorReply,
+    PredictRequest,
+    PredictResponse,
     Reply,
-    Withdrawn,
     receive_reply,
     send,
 )
+from linewatch.edge_agent.workers.shared_buffer import SharedBuffer
 from linewatch.edge_agent.workers.worker import Worker, serve
 from tests.unit.anomaly_model.test_manifest import SMALL
 
@@ -46,15 +46,15 @@ class Brightness:
 class Asked:
     def __init__(self) -> None:
         self.channel, theirs = message_socket_pair()
-        self.exchange = Exchange()
+        self.buffer = SharedBuffer()
         worker = Worker(SimpleNamespace(manifest=MANIFEST), Brightness(), "resize")  # type: ignore[arg-type]
-        self.thread = threading.Thread(target=serve, args=({theirs.fileno(): (theirs, self.exchange)}, worker))
+        self.thread = threading.Thread(target=serve, args=({theirs.fileno(): (theirs, self.buffer)}, worker))
         self.theirs = theirs
         self.thread.start()
 
     def ask(self, number: int, brightness: int, width: int = 64) -> Reply | None:
-        self.exchange.picture(64 * 64 * 3)[:] = bytes([brightness]) * (64 * 64 * 3)
-        send(self.channel, DetectRequest(number, width, 64, 0))
+        self.buffer.picture(64 * 64 * 3)[:] = bytes([brightness]) * (64 * 64 * 3)
+        send(self.channel, PredictRequest(number, width, 64, 0))
         return receive_reply(self.channel)
 
 
@@ -65,25 +65,25 @@ def asked() -> Iterator[Asked]:
     made.channel.close()
     made.thread.join(10)
     made.theirs.close()
-    made.exchange.close()
+    made.buffer.close()
     gc.enable()
 
 
 def test_every_reply_says_which_request_it_is_to(asked: Asked) -> None:
     answer = asked.ask(7, 3)
-    assert isinstance(answer, Answer)
+    assert isinstance(answer, PredictResponse)
     assert (answer.number, answer.score) == (7, 3.0)
-    assert asked.ask(2**40, 253) == Refusal(2**40, "the model's score is nan; expected a finite number", "model")
-    assert asked.ask(8, 254) == Refusal(8, "the model's score is inf; expected a finite number", "model")
+    assert asked.ask(2**40, 253) == ErrorReply(2**40, "the model's score is nan; expected a finite number", "model")
+    assert asked.ask(8, 254) == ErrorReply(8, "the model's score is inf; expected a finite number", "model")
     wrong = asked.ask(9, 0, width=10)
-    assert isinstance(wrong, Refusal)
+    assert isinstance(wrong, ErrorReply)
     assert (wrong.number, wrong.fault) == (9, "request")
-    asked.exchange.withdraw(10)
-    assert asked.ask(10, 1) == Withdrawn(10)
-    assert isinstance(asked.ask(11, 1), Answer)
+    asked.buffer.cancel(10)
+    assert asked.ask(10, 1) == Cancelled(10)
+    assert isinstance(asked.ask(11, 1), PredictResponse)
 
 
 def test_a_long_refusal_is_cut(asked: Asked) -> None:
     refusal = asked.ask(12, 252)
-    assert isinstance(refusal, Refusal)
+    assert isinstance(refusal, ErrorReply)
     assert (refusal.number, refusal.fault, len(refusal.message)) == (12, "program", 4000)

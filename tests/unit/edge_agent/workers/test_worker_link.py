@@ -20,10 +20,11 @@ from linewatch.edge_agent.models import host as host_module
 from linewatch.edge_agent.models.host import ModelHost
 from linewatch.edge_agent.models.states import State
 from linewatch.edge_agent.settings import Settings
+from linewatch.edge_agent.workers import channel as channel_module
 from linewatch.edge_agent.workers import worker_link
-from linewatch.edge_agent.workers.channel_pool import Caller
-from linewatch.edge_agent.workers.prediction import Judged
-from linewatch.edge_agent.workers.worker_link import Lane, Picture
+from linewatch.edge_agent.workers.caller import Caller
+from linewatch.edge_agent.workers.channel import Picture, WorkerChannel
+from linewatch.edge_agent.workers.prediction import PictureRequest, Prediction
 from tests.callers import Patient
 from tests.fake_workers import FAULTS, SIDE, FakeWorkers, mask_of, picture
 
@@ -46,7 +47,7 @@ class Saboteur:
 
     def __init__(self) -> None:
         self._mine = threading.local()
-        self._send, self._receive = worker_link.send, worker_link.receive_reply
+        self._send, self._receive = channel_module.send, channel_module.receive_reply
 
     def plan(self, injected: Injected | None) -> None:
         self._mine.injected = injected
@@ -97,14 +98,14 @@ class SabotagedCaller(Patient):
 
 
 def asked_with_something_in_between(
-    lane: Lane, picture: Picture, caller: Caller, timeout_s: float, meanwhile: Callable[[], None], real: Any = Lane.ask
+    channel: WorkerChannel[Any], picture: Picture, caller: Caller, timeout_s: float, meanwhile: Callable[[], None], real: Any = WorkerChannel.ask
 ) -> Any:
     def both() -> None:
         if isinstance(caller, SabotagedCaller):
             caller.meanwhile()
         meanwhile()
 
-    return real(lane, picture, caller, timeout_s, both)
+    return real(channel, picture, caller, timeout_s, both)
 
 
 class Device:
@@ -114,9 +115,9 @@ class Device:
         self.saboteur, self.workers = Saboteur(), FakeWorkers()
         self._patch = pytest.MonkeyPatch()
         self._patch.setattr(worker_link.subprocess, "Popen", self.workers)
-        self._patch.setattr(Lane, "ask", asked_with_something_in_between)
-        self._patch.setattr(worker_link, "send", self.saboteur.send)
-        self._patch.setattr(worker_link, "receive_reply", self.saboteur.receive_reply)
+        self._patch.setattr(WorkerChannel, "ask", asked_with_something_in_between)
+        self._patch.setattr(channel_module, "send", self.saboteur.send)
+        self._patch.setattr(channel_module, "receive_reply", self.saboteur.receive_reply)
         chosen: dict[str, Any] = {"call_timeout_s": _WAIT_S, "restarts": 10**6, "queue": 64, "free_mib": 0, **changed}
         self.host = ModelHost("parts", Path("parts"), Settings(**chosen))
         self.host.start(Path("parts"))
@@ -128,14 +129,14 @@ class Device:
             time.sleep(0.002)
         assert self.host.status[0] is state, self.host.status
 
-    def call(self, fault: str = "none", injected: Injected | None = None, caller: Patient | None = None) -> Judged:
+    def call(self, fault: str = "none", injected: Injected | None = None, caller: Patient | None = None) -> Prediction:
         """One call; its verdict and mask are looked at here."""
         identity = next(_IDENTITIES)
         self.saboteur.plan(injected)
-        judged = self.host.detect(caller or SabotagedCaller(self.saboteur), SIDE, SIDE, picture(identity, fault), None)
-        assert judged.answer.score == identity, "the verdict of another picture"
-        assert judged.mask == mask_of(identity), "the mask of another picture"
-        return judged
+        prediction = self.host.predict(PictureRequest(SIDE, SIDE, picture(identity, fault)), caller or SabotagedCaller(self.saboteur))
+        assert prediction.answer.score == identity, "the verdict of another picture"
+        assert prediction.mask == mask_of(identity), "the mask of another picture"
+        return prediction
 
     def close(self) -> None:
         self.host.shut_down()
@@ -184,7 +185,7 @@ def test_a_worker_that_does_something_else_is_not_believed(fault: str) -> None:
             with pytest.raises(WorkerError):
                 made.call(fault)
         if fault == "answers twice":
-            with contextlib.suppress(WorkerError):  # on one of the two lanes
+            with contextlib.suppress(WorkerError):  # on one of the two channels
                 made.call()
             with contextlib.suppress(WorkerError):
                 made.call()
@@ -262,10 +263,10 @@ def test_a_call_goes_to_the_next_worker_when_its_own_was_ended_for_another_call(
         assert "can't start new thread" in next(o for o in outcome if isinstance(o, str))
 
 
-def test_a_caller_that_goes_late_withdraws_no_other_call() -> None:
+def test_a_caller_that_goes_late_cancels_no_other_call() -> None:
     with device() as made:
         callers = [Patient(), Patient()]
-        for caller in callers:  # one on each lane
+        for caller in callers:  # one on each channel
             made.call(caller=caller)
 
         class Meddling(SabotagedCaller):
@@ -288,16 +289,16 @@ def test_a_caller_that_left_gets_nothing_painted() -> None:
             made.call(caller=Leaving(made.saboteur))
 
 
-def test_numbers_are_never_given_twice_to_requests_of_any_lane(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_numbers_are_never_given_twice_to_requests_of_any_channel(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[int] = []
     with device(concurrency=2) as made:
-        real = worker_link.send
+        real = channel_module.send
 
         def noting(channel: Any, message: Any, descriptor: int | None = None) -> None:
             seen.append(message.number)
             real(channel, message, descriptor)
 
-        monkeypatch.setattr(worker_link, "send", noting)
+        monkeypatch.setattr(channel_module, "send", noting)
         for _ in range(12):
             made.call()
     assert len(set(seen)) == 12
