@@ -15,7 +15,7 @@ from linewatch.edge_agent.api.status import status_of
 from linewatch.edge_agent.errors import InvalidRequestError
 from linewatch.edge_agent.http2.budget import SMALL_BYTES
 from linewatch.edge_agent.http2.calls import Call
-from linewatch.edge_agent.http2.keeper import Keeper
+from linewatch.edge_agent.http2.event_loop import EventLoop
 from linewatch.edge_agent.http2.limits import ServerLimits
 from linewatch.edge_agent.http2.messages import Expected
 from linewatch.edge_agent.http2.status import Status, StatusError
@@ -36,7 +36,7 @@ class Unary:
         largest: bytes of the request.
         admit: told who calls before the request is read; raises NotAllowedError.
         tells_when_it_waits: whether the handler calls `Call.about_to_wait` itself, when it does.
-        worth_it: whether what an answered call cost is given back; see `http2.pace`.
+        refunded: whether what an answered call cost is given back; see `http2.rate_limit`.
     """
 
     request: type[Message]
@@ -44,7 +44,7 @@ class Unary:
     largest: int = SMALL_BYTES
     admit: Callable[[Peer], None] | None = None
     tells_when_it_waits: bool = False
-    worth_it: bool = False
+    refunded: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,19 +79,19 @@ class Endpoint:
         """
         self._methods = methods
         self._expected = {path: _expected(method) for path, method in methods.items()}
-        self._keeper = Keeper(self)
+        self._loop = EventLoop(self)
 
     def listen(self, listening: socket.socket, limits: ServerLimits, tls: ssl.SSLContext | None = None) -> None:
         """Serve on this socket; with TLS where a context is given. Before `start`."""
-        self._keeper.listen(listening, limits, tls)
+        self._loop.listen(listening, limits, tls)
 
     def start(self) -> None:
         """Begin to accept."""
-        self._keeper.start()
+        self._loop.start()
 
     def stop(self, grace_s: float) -> bool:
         """Take no more calls, wait for those that run, then close what is open. Returns whether all were answered."""
-        return self._keeper.stop(grace_s)
+        return self._loop.stop(grace_s)
 
     def expected(self, path: str, peer: Peer) -> Expected | None:
         """See `Application`."""
@@ -131,7 +131,7 @@ class Endpoint:
 
 def _expected(method: Method) -> Expected:
     return Expected(method.largest, _WAITING_QUESTIONS if isinstance(method, Conversation) else 1, isinstance(method, Conversation),
-                    awaited=isinstance(method, Unary), worth_it=isinstance(method, Unary) and method.worth_it)  # fmt: skip
+                    awaited=isinstance(method, Unary), refunded=isinstance(method, Unary) and method.refunded)  # fmt: skip
 
 
 def _parsed(kind: type[Message], data: memoryview) -> Any:

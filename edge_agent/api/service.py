@@ -42,7 +42,7 @@ class EdgeAgentService:
 
     def _method(self, name: str, request: type[Message]) -> Unary:
         handle, detects = getattr(self, f"_{_snake(name)}"), name == "DetectAnomalies"
-        return Unary(request, handle, MESSAGE_BYTES if detects else SMALL_BYTES, self._admit, tells_when_it_waits=detects, worth_it=detects)
+        return Unary(request, handle, MESSAGE_BYTES if detects else SMALL_BYTES, self._admit, tells_when_it_waits=detects, refunded=detects)
 
     def _admit(self, peer: Peer) -> None:
         if self._allowed is not None and peer.uid is not None and peer.uid not in self._allowed:

@@ -13,7 +13,15 @@ from typing import Any
 import msgspec
 import structlog
 
-from linewatch.edge_agent.bridge.messages import AreYouBusy, BridgeOptions, Busy, Configured, Serving, hear_bridge, tell
+from linewatch.edge_agent.bridge.messages import (
+    BridgeOptions,
+    Configured,
+    RunningCalls,
+    RunningCallsQuery,
+    Serving,
+    receive_from_bridge,
+    send,
+)
 from linewatch.edge_agent.settings import Settings
 from linewatch.edge_agent.socket_pair import message_socket_pair
 
@@ -66,11 +74,11 @@ class BridgeLink:
         with self._lock:
             self._channel, self._process = ours, process
             if self._serving:
-                self._tell(Serving())
+                self._send(Serving())
 
-    def _tell(self, message: Serving | Busy) -> None:
+    def _send(self, message: Serving | RunningCalls) -> None:
         with contextlib.suppress(OSError):
-            tell(self._channel, message)
+            send(self._channel, message)
 
     def _run(self) -> None:
         deaths = 0
@@ -98,11 +106,11 @@ class BridgeLink:
 
     def _listen(self) -> None:
         while True:
-            match hear_bridge(self._channel):
+            match receive_from_bridge(self._channel):
                 case Configured(values):
                     self._configured(values)
-                case AreYouBusy(number):
-                    self._tell(Busy(number, self._calls()))
+                case RunningCallsQuery(number):
+                    self._send(RunningCalls(number, self._calls()))
                 case None:
                     return
 
@@ -111,7 +119,7 @@ class BridgeLink:
         with self._lock:
             self._serving = True
             if self._channel is not None:
-                self._tell(Serving())
+                self._send(Serving())
 
     def close(self) -> None:
         """End it; results that were not published stay in the spool."""

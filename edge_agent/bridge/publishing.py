@@ -8,7 +8,7 @@ from typing import Protocol
 
 import structlog
 
-from linewatch.edge_agent.results.spool import Kept, Spool
+from linewatch.edge_agent.results.spool import Spool, SpooledResult
 
 log = structlog.get_logger()
 _BATCH = 100
@@ -28,7 +28,7 @@ class Destination(Protocol):
         """For the log, and for what the spool notes of it: stays the same over restarts."""
         ...
 
-    def publish(self, result: Kept) -> None:
+    def publish(self, result: SpooledResult) -> None:
         """Hand over one result and wait until it is taken.
 
         Raises:
@@ -99,6 +99,6 @@ def publish_batch(spool: Spool, destination: Destination, all_names: list[str], 
     return done
 
 
-def fill_in(topic: str, thing: str, model: str) -> str:
+def expand_topic(topic: str, thing: str, model: str) -> str:
     """A topic with its places filled: {thing} and {model}."""
     return topic.replace("{thing}", thing).replace("{model}", model)

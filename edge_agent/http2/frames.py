@@ -1,7 +1,7 @@
 """HTTP/2 frames as bytes: their names, and how ours are written. Pure."""
 
 import struct
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from enum import IntEnum, IntFlag
 
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
@@ -87,6 +87,23 @@ def frame(kind: FrameType, flags: int, stream: int, payload: bytes = b"") -> byt
 def settings_frame(values: Mapping[Setting, int]) -> bytes:
     """A SETTINGS frame."""
     return frame(FrameType.SETTINGS, 0, 0, b"".join(struct.pack(">HI", key, value) for key, value in values.items()))
+
+
+def read_settings(payload: memoryview) -> Iterator[tuple[int, int]]:
+    """The settings of a SETTINGS frame, one after the other, each checked; unknown ones among them.
+
+    Raises:
+        ConnectionFaultError: a value is none that its setting may have, or the frame has no whole number of settings.
+    """
+    expect(len(payload) % 6 == 0, ErrorCode.FRAME_SIZE_ERROR, "SETTINGS of a length that is no multiple of 6")
+    for key, value in struct.iter_unpack(">HI", payload):
+        if key == Setting.INITIAL_WINDOW_SIZE:
+            expect(value <= LARGEST_WINDOW, ErrorCode.FLOW_CONTROL_ERROR, "a window of more than 2^31 - 1 bytes")
+        elif key == Setting.MAX_FRAME_SIZE:
+            expect(SMALLEST_MAX_FRAME <= value <= LARGEST_MAX_FRAME, ErrorCode.PROTOCOL_ERROR, "MAX_FRAME_SIZE out of its range")
+        elif key == Setting.ENABLE_PUSH:
+            expect(value <= 1, ErrorCode.PROTOCOL_ERROR, "ENABLE_PUSH is neither 0 nor 1")
+        yield key, value
 
 
 def window_update(stream: int, increment: int) -> bytes:

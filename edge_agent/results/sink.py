@@ -9,7 +9,7 @@ from linewatch.edge_agent.results.spool import SpoolWriter
 from linewatch.edge_agent.workers.messages import PredictResponse
 
 
-class Found(msgspec.Struct, frozen=True):
+class FoundLabel(msgspec.Struct, frozen=True):
     """A label that was found, and its share of the picture (0 to 1)."""
 
     name: str
@@ -39,7 +39,7 @@ class InspectionResult(msgspec.Struct, frozen=True):
     confidence: float
     score: float
     threshold: float
-    anomalies: list[Found]
+    anomalies: list[FoundLabel]
     request_id: str
     milliseconds: float
 
@@ -68,7 +68,7 @@ class ResultSink:
             return
         result = InspectionResult(
             dt.datetime.now(dt.UTC).isoformat(timespec="milliseconds"), model, version, answer.is_anomalous, round(answer.confidence, 6),
-            round(answer.score, 6), round(answer.threshold, 6), [Found(a.name, round(a.area, 6)) for a in answer.areas[1:]],
+            round(answer.score, 6), round(answer.threshold, 6), [FoundLabel(a.name, round(a.area, 6)) for a in answer.areas[1:]],
             request_id, round(seconds * 1e3, 2),
         )  # fmt: skip
         self._writer.put(model, msgspec.json.encode(result))

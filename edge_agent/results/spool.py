@@ -26,7 +26,7 @@ insert or ignore into dropped values (1, 0);
 
 
 @dataclass(frozen=True, slots=True)
-class Kept:
+class SpooledResult:
     """One result: `number` counts up; `body` is JSON."""
 
     number: int
@@ -85,13 +85,13 @@ class Spool:
                 gone = self._connection.execute("delete from results where id <= ?", (last - self._most,)).rowcount
                 self._connection.execute("update dropped set number = number + ?", (gone,))
 
-    def after(self, destination: str, count: int) -> list[Kept]:
+    def after(self, destination: str, count: int) -> list[SpooledResult]:
         """The oldest results that a destination does not have yet."""
         rows = self._connection.execute(
             "select id, model, body from results where id > coalesce((select id from cursors where destination = ?), 0) order by id limit ?",
             (destination, count),
         )
-        return [Kept(*row) for row in rows]
+        return [SpooledResult(*row) for row in rows]
 
     def published(self, destination: str, number: int) -> None:
         """A destination has everything up to this result."""

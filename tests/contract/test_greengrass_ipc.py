@@ -130,7 +130,7 @@ def test_updates_wait_while_a_picture_is_judged(models: Path, core: Core, tmp_pa
             busy.join(30)
         waits = [answer["recheckAfterMs"] for answer in core.deferred[1:]]
         assert max(waits) == 2000
-        assert any(answer["message"] == "a picture is being judged" for answer in core.deferred[1:])
+        assert any(answer["message"] == "a picture is being inspected" for answer in core.deferred[1:])
 
 
 def test_what_cannot_be_served_is_tried_again_when_it_is_mended(models: Path, core: Core, tmp_path: Path) -> None:

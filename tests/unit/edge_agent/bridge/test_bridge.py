@@ -7,7 +7,7 @@ import pytest
 
 from linewatch.edge_agent.bridge import __main__ as module
 from linewatch.edge_agent.bridge.__main__ import Bridge
-from linewatch.edge_agent.bridge.messages import AreYouBusy, BridgeOptions, Busy, hear_bridge, tell
+from linewatch.edge_agent.bridge.messages import BridgeOptions, RunningCalls, RunningCallsQuery, receive_from_bridge, send
 from linewatch.edge_agent.socket_pair import message_socket_pair
 
 
@@ -19,8 +19,8 @@ class Agent:
         self.thread.start()
 
     def asked(self) -> int:
-        question = hear_bridge(self.channel)
-        assert isinstance(question, AreYouBusy)
+        question = receive_from_bridge(self.channel)
+        assert isinstance(question, RunningCallsQuery)
         return question.number
 
 
@@ -35,16 +35,16 @@ def agent() -> Iterator[Agent]:
 
 def test_an_answer_that_comes_late_is_to_no_other_question(agent: Agent, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr(module, "_BUSY_ANSWER_S", 0.02)
+        patch.setattr(module, "_ANSWER_S", 0.02)
         assert not agent.bridge.busy()  # as good as no answer
     first, answers = agent.asked(), []
     asking = threading.Thread(target=lambda: answers.append(agent.bridge.busy()))
     asking.start()
     second = agent.asked()
     assert second != first
-    tell(agent.channel, Busy(first, 3))
+    send(agent.channel, RunningCalls(first, 3))
     asking.join(0.2)
     assert answers == [], "three calls then are none now"
-    tell(agent.channel, Busy(second, 0))
+    send(agent.channel, RunningCalls(second, 0))
     asking.join(10)
     assert answers == [False]

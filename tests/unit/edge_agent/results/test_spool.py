@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from linewatch.edge_agent.bridge.publishing import DestinationError, fill_in, publish_batch
-from linewatch.edge_agent.results.spool import NAME, Kept, Spool, SpoolWriter
+from linewatch.edge_agent.bridge.publishing import DestinationError, expand_topic, publish_batch
+from linewatch.edge_agent.results.spool import NAME, Spool, SpooledResult, SpoolWriter
 
 
 class Collects:
@@ -22,7 +22,7 @@ class Collects:
     def __init__(self, name: str = "a", refuse_at: int | None = None) -> None:
         self.name, self.refuse_at, self.got = name, refuse_at, list[bytes]()
 
-    def publish(self, result: Kept) -> None:
+    def publish(self, result: SpooledResult) -> None:
         if self.refuse_at is not None and len(self.got) >= self.refuse_at:
             raise DestinationError("no network")
         self.got.append(result.body)
@@ -151,4 +151,4 @@ def test_a_damaged_file_is_put_aside(tmp_path: Path, damage: bytes) -> None:
 
 
 def test_topics_are_filled_in() -> None:
-    assert fill_in("linewatch/{thing}/{model}/results", "line7", "model-screws") == "linewatch/line7/model-screws/results"
+    assert expand_topic("linewatch/{thing}/{model}/results", "line7", "model-screws") == "linewatch/line7/model-screws/results"

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from linewatch.edge_agent.http2.keeper import Listener
 from linewatch.edge_agent.http2.limits import ServerLimits
+from linewatch.edge_agent.http2.listener import Listener
 from linewatch.edge_agent.http2.transport import Peer
 
 
@@ -31,10 +31,20 @@ class Connected:
         self.closed = True
 
 
+class NoApplication:
+    """Has no methods."""
+
+    def expected(self, path: str, peer: Peer) -> None:
+        return None
+
+    def handle(self, call: object) -> bool:
+        raise AssertionError(call)
+
+
 @pytest.fixture
 def listener() -> Iterator[Listener]:
     with socket.socket(socket.AF_UNIX) as listening:
-        yield Listener(listening, ServerLimits(connections=4), None, lambda _: None)
+        yield Listener(listening, ServerLimits(connections=4), None, NoApplication(), lambda _: None)
 
 
 def test_the_one_that_is_missed_least_makes_room(listener: Listener) -> None:

@@ -40,52 +40,52 @@ class Allowance:
     """Of work that leads to nothing.
 
     Attributes:
-        a_second: cost; about the millionth part of a processor's time.
-        at_once: cost, when it has been quiet.
+        per_second: cost; about the millionth part of a processor's time.
+        burst: cost that may be spent at once, when it has been quiet.
     """
 
-    a_second: float
-    at_once: float
+    per_second: float
+    burst: float
 
 
-class Pot:
-    """What is left of an allowance. Its time is told."""
+class TokenBucket:
+    """What is left of an allowance: it fills by so much a second, up to the burst, and may be owed. Its time is told."""
 
     def __init__(self, allowance: Allowance, now: float, *, filled: float = 1.0) -> None:
         """So much of what may be spent at once is there."""
         self._allowance = allowance
-        self._left, self._at = allowance.at_once * filled, now
+        self._left, self._at = allowance.burst * filled, now
         self._lock = threading.Lock()
 
     def spend(self, cost: float, now: float) -> None:
         """Take a cost out; a negative one is given back."""
         with self._lock:
-            left = self._left + max(0.0, now - self._at) * self._allowance.a_second - cost
+            left = self._left + max(0.0, now - self._at) * self._allowance.per_second - cost
             # Debts end some time: who made them may have gone.
-            self._left = min(self._allowance.at_once, max(left, -_LONGEST_S * self._allowance.a_second))
+            self._left = min(self._allowance.burst, max(left, -_LONGEST_S * self._allowance.per_second))
             self._at = max(self._at, now)
 
     @property
     def wait(self) -> float:
         """Seconds after which something is in it again."""
-        return max(0.0, -self._left / self._allowance.a_second)
+        return max(0.0, -self._left / self._allowance.per_second)
 
     @property
     def half_spent(self) -> bool:
         """Whether less than half of what may be spent at once is left."""
-        return self._left < self._allowance.at_once / 2
+        return self._left < self._allowance.burst / 2
 
 
-class UserPot(Pot):
+class UserBucket(TokenBucket):
     """Of all connections of a user together.
 
     Attributes:
-        turn: held while one of them that is not fair is read, so that many cannot spend at once what is there for one.
+        reading: held while one of them that is not fair is read, so that many cannot spend at once what is there for one.
     """
 
     def __init__(self, allowance: Allowance, now: float) -> None:
         super().__init__(allowance, now)
-        self.turn = threading.Lock()
+        self.reading = threading.Lock()
 
     @property
     def wait_of_all(self) -> float:
@@ -93,15 +93,15 @@ class UserPot(Pot):
         return max(0.0, self.wait - _DEEP_S)
 
 
-class Pace:
-    """Of one connection: its own pot, and the one of its user."""
+class RateLimit:
+    """Of one connection: its own bucket, and the one of its user."""
 
-    def __init__(self, own: Pot, shared: UserPot) -> None:
+    def __init__(self, own: TokenBucket, shared: UserBucket) -> None:
         self._own, self._shared = own, shared
-        self.turn = shared.turn
+        self.reading = shared.reading
 
     def spend(self, cost: float, now: float) -> None:
-        """See `Pot`."""
+        """See `TokenBucket`."""
         self._own.spend(cost, now)
         self._shared.spend(cost, now)
 

@@ -3,7 +3,7 @@
 import socket
 import threading
 
-from linewatch.edge_agent.http2.outlet import Outlet
+from linewatch.edge_agent.http2.socket_writer import SocketWriter
 from linewatch.edge_agent.http2.transport import Plain
 
 WHOLE = bytes(range(256)) * 8000
@@ -18,10 +18,10 @@ def test_nothing_stays_behind_when_the_kernel_tells_at_once_that_it_takes_more()
         """As when another thread resumes before the one that was refused has let go."""
         nonlocal told
         told += 1
-        outlet.resume()
-        outlet.flush(lambda: bool(left))
+        writer.resume()
+        writer.flush(lambda: bool(left))
 
-    outlet = Outlet(ours, Plain(), lambda _: [left.pop(0)] if left else [], writable)
+    writer = SocketWriter(ours, Plain(), lambda _: [left.pop(0)] if left else [], writable)
     came = bytearray()
 
     def read() -> None:
@@ -32,7 +32,7 @@ def test_nothing_stays_behind_when_the_kernel_tells_at_once_that_it_takes_more()
     with ours, theirs:
         theirs.settimeout(10)
         reading.start()
-        outlet.flush(lambda: bool(left))
+        writer.flush(lambda: bool(left))
         reading.join(10)
         assert bytes(came) == WHOLE
         assert told
@@ -42,8 +42,8 @@ def test_nobody_waits_for_a_peer_that_does_not_read() -> None:
     ours, theirs = socket.socketpair()
     left, told = [WHOLE], []
     with ours, theirs:
-        outlet = Outlet(ours, Plain(), lambda _: [left.pop()] if left else [], lambda: told.append(True))
-        outlet.flush(lambda: bool(left))
-        outlet.flush(lambda: bool(left))
-        assert outlet.blocked
+        writer = SocketWriter(ours, Plain(), lambda _: [left.pop()] if left else [], lambda: told.append(True))
+        writer.flush(lambda: bool(left))
+        writer.flush(lambda: bool(left))
+        assert writer.blocked
         assert told == [True]

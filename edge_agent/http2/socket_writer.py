@@ -7,13 +7,13 @@ from collections import deque
 from collections.abc import Callable, Sequence
 
 from linewatch.edge_agent.http2.streams import Buffer
-from linewatch.edge_agent.http2.transport import Seal
+from linewatch.edge_agent.http2.transport import Transport
 
 _SENT_AT_ONCE = 256 * 1024
 _PARTS_AT_ONCE = 64
 
 
-class Outlet:
+class SocketWriter:
     """Of one connection.
 
     Attributes:
@@ -21,16 +21,18 @@ class Outlet:
         taken_at: when it last took anything, on the monotonic clock.
     """
 
-    def __init__(self, connection: socket.socket, seal: Seal, take: Callable[[int], Sequence[Buffer]], when_writable: Callable[[], None]) -> None:
+    def __init__(
+        self, connection: socket.socket, transport: Transport, take: Callable[[int], Sequence[Buffer]], when_writable: Callable[[], None]
+    ) -> None:
         """Nothing is to be sent yet.
 
         Args:
             connection: the socket.
-            seal: between plain bytes and those on the wire.
+            transport: between plain bytes and those on the wire.
             take: gives what is to be sent, of about so many bytes; nothing when there is nothing.
             when_writable: has `resume` called when the kernel takes more.
         """
-        self._socket, self._seal, self._take, self._when_writable = connection, seal, take, when_writable
+        self._socket, self._transport, self._take, self._when_writable = connection, transport, take, when_writable
         self._sending = threading.Lock()
         self._unsent: deque[Buffer] = deque()
         self.blocked = False
@@ -57,7 +59,7 @@ class Outlet:
     def _send(self) -> None:
         while True:
             if not self._unsent:
-                self._unsent.extend(self._seal.sealed(taken) if (taken := self._take(_SENT_AT_ONCE)) else ())
+                self._unsent.extend(self._transport.wrap(taken) if (taken := self._take(_SENT_AT_ONCE)) else ())
                 if not self._unsent:
                     return
             parts = [self._unsent.popleft() for _ in range(min(_PARTS_AT_ONCE, len(self._unsent)))]
