@@ -27,7 +27,7 @@ class WorkerError(LinewatchError):
     """A model's worker process died or did not answer."""
 
 
-class UnsoundModelError(WorkerError):
+class InvalidOutputError(WorkerError):
     """A model gave something that no verdict can be made of, such as NaN."""
 
 

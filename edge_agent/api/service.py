@@ -11,13 +11,13 @@ from linewatch.edge_agent.api.call_record import CallRecord
 from linewatch.edge_agent.api.contract import MESSAGE_BYTES
 from linewatch.edge_agent.api.detection import decoded, encoded
 from linewatch.edge_agent.api.endpoint import Unary
-from linewatch.edge_agent.echo import cut
 from linewatch.edge_agent.errors import NotAllowedError
 from linewatch.edge_agent.http2.budget import SMALL_BYTES
 from linewatch.edge_agent.http2.calls import Call
 from linewatch.edge_agent.http2.transport import Peer
 from linewatch.edge_agent.models.manager import Description, ModelManager
 from linewatch.edge_agent.protos import edge_agent_pb2 as pb
+from linewatch.edge_agent.quoting import truncated
 
 _STATUS_MESSAGE = 2000
 
@@ -83,5 +83,5 @@ def _fields(description: Description) -> dict[str, Any]:
         "model_component": description.component,
         "lookout_vision_model_arn": description.arn,
         "status": int(description.state),
-        "status_message": cut(description.message, _STATUS_MESSAGE),
+        "status_message": truncated(description.message, _STATUS_MESSAGE),
     }

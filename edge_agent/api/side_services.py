@@ -12,9 +12,9 @@ from grpc_reflection.v1alpha import reflection_pb2
 
 from linewatch.edge_agent.api.contract import INSPECTION
 from linewatch.edge_agent.api.endpoint import Conversation, Method, Unary, Watch
-from linewatch.edge_agent.echo import shown
 from linewatch.edge_agent.errors import ExhaustedError, UnknownServiceError
 from linewatch.edge_agent.http2.calls import Call
+from linewatch.edge_agent.quoting import quoted
 
 _SERVING = health_pb2.HealthCheckResponse.SERVING
 _NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
@@ -46,7 +46,7 @@ class Health:
 
     def _check(self, request: Any, _: Call) -> Any:
         if request.service not in self._services:
-            raise UnknownServiceError(f"no service {shown(request.service)} here")
+            raise UnknownServiceError(f"no service {quoted(request.service)} here")
         return health_pb2.HealthCheckResponse(status=self._status)
 
     def _watch(self, request: Any, call: Call) -> None:

@@ -41,7 +41,14 @@ class Publisher:
     """A thread that empties a spool into one destination. What is taken twice after a kill, is taken twice: at least once is promised."""
 
     def __init__(self, folder: Path, keep: int, destination: Destination, all_names: list[str]) -> None:
-        """Publish what `folder` has; `all_names` are the destinations that need a result before it is removed."""
+        """Publish what a spool has, from `start` on.
+
+        Args:
+            folder: of the spool.
+            keep: results that it keeps.
+            destination: to publish to.
+            all_names: of the destinations that need a result before it is removed.
+        """
         self._folder, self._keep, self._destination, self._all_names = folder, keep, destination, all_names
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._run, name=destination.name, daemon=True)
@@ -80,6 +87,12 @@ class Publisher:
 
 def publish_batch(spool: Spool, destination: Destination, all_names: list[str], ended: Callable[[], bool] = lambda: False) -> int:
     """Publish some of what a destination does not have yet; returns how many.
+
+    Args:
+        spool: where results are kept; those that all destinations have are removed.
+        destination: to publish to.
+        all_names: of all destinations, this one among them.
+        ended: whether to stop before the next result.
 
     Raises:
         DestinationError: a result was not taken; those before it were.

@@ -100,7 +100,17 @@ class Connection:
     # --- frames, see `reading.Frames`
 
     def frame(self, kind: int, flags: int, number: int, payload: memoryview) -> None:
-        """A frame that is neither DATA nor of a header block's first."""
+        """See `Frames`: a frame that is neither DATA nor a header block's first.
+
+        Args:
+            kind: its type.
+            flags: see `Flag`.
+            number: of its stream.
+            payload: all of it.
+
+        Raises:
+            ConnectionFaultError: RFC 9113 forbids it.
+        """
         self.cost += rate_limit.FRAME
         match kind:
             case FrameType.SETTINGS:
@@ -256,7 +266,18 @@ class Connection:
     # --- bodies, see `reading.Frames`
 
     def begin_data(self, kind: int, number: int, length: int, body: int, *, ends: bool) -> None:
-        """A frame begins that is DATA, or that nobody knows and that is passed over (RFC 9113, section 5.5)."""
+        """See `Frames`: a frame begins that is DATA, or that nobody knows and that is passed over (RFC 9113, section 5.5).
+
+        Args:
+            kind: its type.
+            number: of its stream.
+            length: of the payload, in bytes.
+            body: bytes of what is not padding.
+            ends: whether the stream's request ends with it.
+
+        Raises:
+            ConnectionFaultError: more DATA than a window allows, or on a stream that is not open.
+        """
         self._data = stream = self._open_stream(kind, number) if kind == FrameType.DATA else None
         if kind == FrameType.DATA:
             expect(length <= self._receive_window, ErrorCode.FLOW_CONTROL_ERROR, "more DATA than the connection's window")

@@ -75,12 +75,26 @@ def expect(holds: bool, code: ErrorCode, message: str) -> None:
 
 
 def frame_header(length: int, kind: FrameType, flags: int, stream: int) -> bytes:
-    """The 9 bytes before a payload."""
+    """The 9 bytes before a payload.
+
+    Args:
+        length: of the payload, in bytes.
+        kind: of the frame.
+        flags: see `Flag`.
+        stream: its number; 0 for the connection.
+    """
     return struct.pack(">BHBBI", length >> 16, length & 0xFFFF, kind, flags, stream)
 
 
 def frame(kind: FrameType, flags: int, stream: int, payload: bytes = b"") -> bytes:
-    """A whole frame."""
+    """A whole frame.
+
+    Args:
+        kind: of the frame.
+        flags: see `Flag`.
+        stream: its number; 0 for the connection.
+        payload: behind the header.
+    """
     return frame_header(len(payload), kind, flags, stream) + payload
 
 

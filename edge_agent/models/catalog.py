@@ -17,7 +17,7 @@ _MOST = 1000
 
 
 @dataclass(frozen=True, slots=True)
-class Installed:
+class InstalledModel:
     """An installed model.
 
     Attributes:
@@ -53,7 +53,7 @@ class Catalog:
         self._lock = threading.Lock()
         self._parsed: dict[Path, tuple[int, int, Manifest | None, str]] = {}
 
-    def scan(self) -> dict[str, Installed]:
+    def scan(self) -> dict[str, InstalledModel]:
         """All installed models by component name.
 
         A registration (NAME.json, written by a component's run script) goes before a bundle that was merely found: while
@@ -61,7 +61,7 @@ class Catalog:
         and that did not register, the highest version counts.
         """
         with self._lock:
-            found: dict[str, Installed] = {}
+            found: dict[str, InstalledModel] = {}
             registered: set[Path] = set()
             for path in sorted(self._root.glob("*.json"))[:_MOST]:
                 try:
@@ -80,13 +80,13 @@ class Catalog:
                     found.setdefault(entry_found.component, entry_found)
             return found
 
-    def _describe(self, component: str, folder: Path) -> Installed:
+    def _describe(self, component: str, folder: Path) -> InstalledModel:
         """`component` empty: a bundle that was found is called as the component that it was packaged as, else as its model."""
         manifest, problem = self._parse(folder)
         known = self._parsed.get(folder / MANIFEST_NAME)
         stamp = (str(folder), *(known[:2] if known else (0, 0)))
         name = component or (manifest.served_as if manifest else folder.name)
-        return Installed(name, folder, manifest, problem, stamp)
+        return InstalledModel(name, folder, manifest, problem, stamp)
 
     def _parse(self, folder: Path) -> tuple[Manifest | None, str]:
         path = folder / MANIFEST_NAME

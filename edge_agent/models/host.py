@@ -8,7 +8,7 @@ from pathlib import Path
 
 import structlog
 
-from linewatch.edge_agent.errors import ExhaustedError, UnsoundModelError, WorkerError, WrongStateError
+from linewatch.edge_agent.errors import ExhaustedError, InvalidOutputError, WorkerError, WrongStateError
 from linewatch.edge_agent.memory import available_mib
 from linewatch.edge_agent.models.states import Event, State, StateMachine
 from linewatch.edge_agent.settings import Settings, cpu_shares
@@ -171,7 +171,7 @@ class ModelHost:
             self._machine.apply(Event.LOADED, _running(links))
             self._pool.add(_channels(links))
             self._pool.open()
-        _say_running("model running", self.component, links)
+        _log_running("model running", self.component, links)
         for link in links:
             self._begin(self._watch, link)
 
@@ -203,7 +203,7 @@ class ModelHost:
                 else:
                     old = links
             if serves:
-                _say_running("new version running", self.component, links)
+                _log_running("new version running", self.component, links)
                 for link in links:
                     self._begin(self._watch, link)
             for link in old:
@@ -218,7 +218,7 @@ class ModelHost:
     def _drain(self, link: WorkerLink) -> None:
         """End a worker that is not used for new calls, when its last one is answered."""
         if not self._pool.wait_until_idle(link.channels, self._settings.call_timeout_s):
-            link.give_up()  # whoever waits for it is told
+            link.abort()  # whoever waits for it is told
             self._pool.wait_until_idle(link.channels, _JOIN_S)
         link.end()
 
@@ -244,7 +244,7 @@ class ModelHost:
             outcome = "it is being started again" if again else _FAILED
             if again and self._links:
                 self._machine.note(f"{reason}; {outcome}")
-                again = self._begin(self._stand_in, link, self._links)
+                again = self._begin(self._replace_worker, link, self._links)
             elif again:
                 self._links = []  # another list: those that stand in for the dead of this one are not wanted any more
                 self._machine.apply(Event.CRASHED, f"{reason}; {outcome}")
@@ -257,7 +257,7 @@ class ModelHost:
             log.error("worker died", model=self.component, reason=reason, outcome=outcome)
             return outcome
 
-    def _unsound(self, link: WorkerLink, reason: str) -> str:
+    def _invalid_output(self, link: WorkerLink, reason: str) -> str:
         """What becomes of a model that gave no answer, for people: too many such faults within a minute, and it is FAILED."""
         with self._changing:
             if link not in self._links or self._machine.current[0] is not State.RUNNING:
@@ -266,7 +266,7 @@ class ModelHost:
             self._outcome = outcome
             log.error("no answer can be made of what the model gave", model=self.component, reason=reason, outcome=outcome)
             if outcome is _FAILED:
-                self._fail(Event.UNSOUND, f"{reason}; {outcome}")
+                self._fail(Event.INVALID_OUTPUT, f"{reason}; {outcome}")
             else:
                 self._machine.note(f"{reason}; {outcome}")
             return outcome
@@ -279,14 +279,14 @@ class ModelHost:
         self._pool.close()
         for link in [*links, *dead]:
             if not self._begin(self._drain, link):
-                link.give_up()
+                link.abort()
                 self._undrained.append(link)
 
     def _start_again(self, dead: WorkerLink) -> None:
         self._load()
         self._drain(dead)
 
-    def _stand_in(self, dead: WorkerLink, survivors: list[WorkerLink]) -> None:
+    def _replace_worker(self, dead: WorkerLink, survivors: list[WorkerLink]) -> None:
         """In place of a worker that died while others serve, on its processors."""
         try:
             [link] = self._open(self._folder, [dead.cpus])
@@ -359,7 +359,7 @@ class ModelHost:
             WrongStateError: not RUNNING. ExhaustedError: the queue is full. InvalidRequestError: the picture was refused.
             DeadlineError, CallerGoneError: nobody waits for the answer any more.
             WorkerError: the worker died or did not answer; see `_crashed` for what follows.
-            UnsoundModelError: what the model gave is no answer; see `_unsound`.
+            InvalidOutputError: what the model gave is no answer; see `_invalid_output`.
         """
         begun = self._used = time.monotonic()
         if self._idle_stopped:
@@ -376,8 +376,8 @@ class ModelHost:
                         if not error.begun:
                             continue
                         raise WorkerError(f"model {self.component!r}: the worker process {error}; {outcome}") from error.__cause__
-                    except UnsoundModelError as error:
-                        raise UnsoundModelError(f"model {self.component!r}: {error}; {self._unsound(channel.worker, str(error))}") from None
+                    except InvalidOutputError as error:
+                        raise InvalidOutputError(f"model {self.component!r}: {error}; {self._invalid_output(channel.worker, str(error))}") from None
             finally:
                 self._used = time.monotonic()
 
@@ -395,7 +395,7 @@ def _running(links: list[WorkerLink]) -> str:
     return f"running on {links[0].runtime}" + (f", {len(links)} workers" if len(links) > 1 else "")
 
 
-def _say_running(what: str, component: str, links: list[WorkerLink]) -> None:
+def _log_running(what: str, component: str, links: list[WorkerLink]) -> None:
     for link in links:
         log.info(what, model=component, runtime=link.runtime, pid=link.process.pid, folder=str(link.folder))
         if link.unconfined:

@@ -11,13 +11,13 @@ from pathlib import Path
 import structlog
 
 from linewatch.anomaly_model.settings import SettingsError
-from linewatch.edge_agent.echo import shown
 from linewatch.edge_agent.errors import ExhaustedError, InvalidRequestError, UnknownModelError, WrongStateError
-from linewatch.edge_agent.models.catalog import Catalog, Installed
+from linewatch.edge_agent.models.catalog import Catalog, InstalledModel
 from linewatch.edge_agent.models.host import ModelHost
 from linewatch.edge_agent.models.metrics import ModelFacts
 from linewatch.edge_agent.models.running import RunningModels
 from linewatch.edge_agent.models.states import State
+from linewatch.edge_agent.quoting import quoted
 from linewatch.edge_agent.settings import Settings
 
 log = structlog.get_logger()
@@ -56,7 +56,7 @@ class ModelManager:
         self._catalog = Catalog(Path(settings.models), Path(settings.artifacts) if settings.artifacts else None)
         self._hosts: dict[str, ModelHost] = {}
         self._lock = threading.Lock()
-        self._known: dict[str, Installed] = {}
+        self._known: dict[str, InstalledModel] = {}
         self._missing: dict[str, float] = {}
         self._loaded: dict[str, tuple[str, int, int]] = {}
         self._ended = threading.Event()
@@ -83,14 +83,14 @@ class ModelManager:
         known = self._hosts.get(component)
         return known if known is not None else self._find(component)[0]
 
-    def _find(self, component: str) -> tuple[ModelHost, Installed]:
+    def _find(self, component: str) -> tuple[ModelHost, InstalledModel]:
         if not component:
             raise InvalidRequestError("model_component is empty; expected the name of an installed model")
         installed = self._installed()
         entry = installed.get(component)
         if entry is None:
             raise UnknownModelError(
-                f"no model {shown(component)} is installed; installed in {self.settings.models}: "
+                f"no model {quoted(component)} is installed; installed in {self.settings.models}: "
                 f"{', '.join(sorted(installed)) or 'none'}"
             )
         with self._lock:
@@ -98,7 +98,7 @@ class ModelManager:
             self._known[component] = entry
         return host, entry
 
-    def _installed(self) -> dict[str, Installed]:
+    def _installed(self) -> dict[str, InstalledModel]:
         """What one look at the disk finds, and what serves: while a component is updated there may be neither version for a moment."""
         installed = self._catalog.scan()
         for component, host in list(self._hosts.items()):
@@ -139,7 +139,7 @@ class ModelManager:
         for host in list(self._hosts.values()):
             host.stop_if_idle()
 
-    def _end_removed(self, installed: Mapping[str, Installed]) -> None:
+    def _end_removed(self, installed: Mapping[str, InstalledModel]) -> None:
         """Stop and forget what is not installed any more, when it was not for long enough: an update takes the old version away first."""
         now = time.monotonic()
         missing = {name for name in {*self._hosts, *self._running.names} if not _is_there(installed.get(name))}
@@ -165,7 +165,7 @@ class ModelManager:
         self._loaded.pop(component, None)
         return True
 
-    def _start_by_itself(self, installed: Mapping[str, Installed]) -> None:
+    def _start_by_itself(self, installed: Mapping[str, InstalledModel]) -> None:
         """Start models that the setting `autostart` or their registration names, or that ran, each once: who stops one has the last word."""
         wanted = {name.strip() for name in self.settings.autostart.split(",")} | self._before
         for component, entry in installed.items():
@@ -175,7 +175,7 @@ class ModelManager:
                 except (ExhaustedError, WrongStateError) as error:
                     log.warning("model not started yet", model=component, reason=str(error))
 
-    def _switch_versions(self, installed: Mapping[str, Installed]) -> None:
+    def _switch_versions(self, installed: Mapping[str, InstalledModel]) -> None:
         """Switch running models whose folder or bundle.json is another one than was loaded; each new version is tried once."""
         for component, host in list(self._hosts.items()):
             entry = installed.get(component)
@@ -205,7 +205,7 @@ class ModelManager:
         """See `linewatch.edge_agent.models.metrics.Source`."""
         return [self._facts(entry) for _, entry in sorted(self._installed().items())]
 
-    def _facts(self, entry: Installed) -> ModelFacts:
+    def _facts(self, entry: InstalledModel) -> ModelFacts:
         host = self._hosts.get(entry.component)
         manifest = entry.manifest
         version, deciles = (manifest.model.version, manifest.score_range.normal_deciles) if manifest else ("", [])
@@ -223,12 +223,12 @@ class ModelManager:
                 list(pool.map(ModelHost.shut_down, hosts))
 
 
-def _is_there(entry: Installed | None) -> bool:
+def _is_there(entry: InstalledModel | None) -> bool:
     """Whether a component is installed; a registration alone, whose folder is gone, was left by a script that was killed."""
     return entry is not None and (entry.manifest is not None or entry.folder.is_dir())
 
 
-def _describe(host: ModelHost | None, entry: Installed) -> Description:
+def _describe(host: ModelHost | None, entry: InstalledModel) -> Description:
     state, message = host.status if host is not None else (State.STOPPED, "")
     arn = entry.manifest.model.arn if entry.manifest else ""
     if entry.problem and state is State.STOPPED:

@@ -15,9 +15,9 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from linewatch.edge_agent.echo import MOST, cut
 from linewatch.edge_agent.memory import resident_bytes
 from linewatch.edge_agent.models.states import State
+from linewatch.edge_agent.quoting import MOST, truncated
 from linewatch.edge_agent.workers.prediction import STAGES
 
 SECONDS = (0.0005, 0.001, 0.002, 0.004, 0.006, 0.008, 0.01, 0.0125, 0.015, 0.02, 0.025, 0.03, 0.04, 0.06, 0.1, 0.2, 0.5, 1.0, 5.0)
@@ -186,7 +186,7 @@ class AgentCollector(Collector):
         memory.add_metric(["agent"], resident_bytes("self"))
         for model in self._source.facts():
             for possible in State:
-                state.add_metric([model.name, cut(model.version, MOST), possible.name], float(possible is model.state))
+                state.add_metric([model.name, truncated(model.version, MOST), possible.name], float(possible is model.state))
             queue.add_metric([model.name], model.queue)
             running.add_metric([model.name], model.calls)
             restarts.add_metric([model.name], model.restarts)

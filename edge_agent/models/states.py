@@ -24,7 +24,7 @@ class Event(IntEnum):
     CRASHED = 2
     STOP = 3
     GONE = 4
-    UNSOUND = 5
+    INVALID_OUTPUT = 5
 
 
 TRANSITIONS: dict[tuple[State, Event], State] = {
@@ -33,7 +33,7 @@ TRANSITIONS: dict[tuple[State, Event], State] = {
     (State.STARTING, Event.LOADED): State.RUNNING,
     (State.STARTING, Event.CRASHED): State.FAILED,
     (State.RUNNING, Event.CRASHED): State.FAILED,
-    (State.RUNNING, Event.UNSOUND): State.FAILED,
+    (State.RUNNING, Event.INVALID_OUTPUT): State.FAILED,
     (State.RUNNING, Event.STOP): State.STOPPING,
     (State.STOPPING, Event.CRASHED): State.STOPPED,
     (State.STOPPING, Event.GONE): State.STOPPED,

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeVar
 
 from linewatch.anomaly_model.errors import LinewatchError
-from linewatch.edge_agent.errors import CallerGoneError, InvalidRequestError, UnsoundModelError, WorkerError
+from linewatch.edge_agent.errors import CallerGoneError, InvalidOutputError, InvalidRequestError, WorkerError
 from linewatch.edge_agent.socket_pair import message_socket_pair
 from linewatch.edge_agent.workers.caller import Caller
 from linewatch.edge_agent.workers.messages import (
@@ -25,7 +25,7 @@ from linewatch.edge_agent.workers.shared_buffer import SharedBuffer
 
 _NUMBERS = itertools.count(1)
 """Of requests, for all channels of this process together."""
-_ERRORS: dict[str, type[LinewatchError]] = {"request": InvalidRequestError, "model": UnsoundModelError, "program": WorkerError}
+_ERRORS: dict[str, type[LinewatchError]] = {"request": InvalidRequestError, "model": InvalidOutputError, "program": WorkerError}
 
 
 class WorkerGoneError(WorkerError):
@@ -70,11 +70,11 @@ class Process(Protocol):
         ...
 
     @property
-    def given_up_by(self) -> "WorkerChannel[Any] | None":
+    def aborted_for(self) -> "WorkerChannel[Any] | None":
         """The channel for whose call's sake it was ended."""
         ...
 
-    def give_up(self, channel: "WorkerChannel[Any] | None" = None) -> None:
+    def abort(self, channel: "WorkerChannel[Any] | None" = None) -> None:
         """End it, whatever its channels have."""
         ...
 
@@ -126,7 +126,7 @@ class WorkerChannel(Generic[Worker_co]):
 
         Raises:
             InvalidRequestError: the picture was refused. WorkerError: running the model on it failed.
-            UnsoundModelError: what the model gave is no answer.
+            InvalidOutputError: what the model gave is no answer.
             CallerGoneError: the caller left before the worker began. WorkerGoneError: there is no worker any more.
         """
         number = next(_NUMBERS)
@@ -157,15 +157,15 @@ class WorkerChannel(Generic[Worker_co]):
             if reply is not None and reply.number != request.number:
                 raise WorkerError(f"reply {reply.number} came to request {request.number}")
         except BaseException as error:
-            self.worker.give_up(self)
+            self.worker.abort(self)
             if not isinstance(error, Exception):
                 raise
             late = isinstance(error, TimeoutError)
             reason = f"did not answer within {timeout_s:g} s" if late else f"was ended, as a call to it broke off ({type(error).__name__}: {error})"
             raise WorkerGoneError(reason, begun=True) from error
         if reply is None:
-            self.worker.give_up()
-            begun = self.buffer.begun(request.number) and self.worker.given_up_by in (None, self)
+            self.worker.abort()
+            begun = self.buffer.begun(request.number) and self.worker.aborted_for in (None, self)
             raise WorkerGoneError("died while it inspected a picture", begun=begun)
         return reply
 

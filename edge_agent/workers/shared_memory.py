@@ -13,8 +13,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from linewatch.edge_agent.echo import shown
 from linewatch.edge_agent.errors import SharedMemoryError
+from linewatch.edge_agent.quoting import quoted
 
 SEGMENTS = Path("/dev/shm")
 _GATHER = 512
@@ -54,7 +54,7 @@ def open_segment(
     plain = name.removeprefix("/")
     if not _NAME.fullmatch(plain) or plain in (".", ".."):
         raise SharedMemoryError(
-            f"shared memory name {shown(name)} is not allowed: expected a name as for shm_open, one slash at most"
+            f"shared memory name {quoted(name)} is not allowed: expected a name as for shm_open, one slash at most"
         )
     flags = (os.O_RDWR if writable else os.O_RDONLY) | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
     try:
@@ -66,17 +66,17 @@ def open_segment(
             "EACCES": f"may not be opened for {'writing' if writable else 'reading'} by the agent's user; "
             "create it with a group and mode that allow it",
         }.get(_errno_name(error), f"cannot be opened: {error.strerror}")
-        raise SharedMemoryError(f"shared memory {shown(name)} {reason}") from None
+        raise SharedMemoryError(f"shared memory {quoted(name)} {reason}") from None
     try:
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode):
-            raise SharedMemoryError(f"shared memory {shown(name)} is not a plain segment")
+            raise SharedMemoryError(f"shared memory {quoted(name)} is not a plain segment")
         everybody = stat.S_IROTH | (stat.S_IWOTH if writable else 0)
         if caller not in (0, status.st_uid) and status.st_mode & everybody != everybody:
-            raise SharedMemoryError(f"shared memory {shown(name)} belongs to user {status.st_uid}; expected one of the caller's, user {caller}")
+            raise SharedMemoryError(f"shared memory {quoted(name)} belongs to user {status.st_uid}; expected one of the caller's, user {caller}")
         if offset + size > status.st_size:
             raise SharedMemoryError(
-                f"shared memory {shown(name)} has {status.st_size} bytes; offset {offset} + size {size} reaches to "
+                f"shared memory {quoted(name)} has {status.st_size} bytes; offset {offset} + size {size} reaches to "
                 f"{offset + size}, past its end"
             )
         yield Segment(descriptor, offset, size, row_stride(size, *rows, padded=padded))

@@ -31,7 +31,7 @@ class WorkerLink:
         unconfined: why it kept what workers give up; empty when it did give it up.
         cpus: processors that it may use; empty means any.
         broken: whether it is gone, or was ended; nothing goes through its channels any more.
-        given_up_by: the channel for whose call's sake it was ended.
+        aborted_for: the channel for whose call's sake it was ended.
     """
 
     def __init__(self, folder: Path, settings: Settings, cpus: list[int]) -> None:
@@ -42,7 +42,7 @@ class WorkerLink:
         """
         self.folder, self.cpus, self._settings = folder, cpus, settings
         self.broken = False
-        self.given_up_by: WorkerChannel[WorkerLink] | None = None
+        self.aborted_for: WorkerChannel[WorkerLink] | None = None
         self.runtime, self.makes_masks, self.unconfined, self.version = "", False, "", ""
         self.channels: list[WorkerChannel[WorkerLink]] = [WorkerChannel(self) for _ in range(CHANNELS)]
         options = WorkerOptions(
@@ -93,9 +93,9 @@ class WorkerLink:
                 code = self.process.wait(self._settings.call_timeout_s)
                 raise WorkerError(f"the worker process ended while loading ({exit_text(code)})")
 
-    def give_up(self, channel: WorkerChannel["WorkerLink"] | None = None) -> None:
-        """End the process, whatever its channels have; see `given_up_by`."""
-        self.broken, self.given_up_by = True, self.given_up_by or channel
+    def abort(self, channel: WorkerChannel["WorkerLink"] | None = None) -> None:
+        """End the process, whatever its channels have; see `aborted_for`."""
+        self.broken, self.aborted_for = True, self.aborted_for or channel
         self.process.kill()
 
     def end(self) -> None:

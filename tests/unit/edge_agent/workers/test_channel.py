@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from linewatch.anomaly_model.errors import LinewatchError
-from linewatch.edge_agent.errors import CallerGoneError, InvalidRequestError, UnsoundModelError, WorkerError
+from linewatch.edge_agent.errors import CallerGoneError, InvalidOutputError, InvalidRequestError, WorkerError
 from linewatch.edge_agent.workers.channel import Picture, WorkerChannel, WorkerGoneError
 from linewatch.edge_agent.workers.messages import (
     Cancelled,
@@ -31,10 +31,10 @@ class Process:
     def __init__(self) -> None:
         self.channels: list[WorkerChannel[Process]] = []
         self.makes_masks, self.broken = True, False
-        self.given_up_by: WorkerChannel[Process] | None = None
+        self.aborted_for: WorkerChannel[Process] | None = None
 
-    def give_up(self, channel: "WorkerChannel[Process] | None" = None) -> None:
-        self.broken, self.given_up_by = True, self.given_up_by or channel
+    def abort(self, channel: "WorkerChannel[Process] | None" = None) -> None:
+        self.broken, self.aborted_for = True, self.aborted_for or channel
 
 
 class Both:
@@ -100,7 +100,7 @@ def test_bytes_go_through_the_buffer_and_each_request_has_a_number_of_its_own(bo
     assert not both.process.broken
 
 
-@pytest.mark.parametrize(("fault", "kind"), [("request", InvalidRequestError), ("model", UnsoundModelError), ("program", WorkerError)])
+@pytest.mark.parametrize(("fault", "kind"), [("request", InvalidRequestError), ("model", InvalidOutputError), ("program", WorkerError)])
 def test_an_error_reply_is_the_call_s_own_and_the_worker_goes_on(both: Both, fault: Any, kind: type[LinewatchError]) -> None:
     with pytest.raises(kind, match=r"^why$"):
         both.ask(replies(lambda number: ErrorReply(number, "why", fault)))
@@ -113,14 +113,14 @@ def test_a_reply_that_is_not_this_request_s_ends_the_worker(both: Both, reply: C
     with pytest.raises(WorkerGoneError) as raised:
         both.ask(replies(reply))
     assert raised.value.begun
-    assert both.process.given_up_by is both.channel
+    assert both.process.aborted_for is both.channel
 
 
 def test_a_worker_that_is_silent_is_ended(both: Both) -> None:
     with pytest.raises(WorkerGoneError, match=r"did not answer within 0\.05 s") as raised:
         both.ask(lambda *_: None, timeout_s=0.05)
     assert raised.value.begun
-    assert both.process.given_up_by is both.channel
+    assert both.process.aborted_for is both.channel
 
 
 @pytest.mark.parametrize("begun", [False, True])
@@ -132,7 +132,7 @@ def test_a_dead_worker_s_call_may_go_to_another_one_unless_it_was_begun_with(bot
 
 
 def test_what_was_begun_with_may_go_to_another_one_when_the_worker_was_ended_for_another_call(both: Both) -> None:
-    both.process.give_up(both.other)
+    both.process.abort(both.other)
     with pytest.raises(WorkerGoneError) as raised:
         both.ask(dies(both, begun=True))
     assert not raised.value.begun
@@ -152,7 +152,7 @@ def test_an_exception_between_request_and_reply_ends_the_worker_and_is_told(both
     with pytest.raises(WorkerGoneError, match="MemoryError") as raised:
         both.channel.ask(PICTURE, Patient(), 5, breaks)
     assert raised.value.begun
-    assert both.process.given_up_by is both.channel
+    assert both.process.aborted_for is both.channel
 
 
 def test_an_interrupt_ends_the_worker_and_stays_an_interrupt(both: Both) -> None:

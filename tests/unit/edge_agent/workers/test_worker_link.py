@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from linewatch.anomaly_model.errors import LinewatchError
-from linewatch.edge_agent.errors import CallerGoneError, ExhaustedError, UnsoundModelError, WorkerError, WrongStateError
+from linewatch.edge_agent.errors import CallerGoneError, ExhaustedError, InvalidOutputError, WorkerError, WrongStateError
 from linewatch.edge_agent.models import host as host_module
 from linewatch.edge_agent.models.host import ModelHost
 from linewatch.edge_agent.models.states import State
@@ -307,12 +307,12 @@ def test_numbers_are_never_given_twice_to_requests_of_any_channel(monkeypatch: p
 def test_answers_that_are_none_count_against_the_model() -> None:
     with device(restarts=2) as made:
         for _ in range(2):
-            with pytest.raises(UnsoundModelError, match=r"the score is nan; it goes on"):
+            with pytest.raises(InvalidOutputError, match=r"the score is nan; it goes on"):
                 made.call("finds no finite score")
             made.call()
         assert "nan" in made.host.status[1]
         assert len(made.workers.told) == 1, "no worker died of it"
-        with pytest.raises(UnsoundModelError, match=r"the model is FAILED"):
+        with pytest.raises(InvalidOutputError, match=r"the model is FAILED"):
             made.call("finds no finite score")
         assert made.host.status[0] is State.FAILED
         with pytest.raises(WrongStateError, match="nan"):

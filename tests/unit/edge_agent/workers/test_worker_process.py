@@ -126,10 +126,10 @@ def test_one_that_does_not_end_by_itself_is_killed(monkeypatch: pytest.MonkeyPat
 def test_it_is_given_up_for_the_first_call_that_asks(monkeypatch: pytest.MonkeyPatch) -> None:
     link = started(monkeypatch, says(Ready("tvm", True, "", "1")))
     link.load()
-    link.give_up(link.channels[1])
-    link.give_up(link.channels[0])
-    link.give_up()
-    assert link.given_up_by is link.channels[1]
+    link.abort(link.channels[1])
+    link.abort(link.channels[0])
+    link.abort()
+    assert link.aborted_for is link.channels[1]
     assert all(channel.broken for channel in link.channels)
     link.end()
 

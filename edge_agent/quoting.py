@@ -3,10 +3,10 @@
 MOST = 200
 
 
-def shown(value: object, most: int = MOST) -> str:
+def quoted(value: object, most: int = MOST) -> str:
     """A value as a message quotes it, cut where it is long.
 
-    >>> shown("a" * 1000, most=5)
+    >>> quoted("a" * 1000, most=5)
     "'aaaaa'... (1000 characters)"
     """
     if isinstance(value, (str, bytes)) and len(value) > most:
@@ -14,10 +14,10 @@ def shown(value: object, most: int = MOST) -> str:
     return repr(value)
 
 
-def cut(text: str, most: int) -> str:
+def truncated(text: str, most: int) -> str:
     """A text for people, of at most `most` characters.
 
-    >>> cut("a" * 1000, 26)
+    >>> truncated("a" * 1000, 26)
     'aaaaa... (1000 characters)'
     """
     if len(text) <= most:
