@@ -10,6 +10,8 @@ import structlog
 
 from linewatch.edge_agent.errors import ExhaustedError, InvalidOutputError, WorkerError, WrongStateError
 from linewatch.edge_agent.memory import available_mib
+from linewatch.edge_agent.models.faults import RecentFaults
+from linewatch.edge_agent.models.loading import Loader, log_running, running_on
 from linewatch.edge_agent.models.states import Event, State, StateMachine
 from linewatch.edge_agent.settings import Settings, cpu_shares
 from linewatch.edge_agent.workers.caller import Caller
@@ -19,7 +21,6 @@ from linewatch.edge_agent.workers.prediction import PictureRequest, Prediction, 
 from linewatch.edge_agent.workers.worker_link import WorkerLink, exit_text
 
 log = structlog.get_logger()
-_MINUTE_S = 60.0
 _JOIN_S = 5.0
 _FAILED = "the model is FAILED; start it again"
 
@@ -34,9 +35,9 @@ class ModelHost:
         self._changing = threading.RLock()
         self._replacing = threading.Lock()
         self._links: list[WorkerLink] = []
-        self._opening: list[WorkerLink] = []
+        self._loader = Loader()
         self._undrained: list[WorkerLink] = []
-        self._faults: list[float] = []
+        self._faults = RecentFaults()
         self._crash_count = 0
         self._outcome = "it was being ended"
         self._used = time.monotonic()
@@ -125,30 +126,9 @@ class ModelHost:
                 "another model first, or lower the setting free_mib"
             )
 
-    def _open(self, folder: Path, shares: list[list[int]]) -> list[WorkerLink]:
-        """Workers, one for each share of processors, that load at the same time; all of them or none."""
-        links: list[WorkerLink] = []
-        try:
-            for share in shares:
-                link = WorkerLink(folder, self._settings, share)
-                self._opening.append(link)
-                links.append(link)
-                if self._closing:
-                    link.process.kill()
-            for link in links:
-                link.load()
-        except BaseException:
-            for link in links:
-                link.end()
-            raise
-        finally:
-            for link in links:
-                self._opening.remove(link)
-        return links
-
     def _open_all(self, folder: Path) -> list[WorkerLink]:
         """As many workers as the setting `concurrency` says."""
-        return self._open(folder, cpu_shares(self._settings.cpus, self._settings.concurrency))
+        return self._loader.load(folder, self._settings, cpu_shares(self._settings.cpus, self._settings.concurrency))
 
     def _load(self) -> None:
         for link in self._undrained:
@@ -168,10 +148,10 @@ class ModelHost:
                     link.end()
                 return
             self._links, self._used = list(links), time.monotonic()
-            self._machine.apply(Event.LOADED, _running(links))
+            self._machine.apply(Event.LOADED, running_on(links))
             self._pool.add(_channels(links))
             self._pool.open()
-        _log_running("model running", self.component, links)
+        log_running("model running", self.component, links)
         for link in links:
             self._begin(self._watch, link)
 
@@ -199,11 +179,11 @@ class ModelHost:
                     old, self._links, self._folder = self._links, list(links), folder
                     self._pool.remove(_channels(old))
                     self._pool.add(_channels(links))
-                    self._machine.note(_running(links))
+                    self._machine.note(running_on(links))
                 else:
                     old = links
             if serves:
-                _log_running("new version running", self.component, links)
+                log_running("new version running", self.component, links)
                 for link in links:
                     self._begin(self._watch, link)
             for link in old:
@@ -224,9 +204,7 @@ class ModelHost:
 
     def _may_go_on(self) -> bool:
         """Count a fault: a worker's death, or an answer that is none. More than the setting `restarts` within a minute are too many."""
-        now = time.monotonic()
-        self._faults = [*(t for t in self._faults if now - t < _MINUTE_S), now]
-        return len(self._faults) <= self._settings.restarts
+        return self._faults.add() <= self._settings.restarts
 
     def _crashed(self, link: WorkerLink, reason: str) -> str:
         """What becomes of a model of which a worker died, for people.
@@ -289,7 +267,7 @@ class ModelHost:
     def _replace_worker(self, dead: WorkerLink, survivors: list[WorkerLink]) -> None:
         """In place of a worker that died while others serve, on its processors."""
         try:
-            [link] = self._open(self._folder, [dead.cpus])
+            [link] = self._loader.load(self._folder, self._settings, [dead.cpus])
         except Exception as error:
             log.error("worker failed to start", model=self.component, reason=str(error))
             self._machine.note(f"running on fewer workers than concurrency says: {error}")
@@ -299,7 +277,7 @@ class ModelHost:
                 if serves:
                     self._links.append(link)
                     self._pool.add(link.channels)
-                    self._machine.note(_running(self._links))
+                    self._machine.note(running_on(self._links))
             if serves:
                 self._begin(self._watch, link)
             else:
@@ -340,8 +318,10 @@ class ModelHost:
         self._closing = True
         for link in self._undrained:
             link.end()
-        for link in [*self._opening, *(link for link in self._links if self._pool.uses(link.channels))]:
-            link.process.kill()
+        self._loader.stop()
+        for link in list(self._links):
+            if self._pool.uses(link.channels):
+                link.process.kill()
         with contextlib.suppress(WrongStateError):
             self.stop()
         deadline = time.monotonic() + _JOIN_S
@@ -389,14 +369,3 @@ class ModelHost:
 
 def _channels(links: list[WorkerLink]) -> list[WorkerChannel[WorkerLink]]:
     return [channel for link in links for channel in link.channels]
-
-
-def _running(links: list[WorkerLink]) -> str:
-    return f"running on {links[0].runtime}" + (f", {len(links)} workers" if len(links) > 1 else "")
-
-
-def _log_running(what: str, component: str, links: list[WorkerLink]) -> None:
-    for link in links:
-        log.info(what, model=component, runtime=link.runtime, pid=link.process.pid, folder=str(link.folder))
-        if link.unconfined:
-            log.warning("worker not confined", model=component, pid=link.process.pid, reason=link.unconfined)

@@ -3,12 +3,12 @@
 import doctest
 import json
 
-import linewatch.edge_agent.quoting
 import pytest
 import structlog
 from hypothesis import given
 from hypothesis import strategies as st
 
+import linewatch.edge_agent.quoting
 from linewatch.edge_agent.log_lines import AS_ASKED, RateFilter, shorten
 from linewatch.edge_agent.quoting import quoted, truncated
 
