@@ -157,7 +157,7 @@ class AgentClient:
         self.call("StopModel", pb.StopModelRequest(model_component=model))
 
     def detect(self, picture: Rgb, model: str, transport: Transport = "shared-memory") -> tuple[Any, Rgb | None]:
-        """Judge a picture (H x W x 3 uint8 RGB): DetectAnomalyResult, and the mask if the model makes one."""
+        """Inspect a picture (H x W x 3 uint8 RGB): DetectAnomalyResult, and the mask if the model makes one."""
         height, width = picture.shape[:2]
         bitmap = pb.Bitmap(width=width, height=height)
         request = pb.DetectAnomaliesRequest(model_component=model, bitmap=bitmap)
