@@ -36,8 +36,9 @@ def decoded(message: Any, peer: Peer, *, padded: bool) -> Iterator[PictureReques
     with contextlib.ExitStack() as stack:
         pixels: bytes | Segment
         if kind == "byte_data":
-            pixels = bitmap.byte_data  # looked at once: protobuf copies at each look
-            wrap_rgb888(pixels, width, height)
+            data: bytes = bitmap.byte_data  # looked at once: protobuf copies at each look
+            wrap_rgb888(data, width, height)
+            pixels = data
         else:
             pixels = stack.enter_context(_segment(bitmap.shared_memory_handle, bitmap, peer, padded=padded, writable=False))
         handle = _mask_handle(message.anomaly_mask_params)

@@ -46,7 +46,7 @@ class Configured(msgspec.Struct, frozen=True, tag=True):
 
 
 class RunningCallsQuery(msgspec.Struct, frozen=True, tag=True):
-    """Bridge: the core wants to update something; are pictures being judged? The answer has the question's number."""
+    """Bridge: the core wants to update something; are pictures being inspected? The answer has the question's number."""
 
     number: int
 

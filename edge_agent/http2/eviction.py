@@ -48,6 +48,11 @@ def by_user(served: Iterable[Candidate]) -> dict[str, list[Candidate]]:
     return users
 
 
+def largest(users: dict[str, list[Candidate]]) -> list[Candidate]:
+    """The connections of the user with most of them."""
+    return max(users.values(), key=len, default=[])
+
+
 def resting(connections: Iterable[Candidate], now: float) -> list[Candidate]:
     """Those without a call, and that had none for a second, or never."""
     return [one for one in connections if not one.handles and (not one.answered or now - one.called_at > _REST_S)]
@@ -59,8 +64,8 @@ def least_missed(users: dict[str, list[Candidate]], user: str, now: float) -> Ca
     Returns:
         None where there is none: the user has as many as any other, and all of them are in use.
     """
-    largest = max(users.values(), key=len, default=[])
-    free: Sequence[Candidate] = resting(largest, now)
-    if not free and len(largest) > len(users.get(user, [])) + 1:
-        free = largest
+    most = largest(users)
+    free: Sequence[Candidate] = resting(most, now)
+    if not free and len(most) > len(users.get(user, [])) + 1:
+        free = most
     return min(free, key=lambda one: (one.handles, one.answered, one.called_at), default=None)

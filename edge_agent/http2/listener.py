@@ -15,7 +15,7 @@ import structlog
 from linewatch.edge_agent.http2.application import Application
 from linewatch.edge_agent.http2.arrivals import Arrivals
 from linewatch.edge_agent.http2.budget import Budget
-from linewatch.edge_agent.http2.eviction import by_user, least_missed, resting
+from linewatch.edge_agent.http2.eviction import by_user, largest, least_missed, resting
 from linewatch.edge_agent.http2.limits import ServerLimits
 from linewatch.edge_agent.http2.rate_limit import RateLimit, TokenBucket, UserBucket
 from linewatch.edge_agent.http2.served import ServedConnection
@@ -159,7 +159,7 @@ class Listener:
             oldest = min(self._handshaking, key=lambda connection: self._handshaking[connection], default=None)
             handshakes = len(self._handshaking)
         users, now = by_user(served), time.monotonic()
-        if oldest is not None and handshakes > len(resting(max(users.values(), key=len, default=[]), now)):
+        if oldest is not None and handshakes > len(resting(largest(users), now)):
             with contextlib.suppress(OSError):
                 oldest.shutdown(socket.SHUT_RDWR)
             return True

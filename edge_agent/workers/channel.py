@@ -179,7 +179,7 @@ class WorkerChannel(Generic[Worker_co]):
     def _cancel(self, number: int) -> None:
         """A caller may go at any time, and its channel may have another's call by then."""
         if number == self._number:
-            with contextlib.suppress(ValueError):  # closed by now
+            with contextlib.suppress(TypeError, ValueError):  # closed by now; struct says TypeError then
                 self.buffer.cancel(number)
 
     def close(self) -> None:
