@@ -9,7 +9,7 @@ from google.protobuf.message import Message
 from linewatch.anomaly_model.errors import LinewatchError
 from linewatch.edge_agent.api.call_record import CallRecord
 from linewatch.edge_agent.api.contract import MESSAGE_BYTES
-from linewatch.edge_agent.api.detection import decoded, encoded
+from linewatch.edge_agent.api.detect_anomalies import decoded, encoded
 from linewatch.edge_agent.api.endpoint import Unary
 from linewatch.edge_agent.errors import NotAllowedError
 from linewatch.edge_agent.http2.budget import SMALL_BYTES

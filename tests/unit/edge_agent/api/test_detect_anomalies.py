@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from linewatch.anomaly_model.errors import PictureError
-from linewatch.edge_agent.api.detection import decoded, encoded
+from linewatch.edge_agent.api.detect_anomalies import decoded, encoded
 from linewatch.edge_agent.client import SharedFrame
 from linewatch.edge_agent.errors import InvalidRequestError, SharedMemoryError
 from linewatch.edge_agent.http2.transport import Peer
