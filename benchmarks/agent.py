@@ -221,7 +221,7 @@ def recovery_seconds(client: AgentClient, model: str, agent: int, picture: Rgb, 
     found = []
     for _ in range(times):
         client.detect(picture, model)
-        [worker] = children(agent, "linewatch.edge_agent.worker")
+        [worker] = children(agent, "linewatch.edge_agent.workers.worker")
         os.kill(worker, signal.SIGKILL)
         begun = time.perf_counter()
         client.detect(picture, model)
@@ -256,7 +256,7 @@ def main() -> int:
             client.start(model)
             calls = Calls(bundle, client, address, camera)
             paced, tight = calls.run(arguments.rounds, arguments.pace_ms), calls.run(arguments.rounds, 0)
-            [worker] = children(agent, "linewatch.edge_agent.worker")
+            [worker] = children(agent, "linewatch.edge_agent.workers.worker")
             memory = {"agent_with_a_model_mib": round(resident_mib(agent), 1), "model_rss_mb": round(resident_mib(worker), 1)}
             peer = mlserver_times(arguments.mlserver, bundle.read("model.onnx"), calls.picture, 120) if arguments.mlserver else None
             recovered = recovery_seconds(client, model, agent, calls.picture)

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from linewatch.edge_agent.metrics import resident_bytes
+from linewatch.edge_agent.memory import resident_bytes
 
 
 def children(pid: int, words: str = "") -> list[int]:
@@ -32,7 +32,7 @@ def named(pid: int, words: str) -> bool:
 
 
 def resident_mib(pid: int) -> float:
-    """See `linewatch.edge_agent.metrics.resident_bytes`."""
+    """See `linewatch.edge_agent.memory.resident_bytes`."""
     return resident_bytes(str(pid)) / 2**20
 
 

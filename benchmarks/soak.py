@@ -105,7 +105,7 @@ class Site:
 
 
 def note(agent: int, begun: float) -> Noted:
-    workers = children(agent, "linewatch.edge_agent.worker")
+    workers = children(agent, "linewatch.edge_agent.workers.worker")
     return Noted(
         time.perf_counter() - begun, resident_mib(agent), sum(resident_mib(pid) for pid in workers), len(workers),
         len(list(Path(f"/proc/{agent}/fd").iterdir())), len(list(Path(f"/proc/{agent}/task").iterdir())),

@@ -37,7 +37,7 @@ def examine(
 
 
 def _bundles(path: Path | None, models: Path | None) -> list[Path]:
-    from linewatch.edge_agent.catalog import Catalog
+    from linewatch.edge_agent.models.catalog import Catalog
 
     installed = [entry.folder for _, entry in sorted(Catalog(models).scan().items())] if models is not None else []
     return ([path] if path is not None else []) + installed

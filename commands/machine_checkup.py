@@ -87,8 +87,8 @@ def _is_there(module: str) -> bool:
 
 def examine_socket(address: str) -> Iterator[Finding]:
     """Whether this user can call the agent on a socket, and whether it answers."""
+    from linewatch.edge_agent.api.sockets import socket_path
     from linewatch.edge_agent.client import AgentClient
-    from linewatch.edge_agent.sockets import socket_path
 
     try:
         path = socket_path(address)

@@ -24,7 +24,7 @@ class Row:
         p99_ms: likewise.
         queue: calls that wait.
         anomalous: share of the interval's pictures; None without calls.
-        drift: see `linewatch.edge_agent.metrics.drift`; None when too few pictures are known.
+        drift: see `linewatch.edge_agent.models.metrics.drift`; None when too few pictures are known.
         mib: resident memory of its workers.
         deaths: workers that died since the agent was started.
     """

@@ -12,13 +12,12 @@ from google.protobuf import empty_pb2, wrappers_pb2
 
 from linewatch.anomaly_model.errors import LinewatchError
 from linewatch.anomaly_model.picture import Rgb
-from linewatch.edge_agent.echo import cut, shown
+from linewatch.edge_agent.api.contract import INSPECTION, MESSAGE_BYTES
+from linewatch.edge_agent.models.states import State
 from linewatch.edge_agent.protos import edge_agent_pb2 as pb
 from linewatch.edge_agent.protos import edge_agent_pb2_grpc as rpc
-from linewatch.edge_agent.service import MESSAGE_BYTES
-from linewatch.edge_agent.shared_memory import SEGMENTS
-from linewatch.edge_agent.side_services import INSPECTION
-from linewatch.edge_agent.states import State
+from linewatch.edge_agent.quoting import quoted, truncated
+from linewatch.edge_agent.workers.shared_memory import SEGMENTS
 
 Transport = Literal["shared-memory", "bytes"]
 _MESSAGE = 4000
@@ -28,7 +27,7 @@ class AgentCallError(LinewatchError):
     """The agent answered with an error, or did not answer."""
 
     def __init__(self, code: str, message: str) -> None:
-        super().__init__(cut(f"{code}: {message}", _MESSAGE))
+        super().__init__(truncated(f"{code}: {message}", _MESSAGE))
         self.code = code
 
 
@@ -138,9 +137,9 @@ class AgentClient:
             if description.status == State.RUNNING:
                 return
             if description.status == State.FAILED:
-                raise AgentCallError("FAILED_PRECONDITION", f"model {shown(model)} failed to start: {description.status_message}")
+                raise AgentCallError("FAILED_PRECONDITION", f"model {quoted(model)} failed to start: {description.status_message}")
             time.sleep(0.05)
-        raise AgentCallError("DEADLINE_EXCEEDED", f"model {shown(model)} was not RUNNING after {seconds:.0f} s")
+        raise AgentCallError("DEADLINE_EXCEEDED", f"model {quoted(model)} was not RUNNING after {seconds:.0f} s")
 
     def metrics(self) -> str:
         """The agent's metrics in Prometheus's text format.
@@ -158,7 +157,7 @@ class AgentClient:
         self.call("StopModel", pb.StopModelRequest(model_component=model))
 
     def detect(self, picture: Rgb, model: str, transport: Transport = "shared-memory") -> tuple[Any, Rgb | None]:
-        """Judge a picture (H x W x 3 uint8 RGB): DetectAnomalyResult, and the mask if the model makes one."""
+        """Inspect a picture (H x W x 3 uint8 RGB): DetectAnomalyResult, and the mask if the model makes one."""
         height, width = picture.shape[:2]
         bitmap = pb.Bitmap(width=width, height=height)
         request = pb.DetectAnomaliesRequest(model_component=model, bitmap=bitmap)

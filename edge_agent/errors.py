@@ -1,4 +1,4 @@
-"""What the agent can answer besides a result. `linewatch.edge_agent.service` maps these to gRPC status codes."""
+"""What the agent can answer besides a result. `linewatch.edge_agent.api.status` maps these to gRPC status codes."""
 
 from linewatch.anomaly_model.errors import LinewatchError
 
@@ -27,7 +27,7 @@ class WorkerError(LinewatchError):
     """A model's worker process died or did not answer."""
 
 
-class UnsoundModelError(WorkerError):
+class InvalidOutputError(WorkerError):
     """A model gave something that no verdict can be made of, such as NaN."""
 
 

@@ -7,24 +7,24 @@ from typing import Any
 
 import structlog
 
-from linewatch.edge_agent.echo import cut
+from linewatch.edge_agent.quoting import truncated
 
 _TEXT, _TRACE, _ITEMS = 2000, 8000, 100
 _A_SECOND = 20
-AS_ASKED = frozenset({"picture judged"})
+AS_ASKED = frozenset({"picture inspected"})
 """Lines that a setting asks for, each of them; of all others callers could make as many as they like."""
 
 
 def configure_logging() -> None:
     """For this process; its log lines are whole however many threads write, short, and not more than a disk bears."""
     structlog.configure(
-        processors=[Rate(_A_SECOND), structlog.processors.TimeStamper(fmt="iso"), structlog.processors.add_log_level,
-                    structlog.processors.format_exc_info, bound, structlog.processors.JSONRenderer()],
+        processors=[RateFilter(_A_SECOND), structlog.processors.TimeStamper(fmt="iso"), structlog.processors.add_log_level,
+                    structlog.processors.format_exc_info, shorten, structlog.processors.JSONRenderer()],
         logger_factory=structlog.PrintLoggerFactory(),
     )  # fmt: skip
 
 
-def bound(_: Any, __: str, line: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+def shorten(_: Any, __: str, line: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
     """A processor: no value is longer than people read."""
     for key, value in line.items():
         line[key] = _bounded(value, _TRACE if key == "exception" else _TEXT)
@@ -33,13 +33,13 @@ def bound(_: Any, __: str, line: MutableMapping[str, Any]) -> MutableMapping[str
 
 def _bounded(value: Any, most: int) -> Any:
     if isinstance(value, str):
-        return cut(value, most)
+        return truncated(value, most)
     if isinstance(value, (list, tuple)):
         return [_bounded(item, _TEXT // 10) for item in value[:_ITEMS]]
-    return value if value is None or isinstance(value, (bool, int, float)) else cut(str(value), most)
+    return value if value is None or isinstance(value, (bool, int, float)) else truncated(str(value), most)
 
 
-class Rate:
+class RateFilter:
     """A processor: of each kind of line so many a second; the next one of that kind says how many were left out."""
 
     def __init__(self, a_second: int, clock: Callable[[], float] = time.monotonic) -> None:

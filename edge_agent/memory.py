@@ -1,6 +1,7 @@
 """Memory: how much there is, and the C library's allocator told what this program does with it."""
 
 import ctypes
+import os
 from pathlib import Path
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8
@@ -31,3 +32,12 @@ def available_mib() -> int | None:
     except OSError:
         pass
     return None
+
+
+def resident_bytes(pid: str) -> float:
+    """Resident memory of a process; 0 when it has gone."""
+    try:
+        pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
+    except (OSError, ValueError, IndexError):
+        return 0.0
+    return float(pages * os.sysconf("SC_PAGE_SIZE"))

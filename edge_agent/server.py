@@ -19,21 +19,22 @@ from prometheus_client import start_http_server
 from linewatch.anomaly_model.numbers import read_digits
 from linewatch.anomaly_model.settings import SettingsError
 from linewatch.anomaly_model.signature import KeyFileError, read_trusted_keys
-from linewatch.edge_agent.agent import Agent
-from linewatch.edge_agent.bridge_link import BridgeLink, in_greengrass, needs_bridge
+from linewatch.edge_agent.api.call_record import CallRecord
+from linewatch.edge_agent.api.endpoint import Endpoint
+from linewatch.edge_agent.api.service import EdgeAgentService
+from linewatch.edge_agent.api.side_services import Health, inspection_methods, reflection_methods
+from linewatch.edge_agent.api.sockets import bind, bind_tcp, socket_path, tls_context
+from linewatch.edge_agent.bridge.link import BridgeLink, in_greengrass, needs_bridge
 from linewatch.edge_agent.configuration import changes, configured, with_live_changes
-from linewatch.edge_agent.endpoint import Endpoint
 from linewatch.edge_agent.http2.limits import ServerLimits
 from linewatch.edge_agent.log_lines import configure_logging
 from linewatch.edge_agent.memory import keep_freed_memory
-from linewatch.edge_agent.metrics import AgentCollector, Counts, exposition, registry
+from linewatch.edge_agent.models.manager import ModelManager
+from linewatch.edge_agent.models.metrics import AgentCollector, Counts, exposition, registry
 from linewatch.edge_agent.protos import edge_agent_pb2
-from linewatch.edge_agent.results import ResultSink
-from linewatch.edge_agent.service import EdgeAgentService
+from linewatch.edge_agent.results.sink import ResultSink
+from linewatch.edge_agent.results.spool import Spool, SpoolWriter
 from linewatch.edge_agent.settings import Settings
-from linewatch.edge_agent.side_services import Health, inspection_methods, reflection_methods
-from linewatch.edge_agent.sockets import bind, bind_tcp, socket_path, tls_context
-from linewatch.edge_agent.spool import Spool, SpoolWriter
 
 log = structlog.get_logger()
 _SERVICE = edge_agent_pb2.DESCRIPTOR.services_by_name["EdgeAgent"].full_name
@@ -101,7 +102,7 @@ def _open_results(settings: Settings) -> ResultSink:
 
 
 class Program:
-    """The agent, its endpoint, its results and its bridge, put together."""
+    """The models, the endpoint, the results and the bridge, put together."""
 
     def __init__(self, settings: Settings) -> None:
         """Bind nothing yet.
@@ -114,8 +115,8 @@ class Program:
         self._lock = threading.Lock()
         self._first, self._ending = threading.Event(), threading.Event()
         self._given = settings
-        self.agent: Agent | None = None
-        self.service: EdgeAgentService | None = None
+        self.models: ModelManager | None = None
+        self.record: CallRecord | None = None
         self.results = ResultSink(None, "off")
         self.bridge: BridgeLink | None = None
         if needs_bridge(settings):
@@ -123,7 +124,7 @@ class Program:
             self.bridge.start()
 
     def _calls(self) -> int:
-        return self.agent.running_calls if self.agent else 0
+        return self.models.running_calls if self.models else 0
 
     def configured(self, values: Mapping[str, Any]) -> None:
         """The core told the component's configuration."""
@@ -138,8 +139,8 @@ class Program:
             log.warning("configuration keys that nobody knows", keys=unknown)
         with self._lock:
             live, later = changes(self.settings, wanted)
-            self.settings = with_live_changes(self.settings, wanted) if self.agent else wanted
-            if self.agent is not None:
+            self.settings = with_live_changes(self.settings, wanted) if self.models else wanted
+            if self.models is not None:
                 self._apply()
                 log.info("configuration changed", now=live, after_a_restart=later)
             if self.bridge is not None:
@@ -147,11 +148,11 @@ class Program:
         self._first.set()
 
     def _apply(self) -> None:
-        assert self.agent is not None
-        self.agent.apply(self.settings)
+        assert self.models is not None
+        self.models.apply(self.settings)
         self.results.mode = self.settings.results
-        if self.service is not None:
-            self.service.log_calls = self.settings.log_calls
+        if self.record is not None:
+            self.record.log_calls = self.settings.log_calls
 
     def run(self) -> None:
         """Serve until SIGTERM or SIGINT.
@@ -170,7 +171,7 @@ class Program:
             except SettingsError as error:
                 if not in_greengrass(self._given):
                     raise
-                self.agent = None
+                self.models = None
                 self.results.close()
                 log.error("cannot serve; trying again", reason=str(error), after_s=_AGAIN_S)
                 self._ending.wait(_AGAIN_S)
@@ -182,20 +183,21 @@ class Program:
         self.results = _open_results(self.settings)
         counts, health = Counts(), Health([_SERVICE])
         with self._lock:
-            self.agent = agent = Agent(self.settings)
-            self.service = service = EdgeAgentService(agent, counts, self.results, allowed=_allowed(self.settings.allowed_users))
+            self.models = models = ModelManager(self.settings)
+            self.record = record = CallRecord(counts, self.results)
+            service = EdgeAgentService(models, record, allowed=_allowed(self.settings.allowed_users))
             self._apply()
-        collector = AgentCollector(counts, agent, self.results)
+        collector = AgentCollector(counts, models, self.results)
         methods = {**service.methods(), **health.methods(), **reflection_methods([_SERVICE]), **inspection_methods(lambda: exposition(collector))}
         endpoint = Endpoint(methods)
         _listen(endpoint, self.settings)
         sys.setswitchinterval(_SWITCH_S)
         gc.collect()
         gc.freeze()  # what is here stays: collections while calls run look at what they left only
-        agent.follow()
+        models.watch()
         endpoint.start()
         _serve_metrics(self.settings, collector)
-        log.info("agent listening", socket=self.settings.socket, tcp=self.settings.tcp, models=[d.component for d in agent.models()])
+        log.info("agent listening", socket=self.settings.socket, tcp=self.settings.tcp, models=[d.component for d in models.descriptions()])
         if self.bridge is not None:
             self.bridge.serving()
         _notify_ready()
@@ -203,7 +205,7 @@ class Program:
         log.info("agent stopping")
         health.shut_down()
         endpoint.stop(self.settings.stop_grace_s)
-        agent.shut_down()
+        models.shut_down()
         self.results.close()
         path = socket_path(self.settings.socket)
         if path is not None:

@@ -38,7 +38,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
         removal_s: seconds after which a running model that is not installed any more is stopped and forgotten; an update takes less.
         rescan_s: seconds between looks for new versions of running models and for models to start; 0 never looks.
         idle_stop_s: seconds without a call after which a model's memory is given back until the next one; 0 never.
-        concurrency: pictures of one model that are judged at a time, each by a worker process of its own.
+        concurrency: pictures of one model that are inspected at a time, each by a worker process of its own.
         threads: CPU threads for one picture.
         cpus: processors for workers, such as 2-5 or 0,2: each worker gets its share of them; empty leaves that to the kernel.
         other_sizes: what becomes of pictures of another size than the training's: resize, or refuse.
@@ -55,7 +55,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
         log_calls: whether each picture gets a line in the log; calls that fail always do.
         state: file in which the agent keeps which models run, to start them again after a restart; empty for none.
         greengrass: auto talks to the core that the environment names; off does not.
-        results: which judged pictures are published: off, anomalies or all.
+        results: which inspected pictures are published: off, anomalies or all.
         spool: folder in which results are kept until they are published.
         results_keep: how many are kept; then the oldest leave, and are counted.
         results_local_topic: local topic of the core, with {thing} and {model} filled in; empty for none.

@@ -14,7 +14,7 @@ class Patient:
         pass
 
     def when_gone(self, callback: Callable[[], None]) -> None:
-        """See `linewatch.edge_agent.turns.Caller`."""
+        """See `linewatch.edge_agent.workers.caller.Caller`."""
         self._callback = callback
 
     def leave(self) -> None:

@@ -11,8 +11,16 @@ from typing import Any
 
 import msgspec
 
-from linewatch.edge_agent.channel import Answer, DetectRequest, Exchange, Ready, Refusal, receive_request, send
-from linewatch.edge_agent.worker_link import WorkerOptions
+from linewatch.edge_agent.workers.messages import (
+    ErrorReply,
+    PredictRequest,
+    PredictResponse,
+    Ready,
+    WorkerOptions,
+    receive_request,
+    send,
+)
+from linewatch.edge_agent.workers.shared_buffer import SharedBuffer
 
 SIDE = 64
 _PICTURE = struct.Struct("<QB")
@@ -33,7 +41,7 @@ def mask_of(identity: int) -> bytes:
 
 
 class FakeWorkers:
-    """In the place of subprocess.Popen in `linewatch.edge_agent.worker_link`.
+    """In the place of subprocess.Popen in `linewatch.edge_agent.workers.worker_link`.
 
     Attributes:
         told: the options of each that was started.
@@ -55,18 +63,18 @@ class FakeWorker:
 
     def __init__(self, options: WorkerOptions, pid: int, done: set[int]) -> None:
         self.pid, self._done, self._ended = pid, done, threading.Event()
-        self._lanes = [(socket.socket(fileno=os.dup(channel)), Exchange(os.dup(memory))) for channel, memory in options.lanes]
+        self._channels = [(socket.socket(fileno=os.dup(number)), SharedBuffer(os.dup(memory))) for number, memory in options.channels]
         self._one_at_a_time = threading.Lock()
         self._last = 0
-        self._threads = [threading.Thread(target=self._serve, args=lane, daemon=True) for lane in self._lanes]
-        send(self._lanes[0][0], Ready("fake", True, "", "1"))
+        self._threads = [threading.Thread(target=self._serve, args=channel, daemon=True) for channel in self._channels]
+        send(self._channels[0][0], Ready("fake", True, "", "1"))
         for thread in self._threads:
             thread.start()
 
     def kill(self) -> None:
-        for channel, _ in self._lanes:
+        for connection, _ in self._channels:
             with contextlib.suppress(OSError):  # is dead
-                channel.shutdown(socket.SHUT_RDWR)
+                connection.shutdown(socket.SHUT_RDWR)
         self._ended.set()
 
     def wait(self, timeout: float | None = None) -> int:
@@ -74,29 +82,30 @@ class FakeWorker:
             raise subprocess.TimeoutExpired("a fake worker", timeout or 0)
         return -9
 
-    def _serve(self, channel: socket.socket, exchange: Exchange) -> None:
+    def _serve(self, connection: socket.socket, buffer: SharedBuffer) -> None:
         try:
-            while received := receive_request(channel):
+            while received := receive_request(connection):
                 with self._one_at_a_time:
-                    if not self._answer(channel, exchange, received[0]):
+                    if not self._answer(connection, buffer, received[0]):
                         break
         except (OSError, ValueError):
             pass  # killed
         finally:
             self.kill()
-            channel.close()
-            exchange.close()
+            connection.close()
+            buffer.close()
 
-    def _answer(self, channel: socket.socket, exchange: Exchange, request: DetectRequest) -> bool:
-        identity, index = _PICTURE.unpack_from(exchange.picture(_PICTURE.size))
+    def _answer(self, connection: socket.socket, buffer: SharedBuffer, request: PredictRequest) -> bool:
+        identity, index = _PICTURE.unpack_from(buffer.picture(_PICTURE.size))
         fault = "none" if identity in self._done else FAULTS[index]
         self._done.add(identity)
         if fault == "dies before it begins":
             return False
-        exchange.begin(request.number)
+        buffer.begin(request.number)
         right = mask_of(identity)[: SIDE * 3]
-        exchange.mask()[: len(right)] = right
-        answer = Answer(request.number, identity % 2 == 1, 0.9, float(identity), 0.5, [], 1, 0, len(right), struct.pack("<H", 1) * SIDE, (0, 0, 0, 0))
+        buffer.mask()[: len(right)] = right
+        index_of_rows = struct.pack("<H", 1) * SIDE
+        answer = PredictResponse(request.number, identity % 2 == 1, 0.9, float(identity), 0.5, [], 1, 0, len(right), index_of_rows, (0, 0, 0, 0))
         last, self._last = self._last, request.number
         match fault:
             case "is silent":
@@ -104,17 +113,17 @@ class FakeWorker:
             case "dies in the middle":
                 return False
             case "answers the one before":
-                send(channel, msgspec.structs.replace(answer, number=last))
+                send(connection, msgspec.structs.replace(answer, number=last))
             case "sends rubbish":
-                channel.send(b"\xc1 no message")
+                connection.send(b"\xc1 no message")
             case "says that it is ready":
-                send(channel, Ready("fake", True, "", "1"))
+                send(connection, Ready("fake", True, "", "1"))
             case "refuses with another number":
-                send(channel, Refusal(request.number + 1, "no", "request"))
+                send(connection, ErrorReply(request.number + 1, "no", "request"))
             case "finds no finite score":
-                send(channel, Refusal(request.number, "the score is nan", "model"))
+                send(connection, ErrorReply(request.number, "the score is nan", "model"))
             case _:
-                send(channel, answer)
+                send(connection, answer)
                 if fault == "answers twice":
-                    send(channel, answer)
+                    send(connection, answer)
         return True

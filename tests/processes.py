@@ -20,4 +20,4 @@ def bridge_pid(address: str) -> int:
 def worker_pids(address: str | None = None) -> list[int]:
     """Workers of an agent, or of all agents that this process started."""
     agents = children(os.getpid()) if address is None else [agent_pid(address)]
-    return [worker for agent in agents for worker in children(agent, "linewatch.edge_agent.worker")]
+    return [worker for agent in agents for worker in children(agent, "linewatch.edge_agent.workers.worker")]

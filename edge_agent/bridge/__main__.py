@@ -12,12 +12,20 @@ from typing import Any
 import msgspec
 import structlog
 
-from linewatch.edge_agent.bridge.messages import AreYouBusy, BridgeOptions, Busy, Configured, Serving, hear_agent, tell
+from linewatch.edge_agent.bridge.messages import (
+    BridgeOptions,
+    Configured,
+    RunningCalls,
+    RunningCallsQuery,
+    Serving,
+    receive_from_agent,
+    send,
+)
 from linewatch.edge_agent.bridge.publishing import Destination, DestinationError, Publisher
 from linewatch.edge_agent.log_lines import configure_logging
 
 log = structlog.get_logger()
-_BUSY_ANSWER_S = 2.0
+_ANSWER_S = 2.0
 _RECONNECT_S = 2.0
 
 
@@ -29,30 +37,30 @@ class Bridge:
         self._channel = socket.socket(fileno=options.channel)
         self._answered = threading.Condition()
         self._asked = 0
-        self._answer = Busy(0, 0)
+        self._answer = RunningCalls(0, 0)
         self._serving = threading.Event()
         self._ended = threading.Event()
         self._core: Any = None
 
     # --- the agent
 
-    def _tell(self, message: Configured | AreYouBusy) -> None:
+    def _send(self, message: Configured | RunningCallsQuery) -> None:
         try:
-            tell(self._channel, message)
+            send(self._channel, message)
         except OSError:
             self._ended.set()
 
     def configured(self, values: Mapping[str, Any]) -> None:
         """The core told the configuration."""
-        self._tell(Configured(dict(values)))
+        self._send(Configured(dict(values)))
 
     def busy(self) -> bool:
-        """Ask the agent whether pictures are being judged; one that does not answer in time is not asked again."""
+        """Ask the agent whether pictures are being inspected; one that does not answer in time is not asked again."""
         with self._answered:
             self._asked = number = self._asked + 1
-            self._tell(AreYouBusy(number))
+            self._send(RunningCallsQuery(number))
             # An answer that comes late is to an earlier question.
-            if not self._answered.wait_for(lambda: self._answer.number >= number, _BUSY_ANSWER_S):
+            if not self._answered.wait_for(lambda: self._answer.number >= number, _ANSWER_S):
                 return False
             return self._answer.calls > 0
 
@@ -63,8 +71,8 @@ class Bridge:
         for publisher in self._publishers():
             publisher.start()
         while True:
-            match hear_agent(self._channel):
-                case Busy() as answer:
+            match receive_from_agent(self._channel):
+                case RunningCalls() as answer:
                     with self._answered:
                         self._answer = answer
                         self._answered.notify_all()

@@ -14,8 +14,8 @@ from awsiot.greengrasscoreipc import connect
 from awsiot.greengrasscoreipc.clientv2 import GreengrassCoreIPCClientV2
 from awsiot.greengrasscoreipc.model import QOS, JsonMessage, PublishMessage, ReportedLifecycleState
 
-from linewatch.edge_agent.bridge.publishing import DestinationError, fill_in
-from linewatch.edge_agent.spool import Kept
+from linewatch.edge_agent.bridge.publishing import DestinationError, expand_topic
+from linewatch.edge_agent.results.spool import SpooledResult
 
 log = structlog.get_logger()
 _ANSWER_S = 10
@@ -31,7 +31,7 @@ class Core(LifecycleHandler):  # type: ignore[misc]
 
         Args:
             configured: told the component's configuration, now and whenever it changes.
-            busy: whether pictures are being judged; updates are put off then, for a minute at most.
+            busy: whether pictures are being inspected; updates are put off then, for a minute at most.
 
         Raises:
             DestinationError: the core does not answer, or does not know us.
@@ -92,7 +92,7 @@ class Core(LifecycleHandler):  # type: ignore[misc]
         if not wait:
             del self._deferring[wanted.deployment_id]
         self._attempt("DeferComponentUpdate", lambda: self._client.defer_component_update(
-            deployment_id=wanted.deployment_id, recheck_after_ms=wait, message="a picture is being judged" if wait else ""))  # fmt: skip
+            deployment_id=wanted.deployment_id, recheck_after_ms=wait, message="a picture is being inspected" if wait else ""))  # fmt: skip
 
     def serving(self) -> None:
         """Tell the core that the component runs."""
@@ -134,9 +134,9 @@ class CoreTopic:
         self._core, self._topic, self._iot = core, topic, iot
         self.name = f"{'iot' if iot else 'local'}:{topic}"
 
-    def publish(self, result: Kept) -> None:
+    def publish(self, result: SpooledResult) -> None:
         """See `Destination`."""
-        topic = fill_in(self._topic, os.environ.get("AWS_IOT_THING_NAME", "device"), result.model)
+        topic = expand_topic(self._topic, os.environ.get("AWS_IOT_THING_NAME", "device"), result.model)
         if self._iot:
             self._core().publish_to_iot(topic, result.body)
         else:

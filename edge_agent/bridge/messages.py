@@ -4,7 +4,7 @@ import socket
 
 import msgspec
 
-from linewatch.edge_agent.channel import receive_bytes
+from linewatch.edge_agent.socket_pair import receive_message
 
 
 class BridgeOptions(msgspec.Struct, frozen=True):
@@ -45,13 +45,13 @@ class Configured(msgspec.Struct, frozen=True, tag=True):
     values: dict[str, object]
 
 
-class AreYouBusy(msgspec.Struct, frozen=True, tag=True):
-    """Bridge: the core wants to update something; are pictures being judged? The answer has the question's number."""
+class RunningCallsQuery(msgspec.Struct, frozen=True, tag=True):
+    """Bridge: the core wants to update something; are pictures being inspected? The answer has the question's number."""
 
     number: int
 
 
-class Busy(msgspec.Struct, frozen=True, tag=True):
+class RunningCalls(msgspec.Struct, frozen=True, tag=True):
     """Agent: calls that workers have now."""
 
     number: int
@@ -62,14 +62,14 @@ class Serving(msgspec.Struct, frozen=True, tag=True):
     """Agent: the socket is bound and calls are taken."""
 
 
-FromBridge = Configured | AreYouBusy
-FromAgent = Busy | Serving
+FromBridge = Configured | RunningCallsQuery
+FromAgent = RunningCalls | Serving
 _ENCODER = msgspec.msgpack.Encoder()
 _FROM_BRIDGE = msgspec.msgpack.Decoder(FromBridge)
 _FROM_AGENT = msgspec.msgpack.Decoder(FromAgent)
 
 
-def tell(channel: socket.socket, message: FromBridge | FromAgent) -> None:
+def send(channel: socket.socket, message: FromBridge | FromAgent) -> None:
     """Send one message.
 
     Raises:
@@ -78,13 +78,13 @@ def tell(channel: socket.socket, message: FromBridge | FromAgent) -> None:
     channel.send(_ENCODER.encode(message))
 
 
-def hear_bridge(channel: socket.socket) -> FromBridge | None:
+def receive_from_bridge(channel: socket.socket) -> FromBridge | None:
     """Agent: the next message; None when the bridge is gone."""
-    data = receive_bytes(channel)
+    data = receive_message(channel)
     return _FROM_BRIDGE.decode(data) if data else None
 
 
-def hear_agent(channel: socket.socket) -> FromAgent | None:
+def receive_from_agent(channel: socket.socket) -> FromAgent | None:
     """Bridge: the next message; None when the agent is gone."""
-    data = receive_bytes(channel)
+    data = receive_message(channel)
     return _FROM_AGENT.decode(data) if data else None

@@ -7,8 +7,8 @@ from urllib.parse import urlsplit
 from awscrt import io, mqtt
 
 from linewatch.edge_agent.bridge.messages import BridgeOptions
-from linewatch.edge_agent.bridge.publishing import DestinationError, fill_in
-from linewatch.edge_agent.spool import Kept
+from linewatch.edge_agent.bridge.publishing import DestinationError, expand_topic
+from linewatch.edge_agent.results.spool import SpooledResult
 
 _ANSWER_S = 10
 ENVIRONMENT = "LINEWATCH_MQTT_PASSWORD"
@@ -44,12 +44,12 @@ class BrokerTopic:
         connection.connect().result(_ANSWER_S)
         return connection
 
-    def publish(self, result: Kept) -> None:
+    def publish(self, result: SpooledResult) -> None:
         """See `Destination`."""
         try:
             if self._connection is None:
                 self._connection = self._connect()
-            topic = fill_in(self._options.mqtt_topic, self._thing, result.model)
+            topic = expand_topic(self._options.mqtt_topic, self._thing, result.model)
             sent, _ = self._connection.publish(topic, result.body, mqtt.QoS.AT_LEAST_ONCE)
             sent.result(_ANSWER_S)
         except Exception as error:  # awscrt raises many kinds, some of them bare

@@ -8,7 +8,7 @@ from typing import Protocol
 
 import structlog
 
-from linewatch.edge_agent.spool import Kept, Spool
+from linewatch.edge_agent.results.spool import Spool, SpooledResult
 
 log = structlog.get_logger()
 _BATCH = 100
@@ -28,7 +28,7 @@ class Destination(Protocol):
         """For the log, and for what the spool notes of it: stays the same over restarts."""
         ...
 
-    def publish(self, result: Kept) -> None:
+    def publish(self, result: SpooledResult) -> None:
         """Hand over one result and wait until it is taken.
 
         Raises:
@@ -41,7 +41,14 @@ class Publisher:
     """A thread that empties a spool into one destination. What is taken twice after a kill, is taken twice: at least once is promised."""
 
     def __init__(self, folder: Path, keep: int, destination: Destination, all_names: list[str]) -> None:
-        """Publish what `folder` has; `all_names` are the destinations that need a result before it is removed."""
+        """Publish what a spool has, from `start` on.
+
+        Args:
+            folder: of the spool.
+            keep: results that it keeps.
+            destination: to publish to.
+            all_names: of the destinations that need a result before it is removed.
+        """
         self._folder, self._keep, self._destination, self._all_names = folder, keep, destination, all_names
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._run, name=destination.name, daemon=True)
@@ -81,6 +88,12 @@ class Publisher:
 def publish_batch(spool: Spool, destination: Destination, all_names: list[str], ended: Callable[[], bool] = lambda: False) -> int:
     """Publish some of what a destination does not have yet; returns how many.
 
+    Args:
+        spool: where results are kept; those that all destinations have are removed.
+        destination: to publish to.
+        all_names: of all destinations, this one among them.
+        ended: whether to stop before the next result.
+
     Raises:
         DestinationError: a result was not taken; those before it were.
     """
@@ -99,6 +112,6 @@ def publish_batch(spool: Spool, destination: Destination, all_names: list[str], 
     return done
 
 
-def fill_in(topic: str, thing: str, model: str) -> str:
+def expand_topic(topic: str, thing: str, model: str) -> str:
     """A topic with its places filled: {thing} and {model}."""
     return topic.replace("{thing}", thing).replace("{model}", model)

@@ -20,7 +20,7 @@ class Carrier(Protocol):
 
     peer: Peer
 
-    def leave_reading(self) -> bool:
+    def hand_over_reading(self) -> bool:
         """See `Call.about_to_wait`."""
         ...
 
@@ -72,7 +72,7 @@ class Call:
 
         Returns whether one does. When there are too many threads none does, and it is read again after this call.
         """
-        if self.reads and self._carrier.leave_reading():
+        if self.reads and self._carrier.hand_over_reading():
             self.reads = False
         return not self.reads
 

@@ -4,13 +4,11 @@ What it takes from a peer is bounded before memory is: header blocks, frames, st
 connection with the code that RFC 9113 names (ConnectionFaultError), what is wrong with a request ends its stream.
 """
 
-import struct
-from collections import OrderedDict
 from collections.abc import Callable
-from dataclasses import dataclass
 
-from linewatch.edge_agent.http2 import pace
+from linewatch.edge_agent.http2 import rate_limit
 from linewatch.edge_agent.http2.budget import SMALL_BYTES, Account
+from linewatch.edge_agent.http2.closed_streams import ClosedStreams
 from linewatch.edge_agent.http2.fields import (
     FieldDecoder,
     MalformedError,
@@ -20,9 +18,7 @@ from linewatch.edge_agent.http2.fields import (
     size,
 )
 from linewatch.edge_agent.http2.frames import (
-    LARGEST_MAX_FRAME,
     LARGEST_WINDOW,
-    SMALLEST_MAX_FRAME,
     ConnectionFaultError,
     ErrorCode,
     Flag,
@@ -30,36 +26,20 @@ from linewatch.edge_agent.http2.frames import (
     Setting,
     expect,
     frame,
+    read_settings,
     reset,
     settings_frame,
     window_update,
 )  # fmt: skip
+from linewatch.edge_agent.http2.limits import ConnectionLimits
 from linewatch.edge_agent.http2.messages import Expected, MessageReader
 from linewatch.edge_agent.http2.reading import Block, FrameReader, depends_on
 from linewatch.edge_agent.http2.sending import DEFAULT_WINDOW, Sender
 from linewatch.edge_agent.http2.status import Status, StatusError
-from linewatch.edge_agent.http2.streams import Buffer, Event, Happening, Stream
+from linewatch.edge_agent.http2.streams import Buffer, Event, Stream, StreamEvent
 
 _STATUS_ONLY = {415: b"\x08\x03415", 405: b"\x08\x03405"}
 """Header blocks: `:status`, by the name of the static table's index 8, with a value of its own."""
-_REMEMBERED = 256
-
-
-@dataclass(frozen=True, slots=True)
-class ConnectionLimits:
-    """What one peer may take.
-
-    Attributes:
-        streams: calls at a time; the next one is refused, and gRPC's clients wait or try again.
-        header_bytes: of one call's headers; packed, it is a quarter more at most.
-        frame_bytes: of a DATA frame; other frames may have gRPC's usual 16 KiB.
-        window: bytes of a message that may come before its length is known.
-    """
-
-    streams: int = 32
-    header_bytes: int = 12 * 1024
-    frame_bytes: int = 1024 * 1024
-    window: int = 1024 * 1024
 
 
 class Connection:
@@ -67,7 +47,7 @@ class Connection:
 
     Attributes:
         streams: open ones, and closed ones that a handler works on; by number.
-        cost: of what came since it was last set to nothing; see `pace`.
+        cost: of what came since it was last set to nothing; see `rate_limit`.
         sender: what goes out.
     """
 
@@ -86,8 +66,7 @@ class Connection:
         self._data: Stream | None = None
         self._data_ends = False
         self._last = 0
-        self._ended: OrderedDict[int, bool] = OrderedDict()  # streams that are over: whether the peer may not know that yet
-        self._forgotten = 0
+        self._over = ClosedStreams()
         self._receive_window = LARGEST_WINDOW
         self.streams: dict[int, Stream] = {}
         self.cost = 0.0
@@ -110,7 +89,7 @@ class Connection:
         """
         events: list[Event] = []
         self._events = events
-        self.cost += pace.READ
+        self.cost += rate_limit.READ
         try:
             self._reader.feed(data)
         except ConnectionFaultError as fault:
@@ -121,8 +100,18 @@ class Connection:
     # --- frames, see `reading.Frames`
 
     def frame(self, kind: int, flags: int, number: int, payload: memoryview) -> None:
-        """A frame that is neither DATA nor of a header block's first."""
-        self.cost += pace.FRAME
+        """See `Frames`: a frame that is neither DATA nor a header block's first.
+
+        Args:
+            kind: its type.
+            flags: see `Flag`.
+            number: of its stream.
+            payload: all of it.
+
+        Raises:
+            ConnectionFaultError: RFC 9113 forbids it.
+        """
+        self.cost += rate_limit.FRAME
         match kind:
             case FrameType.SETTINGS:
                 self._settings(flags, number, payload)
@@ -130,7 +119,7 @@ class Connection:
                 expect(len(payload) == 8, ErrorCode.FRAME_SIZE_ERROR, "PING of another length than 8")
                 expect(number == 0, ErrorCode.PROTOCOL_ERROR, "PING on a stream")
                 if not flags & Flag.ACK:
-                    self.cost += pace.SMALL
+                    self.cost += rate_limit.SMALL
                     self.sender.out += frame(FrameType.PING, Flag.ACK, 0, bytes(payload))
             case FrameType.WINDOW_UPDATE:
                 self._window_update(number, payload)
@@ -139,7 +128,7 @@ class Connection:
                 stream = self._open_stream(kind, number)
                 if stream is not None:
                     self._end(stream, crossing=False)
-                    self._events.append((Happening.RESET, stream))
+                    self._events.append((StreamEvent.RESET, stream))
             case FrameType.PRIORITY:
                 expect(number > 0, ErrorCode.PROTOCOL_ERROR, "PRIORITY of the connection")
                 expect(len(payload) == 5, ErrorCode.FRAME_SIZE_ERROR, "PRIORITY of another length than 5")
@@ -156,11 +145,9 @@ class Connection:
         if flags & Flag.ACK:
             expect(not payload, ErrorCode.FRAME_SIZE_ERROR, "an acknowledgement with settings in it")
             return
-        expect(len(payload) % 6 == 0, ErrorCode.FRAME_SIZE_ERROR, "SETTINGS of a length that is no multiple of 6")
-        self.cost += pace.SMALL + len(payload)
-        for key, value in struct.iter_unpack(">HI", payload):
+        self.cost += rate_limit.SMALL + len(payload)
+        for key, value in read_settings(payload):
             if key == Setting.INITIAL_WINDOW_SIZE:
-                expect(value <= LARGEST_WINDOW, ErrorCode.FLOW_CONTROL_ERROR, "a window of more than 2^31 - 1 bytes")
                 for stream in self.streams.values():
                     stream.send_window += value - self.sender.initial_window
                     expect(stream.send_window <= LARGEST_WINDOW, ErrorCode.FLOW_CONTROL_ERROR, "a window of more than 2^31 - 1 bytes")
@@ -169,10 +156,7 @@ class Connection:
             elif key == Setting.HEADER_TABLE_SIZE:
                 self.sender.table_size_changed()
             elif key == Setting.MAX_FRAME_SIZE:
-                expect(SMALLEST_MAX_FRAME <= value <= LARGEST_MAX_FRAME, ErrorCode.PROTOCOL_ERROR, "MAX_FRAME_SIZE out of its range")
                 self.sender.frame_bytes = value
-            elif key == Setting.ENABLE_PUSH:
-                expect(value <= 1, ErrorCode.PROTOCOL_ERROR, "ENABLE_PUSH is neither 0 nor 1")
         self.sender.out += frame(FrameType.SETTINGS, Flag.ACK, 0)
 
     def _window_update(self, number: int, payload: memoryview) -> None:
@@ -200,11 +184,7 @@ class Connection:
             return stream
         expect(number % 2 == 1 and number <= self._last, ErrorCode.PROTOCOL_ERROR, "a frame of a stream that never was")
         if kind in (FrameType.DATA, FrameType.HEADERS):
-            if number <= self._forgotten:
-                return None
-            crossing = self._ended.get(number)
-            expect(crossing is not None, ErrorCode.PROTOCOL_ERROR, "a frame of a stream that was skipped")
-            expect(crossing is True, ErrorCode.STREAM_CLOSED, "a frame of a stream that is closed")
+            self._over.expect_crossing(number)
         return None
 
     # --- headers
@@ -212,14 +192,14 @@ class Connection:
     def block(self, block: Block) -> None:
         """A header block: of a request, or behind its body."""
         fields = self._decoder.decode(block.data)
-        cost = pace.FRAME + pace.header_block(len(block.data), len(fields))
+        cost = rate_limit.FRAME + rate_limit.header_block(len(block.data), len(fields))
         self.cost += cost
         if block.number > self._last:
             self._last = block.number
             stream = self._open(block, fields)
             if stream is not None:
                 stream.cost += cost
-                self._spend(stream, pace.CALL)
+                self._spend(stream, rate_limit.CALL)
                 if block.ends:
                     self._end_request(stream)
             return
@@ -241,7 +221,7 @@ class Connection:
 
     def _open(self, block: Block, fields: list[tuple[str, str]]) -> Stream | None:
         if self.sender.leaving:  # GOAWAY named an earlier stream as the last: the client knows that this one was not looked at
-            self._remember(block.number, crossing=True)
+            self._over.add(block.number, crossing=True)
             return None
         try:
             if block.on_itself:
@@ -274,19 +254,30 @@ class Connection:
         elif expected is None:
             self.finish(stream, Status.UNIMPLEMENTED, f"there is no method {headers[':path'][:200]!r}")
         else:
-            self._events.append((Happening.OPENED, stream))
+            self._events.append((StreamEvent.OPENED, stream))
         return stream
 
     def _refuse(self, block: Block, answer: bytes) -> None:
         """End a stream that there will be no call on."""
         self.sender.out += answer
-        self._remember(block.number, crossing=not block.ends)
-        self.cost += pace.CALL
+        self._over.add(block.number, crossing=not block.ends)
+        self.cost += rate_limit.CALL
 
     # --- bodies, see `reading.Frames`
 
     def begin_data(self, kind: int, number: int, length: int, body: int, *, ends: bool) -> None:
-        """A frame begins that is DATA, or that nobody knows and that is passed over (RFC 9113, section 5.5)."""
+        """See `Frames`: a frame begins that is DATA, or that nobody knows and that is passed over (RFC 9113, section 5.5).
+
+        Args:
+            kind: its type.
+            number: of its stream.
+            length: of the payload, in bytes.
+            body: bytes of what is not padding.
+            ends: whether the stream's request ends with it.
+
+        Raises:
+            ConnectionFaultError: more DATA than a window allows, or on a stream that is not open.
+        """
         self._data = stream = self._open_stream(kind, number) if kind == FrameType.DATA else None
         if kind == FrameType.DATA:
             expect(length <= self._receive_window, ErrorCode.FLOW_CONTROL_ERROR, "more DATA than the connection's window")
@@ -295,9 +286,9 @@ class Connection:
                 self.sender.out += window_update(0, LARGEST_WINDOW - self._receive_window)
                 self._receive_window = LARGEST_WINDOW
         if stream is None:
-            self.cost += pace.DATA + length / 64
+            self.cost += rate_limit.DATA + length / 64
             return
-        self._spend(stream, pace.DATA)
+        self._spend(stream, rate_limit.DATA)
         stream.receive_window -= length
         expect(stream.receive_window >= 0, ErrorCode.FLOW_CONTROL_ERROR, "more DATA than the stream's window")
         self._data_ends = ends
@@ -320,7 +311,7 @@ class Connection:
             stream.reader.feed(part)
         except StatusError as error:
             self.finish(stream, error.status, str(error))
-            self._events.append((Happening.RESET, stream))
+            self._events.append((StreamEvent.RESET, stream))
             return
         if not self._data_ends:
             self._widen(stream, coming)
@@ -346,9 +337,9 @@ class Connection:
             self._reset(stream, ErrorCode.PROTOCOL_ERROR)
         elif stream.reader.missing:
             self.finish(stream, Status.INVALID_ARGUMENT, f"the request ended {stream.reader.missing} bytes before its message did")
-            self._events.append((Happening.RESET, stream))
+            self._events.append((StreamEvent.RESET, stream))
         else:
-            self._events.append((Happening.ENDED, stream))
+            self._events.append((StreamEvent.ENDED, stream))
 
     # --- how streams end
 
@@ -356,7 +347,7 @@ class Connection:
         if not stream.closed:
             self.sender.out += reset(stream.number, code)
             self._end(stream, crossing=True)
-            self._events.append((Happening.RESET, stream))
+            self._events.append((StreamEvent.RESET, stream))
 
     def _answered(self, stream: Stream) -> None:
         """The answer is written. What else the peer sends is not looked at: RFC 9113, section 8.1."""
@@ -368,14 +359,9 @@ class Connection:
         """Nothing more is sent on this stream. One that a handler works on goes on counting: a peer that opens and resets gains nothing."""
         stream.closed = True
         self.sender.drop(stream)
-        self._remember(stream.number, crossing=crossing)
+        self._over.add(stream.number, crossing=crossing)
         if not stream.busy:
             self.forget(stream)
-
-    def _remember(self, number: int, *, crossing: bool) -> None:
-        self._ended[number] = crossing
-        if len(self._ended) > _REMEMBERED:
-            self._forgotten = max(self._forgotten, self._ended.popitem(last=False)[0])
 
     def forget(self, stream: Stream) -> None:
         """No handler works on it any more: its memory is free, and its place when it is closed."""
@@ -411,7 +397,7 @@ class Connection:
         """What is to be sent now, of about `most` bytes."""
         return self.sender.take(most)
 
-    def leave(self) -> None:
+    def go_away(self) -> None:
         """Say that no further calls are taken; those that are here are answered."""
         if not self.sender.leaving:
             self.sender.go_away(self._last, ErrorCode.NO_ERROR)

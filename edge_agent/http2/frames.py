@@ -1,7 +1,7 @@
 """HTTP/2 frames as bytes: their names, and how ours are written. Pure."""
 
 import struct
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from enum import IntEnum, IntFlag
 
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
@@ -75,18 +75,49 @@ def expect(holds: bool, code: ErrorCode, message: str) -> None:
 
 
 def frame_header(length: int, kind: FrameType, flags: int, stream: int) -> bytes:
-    """The 9 bytes before a payload."""
+    """The 9 bytes before a payload.
+
+    Args:
+        length: of the payload, in bytes.
+        kind: of the frame.
+        flags: see `Flag`.
+        stream: its number; 0 for the connection.
+    """
     return struct.pack(">BHBBI", length >> 16, length & 0xFFFF, kind, flags, stream)
 
 
 def frame(kind: FrameType, flags: int, stream: int, payload: bytes = b"") -> bytes:
-    """A whole frame."""
+    """A whole frame.
+
+    Args:
+        kind: of the frame.
+        flags: see `Flag`.
+        stream: its number; 0 for the connection.
+        payload: behind the header.
+    """
     return frame_header(len(payload), kind, flags, stream) + payload
 
 
 def settings_frame(values: Mapping[Setting, int]) -> bytes:
     """A SETTINGS frame."""
     return frame(FrameType.SETTINGS, 0, 0, b"".join(struct.pack(">HI", key, value) for key, value in values.items()))
+
+
+def read_settings(payload: memoryview) -> Iterator[tuple[int, int]]:
+    """The settings of a SETTINGS frame, one after the other, each checked; unknown ones among them.
+
+    Raises:
+        ConnectionFaultError: a value is none that its setting may have, or the frame has no whole number of settings.
+    """
+    expect(len(payload) % 6 == 0, ErrorCode.FRAME_SIZE_ERROR, "SETTINGS of a length that is no multiple of 6")
+    for key, value in struct.iter_unpack(">HI", payload):
+        if key == Setting.INITIAL_WINDOW_SIZE:
+            expect(value <= LARGEST_WINDOW, ErrorCode.FLOW_CONTROL_ERROR, "a window of more than 2^31 - 1 bytes")
+        elif key == Setting.MAX_FRAME_SIZE:
+            expect(SMALLEST_MAX_FRAME <= value <= LARGEST_MAX_FRAME, ErrorCode.PROTOCOL_ERROR, "MAX_FRAME_SIZE out of its range")
+        elif key == Setting.ENABLE_PUSH:
+            expect(value <= 1, ErrorCode.PROTOCOL_ERROR, "ENABLE_PUSH is neither 0 nor 1")
+        yield key, value
 
 
 def window_update(stream: int, increment: int) -> bytes:

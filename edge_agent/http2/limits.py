@@ -2,8 +2,24 @@
 
 from dataclasses import dataclass, field
 
-from linewatch.edge_agent.http2.connection import ConnectionLimits
-from linewatch.edge_agent.http2.pace import Allowance
+from linewatch.edge_agent.http2.rate_limit import Allowance
+
+
+@dataclass(frozen=True, slots=True)
+class ConnectionLimits:
+    """What one peer may take.
+
+    Attributes:
+        streams: calls at a time; the next one is refused, and gRPC's clients wait or try again.
+        header_bytes: of one call's headers; packed, it is a quarter more at most.
+        frame_bytes: of a DATA frame; other frames may have gRPC's usual 16 KiB.
+        window: bytes of a message that may come before its length is known.
+    """
+
+    streams: int = 32
+    header_bytes: int = 12 * 1024
+    frame_bytes: int = 1024 * 1024
+    window: int = 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)

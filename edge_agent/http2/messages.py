@@ -23,14 +23,14 @@ class Expected:
         messages: of one call that may be here and not taken yet; one for a call that has one request.
         streaming: whether more come after those that were taken.
         awaited: whether a server that stops waits for such calls.
-        worth_it: whether what a call cost is given back when it was answered; see `pace`.
+        refunded: whether what a call cost is given back when it was answered; see `rate_limit`.
     """
 
     largest: int
     messages: int = 1
     streaming: bool = False
     awaited: bool = True
-    worth_it: bool = False
+    refunded: bool = False
 
 
 class MessageReader:

@@ -38,7 +38,17 @@ class Frames(Protocol):
     """What takes frames."""
 
     def frame(self, kind: int, flags: int, number: int, payload: memoryview) -> None:
-        """A whole frame that is none of the others."""
+        """A whole frame that is none of the others.
+
+        Args:
+            kind: its type.
+            flags: see `Flag`.
+            number: of its stream.
+            payload: all of it.
+
+        Raises:
+            ConnectionFaultError: RFC 9113 forbids it.
+        """
         ...
 
     def block(self, block: Block) -> None:

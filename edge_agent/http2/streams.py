@@ -9,7 +9,7 @@ from linewatch.edge_agent.http2.messages import MessageReader
 Buffer = bytes | bytearray | memoryview
 
 
-class Happening(Enum):
+class StreamEvent(Enum):
     """What became of a stream."""
 
     OPENED = auto()
@@ -60,4 +60,4 @@ class Stream:
     moved: int = 0
 
 
-Event = tuple[Happening, Stream]
+Event = tuple[StreamEvent, Stream]

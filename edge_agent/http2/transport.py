@@ -38,16 +38,16 @@ def peer_of(connection: socket.socket) -> Peer:
     return Peer(uid, f"uid {uid}")
 
 
-class Seal(Protocol):
-    """From plain bytes to those on the wire, and back. One thread unseals and one seals at a time; both may do so together.
+class Transport(Protocol):
+    """From plain bytes to those on the wire, and back. One thread unwraps and one wraps at a time; both may do so together.
 
     Attributes:
-        records: that were unsealed last.
+        records: that were unwrapped last.
     """
 
     records: int
 
-    def unsealed(self, data: memoryview) -> memoryview | None:
+    def unwrap(self, data: memoryview) -> memoryview | None:
         """What came, in plain; None at the end.
 
         Raises:
@@ -55,7 +55,7 @@ class Seal(Protocol):
         """
         ...
 
-    def sealed(self, parts: Sequence[Buffer]) -> Sequence[Buffer]:
+    def wrap(self, parts: Sequence[Buffer]) -> Sequence[Buffer]:
         """What is to be sent, as it goes on the wire.
 
         Raises:
@@ -69,12 +69,12 @@ class Plain:
 
     records = 0
 
-    def unsealed(self, data: memoryview) -> memoryview | None:
-        """See `Seal`."""
+    def unwrap(self, data: memoryview) -> memoryview | None:
+        """See `Transport`."""
         return data
 
-    def sealed(self, parts: Sequence[Buffer]) -> Sequence[Buffer]:
-        """See `Seal`."""
+    def wrap(self, parts: Sequence[Buffer]) -> Sequence[Buffer]:
+        """See `Transport`."""
         return parts
 
 
@@ -87,7 +87,7 @@ class Tls:
         self._lock = threading.Lock()
         self.records = 0
 
-    def shake_hands(self, connection: socket.socket) -> Peer:
+    def handshake(self, connection: socket.socket) -> Peer:
         """Before anything else; takes as long as the socket lives.
 
         Raises:
@@ -113,8 +113,8 @@ class Tls:
             raise OSError("the peer did not agree to HTTP/2 (ALPN h2)")
         return Peer(None, f"certificate {_common_name(self._tls.getpeercert() or {})}")
 
-    def unsealed(self, data: memoryview) -> memoryview | None:
-        """See `Seal`."""
+    def unwrap(self, data: memoryview) -> memoryview | None:
+        """See `Transport`."""
         plain: list[bytes] = []
         with self._lock:
             self._incoming.write(data)
@@ -131,8 +131,8 @@ class Tls:
                     return memoryview(b"".join(plain)) if plain else None
                 plain.append(part)
 
-    def sealed(self, parts: Sequence[Buffer]) -> Sequence[Buffer]:
-        """See `Seal`."""
+    def wrap(self, parts: Sequence[Buffer]) -> Sequence[Buffer]:
+        """See `Transport`."""
         with self._lock:
             self._tls.write(b"".join(parts))
             return [self._outgoing.read()]

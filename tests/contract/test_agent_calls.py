@@ -21,9 +21,9 @@ from linewatch.anomaly_model.picture import read_picture
 from linewatch.anomaly_model.runtime_onnx import OnnxRuntime
 from linewatch.commands.demo import running_agent
 from linewatch.edge_agent.client import AgentCallError, AgentClient, SharedFrame
+from linewatch.edge_agent.models.states import State
 from linewatch.edge_agent.protos import edge_agent_pb2 as pb
-from linewatch.edge_agent.shared_memory import SEGMENTS
-from linewatch.edge_agent.states import State
+from linewatch.edge_agent.workers.shared_memory import SEGMENTS
 from linewatch.packager.package import Package
 
 

@@ -13,8 +13,8 @@ import pytest
 
 from benchmarks.processes import free_port
 from linewatch.edge_agent.client import AgentClient
+from linewatch.edge_agent.models.states import State
 from linewatch.edge_agent.protos import edge_agent_pb2 as pb
-from linewatch.edge_agent.states import State
 from tests.contract.test_agent_calls import raw, refused, running_agent_with
 from tests.processes import worker_pids
 
@@ -67,7 +67,7 @@ def test_only_allowed_users_may_call(models: Path) -> None:
         assert "allowed_users" in str(error)
 
 
-def test_a_model_without_calls_dozes_and_wakes(models: Path, picture: np.ndarray) -> None:
+def test_a_model_without_calls_is_idle_stopped_and_starts_again(models: Path, picture: np.ndarray) -> None:
     with running_agent_with(models, LINEWATCH_AGENT_IDLE_STOP_S="1", LINEWATCH_AGENT_RESCAN_S="1") as address, AgentClient(address) as client:
         client.wait_until_listening(30)
         client.start("parts")
@@ -82,7 +82,7 @@ def test_a_model_without_calls_dozes_and_wakes(models: Path, picture: np.ndarray
         assert refused(client, "DetectAnomalies", raw(64, 64)).code == "FAILED_PRECONDITION", "a client's word is the last"
 
 
-def test_several_workers_judge_at_a_time_and_one_may_die(models: Path, picture: np.ndarray) -> None:
+def test_several_workers_inspect_at_a_time_and_one_may_die(models: Path, picture: np.ndarray) -> None:
     with running_agent_with(models, LINEWATCH_AGENT_CONCURRENCY="2", LINEWATCH_AGENT_CPUS="0-1") as address, AgentClient(address) as client:
         client.wait_until_listening(30)
         client.start("parts")

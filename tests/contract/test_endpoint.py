@@ -18,13 +18,13 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from benchmarks.http2_frames import DATA, END_HEADERS, END_STREAM, HEADERS, frame, hello, message, request_block
-from linewatch.edge_agent.endpoint import Endpoint, Method, Unary
+from linewatch.edge_agent.api.endpoint import Endpoint, Method, Unary
+from linewatch.edge_agent.api.side_services import Health, reflection_methods
+from linewatch.edge_agent.api.sockets import bind, tls_context
 from linewatch.edge_agent.errors import UnknownModelError
 from linewatch.edge_agent.http2.calls import Call
 from linewatch.edge_agent.http2.limits import ServerLimits
 from linewatch.edge_agent.settings import Settings
-from linewatch.edge_agent.side_services import Health, reflection_methods
-from linewatch.edge_agent.sockets import bind, tls_context
 from tests.certificates import Authority
 
 LARGEST = 8 * 1024 * 1024

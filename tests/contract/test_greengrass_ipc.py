@@ -102,7 +102,7 @@ def test_a_small_core_lacks_operations_and_a_wrong_token_all_of_them(models: Pat
     assert core.states == ["RUNNING"]
 
 
-def test_updates_wait_while_a_picture_is_judged(models: Path, core: Core, tmp_path: Path) -> None:
+def test_updates_wait_while_a_picture_is_inspected(models: Path, core: Core, tmp_path: Path) -> None:
     large = np.zeros((3000, 3000, 3), np.uint8)
     with agent(models, core, tmp_path) as client:
         core.wait(lambda: core.states == ["RUNNING"])
@@ -130,7 +130,7 @@ def test_updates_wait_while_a_picture_is_judged(models: Path, core: Core, tmp_pa
             busy.join(30)
         waits = [answer["recheckAfterMs"] for answer in core.deferred[1:]]
         assert max(waits) == 2000
-        assert any(answer["message"] == "a picture is being judged" for answer in core.deferred[1:])
+        assert any(answer["message"] == "a picture is being inspected" for answer in core.deferred[1:])
 
 
 def test_what_cannot_be_served_is_tried_again_when_it_is_mended(models: Path, core: Core, tmp_path: Path) -> None:

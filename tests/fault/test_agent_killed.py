@@ -15,9 +15,9 @@ import numpy as np
 import pytest
 
 from linewatch.edge_agent.client import AgentCallError, AgentClient
-from linewatch.edge_agent.running import RunningModels
-from linewatch.edge_agent.spool import Spool
-from linewatch.edge_agent.states import State
+from linewatch.edge_agent.models.running import RunningModels
+from linewatch.edge_agent.models.states import State
+from linewatch.edge_agent.results.spool import Spool
 from tests.fault.test_processes import wait_for_state
 
 pytestmark = pytest.mark.fault
@@ -27,7 +27,7 @@ ROUNDS = 4
 WRITER = """
 import os, signal, sys
 from pathlib import Path
-from linewatch.edge_agent.running import RunningModels
+from linewatch.edge_agent.models.running import RunningModels
 
 models, function, calls = RunningModels(Path(sys.argv[1])), sys.argv[2], int(sys.argv[3])
 real, counted = getattr(os, function), [0]

@@ -21,8 +21,8 @@ from benchmarks.http2_frames import PING, frame, hello
 from benchmarks.processes import resident_mib
 from linewatch.commands.demo import running_agent
 from linewatch.edge_agent.client import AgentCallError, AgentClient, SharedFrame
+from linewatch.edge_agent.models.states import State
 from linewatch.edge_agent.protos import edge_agent_pb2 as pb
-from linewatch.edge_agent.states import State
 from tests.clock import jumping_clock
 from tests.contract.test_agent_calls import running_agent_with
 from tests.processes import agent_pid, worker_pids
@@ -308,7 +308,7 @@ def test_a_clock_that_jumps_changes_no_answer_and_no_order(models: Path, tmp_pat
             client.start("parts")
         assert client.describe("parts").status == State.RUNNING
         time.sleep(0.5)
-    from linewatch.edge_agent.spool import Spool
+    from linewatch.edge_agent.results.spool import Spool
 
     kept = Spool(tmp_path / "spool", 1000).after("test", 100)
     assert [result.number for result in kept] == list(range(1, 22))

@@ -17,13 +17,14 @@ import pytest
 from benchmarks.processes import children
 from linewatch.anomaly_model.bundle import Bundle, open_bundle
 from linewatch.commands.demo import running_agent
-from linewatch.edge_agent.channel import MARKS_OFFSET
 from linewatch.edge_agent.client import AgentCallError, AgentClient, SharedFrame
 from linewatch.edge_agent.errors import InvalidRequestError
-from linewatch.edge_agent.model_host import ModelHost
+from linewatch.edge_agent.models.host import ModelHost
+from linewatch.edge_agent.models.states import State
 from linewatch.edge_agent.settings import Settings
-from linewatch.edge_agent.shared_memory import open_segment
-from linewatch.edge_agent.states import State
+from linewatch.edge_agent.workers.prediction import PictureRequest
+from linewatch.edge_agent.workers.shared_buffer import MARKS_OFFSET
+from linewatch.edge_agent.workers.shared_memory import open_segment
 from tests.callers import Patient
 from tests.contract.test_agent_calls import running_agent_with
 from tests.processes import worker_pids
@@ -91,10 +92,10 @@ def test_calls_that_a_killed_worker_had_not_begun_go_to_the_next_one(models: Pat
 
 
 def begun(worker: int) -> bytes:
-    """Which requests this worker has begun with, on all its lanes: see `linewatch.edge_agent.channel.Exchange`."""
+    """Which requests this worker has begun with, on all its channels: see `linewatch.edge_agent.workers.shared_buffer.SharedBuffer`."""
     marks = b""
     for path in sorted(Path(f"/proc/{worker}/fd").iterdir()):
-        if "linewatch-exchange" in str(path.readlink()):
+        if "linewatch-shared-buffer" in str(path.readlink()):
             with path.open("rb") as memory:
                 memory.seek(MARKS_OFFSET + 8)
                 marks += memory.read(8)
@@ -187,11 +188,11 @@ def test_a_full_shared_memory_refuses_the_mask_and_keeps_the_model(models: Path,
             time.sleep(0.02)
         with open_segment(frame.name, BLANK.nbytes, BLANK.nbytes, rows=(BLANK.nbytes, 1), caller=os.getuid(), writable=True) as mask:
             with monkeypatch.context() as patch:
-                patch.setattr("linewatch.edge_agent.mask.os.pwritev", full)
+                patch.setattr("linewatch.edge_agent.workers.mask.os.pwritev", full)
                 with pytest.raises(InvalidRequestError, match="No space left"):
-                    host.detect(Patient(), 320, 240, BLANK.tobytes(), mask)
+                    host.predict(PictureRequest(320, 240, BLANK.tobytes(), mask), Patient())
             assert host.status[0] is State.RUNNING
-            host.detect(Patient(), 320, 240, BLANK.tobytes(), mask)
+            host.predict(PictureRequest(320, 240, BLANK.tobytes(), mask), Patient())
     finally:
         frame.close()
         host.shut_down()

@@ -36,11 +36,11 @@ HUNG_S = 60.0
 AGENT = """
 import os, random, sys
 from pathlib import Path
-from linewatch.edge_agent import worker_link
+from linewatch.edge_agent.workers import channel as channel_module
 from linewatch.commands.cli import main
 
 chance, switch = random.Random(), Path(os.environ["FAULTS_FILE"])
-real_send, real_receive = worker_link.send, worker_link.receive_reply
+real_send, real_receive = channel_module.send, channel_module.receive_reply
 
 def at_times():
     if chance.random() < 0.0007 and switch.exists():
@@ -51,13 +51,13 @@ def send(*arguments):
     real_send(*arguments)
     at_times()
 
-def receive_reply(channel):
+def receive_reply(connection):
     at_times()
-    reply = real_receive(channel)
+    reply = real_receive(connection)
     at_times()
     return reply
 
-worker_link.send, worker_link.receive_reply = send, receive_reply
+channel_module.send, channel_module.receive_reply = send, receive_reply
 sys.argv = ["linewatch", "agent"]
 main()
 """
@@ -135,7 +135,7 @@ class Caller:
             ["none", "worker killed", "worker stopped", "short deadline", "connection cut", "rubbish", "clock"], [9800, 40, 4, 60, 40, 40, 16]
         )[0]
         self.faults[fault] += 1
-        if fault in ("worker killed", "worker stopped") and (workers := children(self._agent, "linewatch.edge_agent.worker")):
+        if fault in ("worker killed", "worker stopped") and (workers := children(self._agent, "linewatch.edge_agent.workers.worker")):
             with contextlib.suppress(ProcessLookupError):
                 os.kill(self._chance.choice(workers), signal.SIGKILL if fault == "worker killed" else signal.SIGSTOP)
         elif fault == "rubbish":

@@ -14,7 +14,7 @@ import pytest
 
 from linewatch.anomaly_model.bundle import open_bundle, write_bundle
 from linewatch.edge_agent.client import AgentClient
-from linewatch.edge_agent.states import State
+from linewatch.edge_agent.models.states import State
 from linewatch.packager.package import Package
 from tests.contract.test_agent_calls import running_agent_with
 from tests.processes import worker_pids

@@ -8,24 +8,24 @@ import structlog
 from hypothesis import given
 from hypothesis import strategies as st
 
-import linewatch.edge_agent.echo
-from linewatch.edge_agent.echo import cut, shown
-from linewatch.edge_agent.log_lines import AS_ASKED, Rate, bound
+import linewatch.edge_agent.quoting
+from linewatch.edge_agent.log_lines import AS_ASKED, RateFilter, shorten
+from linewatch.edge_agent.quoting import quoted, truncated
 
 
 def test_examples() -> None:
-    assert doctest.testmod(linewatch.edge_agent.echo).failed == 0
+    assert doctest.testmod(linewatch.edge_agent.quoting).failed == 0
 
 
 @given(st.text() | st.binary(), st.integers(30, 300))
 def test_what_is_echoed_is_short(value: str | bytes, most: int) -> None:
-    assert len(shown(value * 50, most)) <= 10 * most + 40
-    assert len(cut(str(value) * 50, most)) <= most
-    assert cut(str(value)[:most], most) == str(value)[:most]
+    assert len(quoted(value * 50, most)) <= 10 * most + 40
+    assert len(truncated(str(value) * 50, most)) <= most
+    assert truncated(str(value)[:most], most) == str(value)[:most]
 
 
 def test_no_value_of_a_line_is_long() -> None:
-    line = bound(None, "info", {"event": "call failed", "reason": "x" * 2_000_000, "names": ["y" * 10_000] * 10_000, "path": object(), "n": 3,
+    line = shorten(None, "info", {"event": "call failed", "reason": "x" * 2_000_000, "names": ["y" * 10_000] * 10_000, "path": object(), "n": 3,
                                 "exception": "z" * 100_000})  # fmt: skip
     assert len(json.dumps(line)) < 40_000
     assert line["n"] == 3
@@ -33,7 +33,7 @@ def test_no_value_of_a_line_is_long() -> None:
 
 def test_lines_of_a_kind_are_limited_and_counted() -> None:
     now = [0.0]
-    rate = Rate(3, lambda: now[0])
+    rate = RateFilter(3, lambda: now[0])
 
     def kept(event: str) -> bool:
         try:
@@ -51,5 +51,5 @@ def test_lines_of_a_kind_are_limited_and_counted() -> None:
 
 @pytest.mark.parametrize("event", sorted(AS_ASKED))
 def test_lines_that_were_asked_for_are_all_there(event: str) -> None:
-    rate = Rate(1, lambda: 0.0)
+    rate = RateFilter(1, lambda: 0.0)
     assert all(rate(None, "info", {"event": event}) for _ in range(100))

@@ -3,8 +3,8 @@ from pathlib import Path
 import pytest
 
 from linewatch.anomaly_model.settings import SettingsError
+from linewatch.edge_agent.api.sockets import socket_path
 from linewatch.edge_agent.settings import Settings, load_settings
-from linewatch.edge_agent.sockets import socket_path
 
 
 def test_later_sources_win(tmp_path: Path) -> None:

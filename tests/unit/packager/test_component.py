@@ -15,7 +15,7 @@ import pytest
 
 from linewatch.anomaly_model.bundle import open_bundle, unzip_bundle, write_bundle
 from linewatch.anomaly_model.parity import Parity, ParityError
-from linewatch.edge_agent.catalog import Catalog
+from linewatch.edge_agent.models.catalog import Catalog
 from linewatch.packager.component import (
     REGISTER_NAME,
     Component,

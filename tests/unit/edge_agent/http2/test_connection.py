@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from linewatch.edge_agent.http2.budget import Account, Budget
-from linewatch.edge_agent.http2.connection import Connection, ConnectionLimits
+from linewatch.edge_agent.http2.connection import Connection
 from linewatch.edge_agent.http2.frames import (
     PREFACE,
     ConnectionFaultError,
@@ -27,9 +27,10 @@ from linewatch.edge_agent.http2.frames import (
     settings_frame,
     window_update,
 )  # fmt: skip
+from linewatch.edge_agent.http2.limits import ConnectionLimits
 from linewatch.edge_agent.http2.messages import Expected, message_prefix
 from linewatch.edge_agent.http2.status import Status, StatusError
-from linewatch.edge_agent.http2.streams import Event, Happening, Stream
+from linewatch.edge_agent.http2.streams import Event, Stream, StreamEvent
 
 Fields = Sequence[tuple[str, str]]
 HEADERS = [(":method", "POST"), (":scheme", "http"), (":path", "/S/M"), (":authority", "x"), ("te", "trailers"), ("content-type", "application/grpc")]
@@ -108,8 +109,8 @@ class Client:
         self.exchange()
         return number
 
-    def of(self, happening: Happening) -> list[Stream]:
-        return [stream for what, stream in self.events if what is happening]
+    def of(self, event: StreamEvent) -> list[Stream]:
+        return [stream for what, stream in self.events if what is event]
 
     def received(self, number: int) -> bytes:
         return b"".join(e.data for e in self.seen if isinstance(e, h2.events.DataReceived) and e.stream_id == number)
@@ -125,7 +126,7 @@ def test_messages_arrive_whole_however_they_are_cut(messages: list[bytes], piece
     client = Client(piece)
     for message in messages:
         number = client.send(message)
-        stream = client.of(Happening.ENDED)[-1]
+        stream = client.of(StreamEvent.ENDED)[-1]
         assert [bytes(m) for m in stream.reader.messages] == [message]
         stream.busy = True
         client.ours.send(stream, message)
@@ -141,7 +142,7 @@ def test_no_answer_waits_for_another_s_window() -> None:
     client = Client()
     client.reads = False
     client.send(b"x")
-    [large] = client.of(Happening.ENDED)
+    [large] = client.of(StreamEvent.ENDED)
     client.h2.increment_flow_control_window(10**6)  # of the connection, so that only the stream's is shut
     client.ours.send(large, bytes(200_000))
     client.ours.finish(large, Status.OK)
@@ -149,8 +150,8 @@ def test_no_answer_waits_for_another_s_window() -> None:
     assert not large.closed
     assert large.send_window == 0
     number = client.send(b"y")
-    client.ours.send(client.of(Happening.ENDED)[-1], b"small")
-    client.ours.finish(client.of(Happening.ENDED)[-1], Status.OK)
+    client.ours.send(client.of(StreamEvent.ENDED)[-1], b"small")
+    client.ours.finish(client.of(StreamEvent.ENDED)[-1], Status.OK)
     client.exchange()
     assert client.received(number) == grpc_message(b"small")
     client.h2.increment_flow_control_window(10**6, large.number)
@@ -166,7 +167,7 @@ def test_answers_that_are_reset_are_not_kept() -> None:
     client.exchange()
     for _ in range(50):
         number = client.send(b"x")
-        stream = client.of(Happening.ENDED)[-1]
+        stream = client.of(StreamEvent.ENDED)[-1]
         client.ours.send(stream, bytes(100))
         client.ours.finish(stream, Status.OK)
         assert client.ours.sender.waits
@@ -179,7 +180,7 @@ def test_large_answers_take_turns() -> None:
     client = Client()
     for _ in range(3):
         client.send(b"x")
-    for stream in client.of(Happening.ENDED):
+    for stream in client.of(StreamEvent.ENDED):
         client.ours.send(stream, bytes(60_000))
     client.reads = False
     client.exchange()
@@ -190,7 +191,7 @@ def test_large_answers_take_turns() -> None:
 def test_errors_are_trailers_only_percent_encoded_and_short() -> None:
     client = Client()
     number = client.send(b"x")
-    [stream] = client.of(Happening.ENDED)
+    [stream] = client.of(StreamEvent.ENDED)
     client.ours.finish(stream, Status.INVALID_ARGUMENT, "größer als 4096: 100 %\n" + "\U0001f600" * 100_000)
     client.exchange()
     status = client.status(number)
@@ -220,7 +221,7 @@ def test_memory_is_given_back_however_calls_end() -> None:
     client.reads = False
     client.send(b"x" * 5000)
     assert account.held == 5000
-    [answered] = client.of(Happening.ENDED)
+    [answered] = client.of(StreamEvent.ENDED)
     answered.busy = True
     client.ours.send(answered, bytes(100_000))
     client.ours.finish(answered, Status.OK)
@@ -244,7 +245,7 @@ def test_messages_without_content_count() -> None:
     ours = connection()
     talk = [*HEADERS[:2], (":path", "/S/Talk"), *HEADERS[3:]]
     events = ours.receive(memoryview(HELLO + request(1, talk) + data(1, message_prefix(0) * 4) + request(3) + data(3, message_prefix(0) * 2)))
-    assert [what for what, _ in events] == [Happening.OPENED, Happening.RESET] * 2
+    assert [what for what, _ in events] == [StreamEvent.OPENED, StreamEvent.RESET] * 2
     out = sent(ours)
     assert b"grpc-status\x018" in out
     assert b"grpc-status\x013" in out
@@ -255,12 +256,12 @@ def test_a_peer_that_resets_gains_no_further_places() -> None:
     client = Client()
     for _ in range(LIMITS.streams):
         number = client.send(b"x")
-        client.of(Happening.ENDED)[-1].busy = True
+        client.of(StreamEvent.ENDED)[-1].busy = True
         client.h2.reset_stream(number)
         client.exchange()
     assert client.ours.receive(memoryview(request(101))) == []
     assert sent(client.ours) == reset(101, ErrorCode.REFUSED_STREAM)
-    assert len(client.of(Happening.RESET)) == LIMITS.streams
+    assert len(client.of(StreamEvent.RESET)) == LIMITS.streams
 
 
 @pytest.mark.parametrize(("fields", "status"), [
@@ -287,8 +288,8 @@ def test_after_leaving_no_call_is_taken_and_those_before_are_answered() -> None:
     ours = connection()
     [(_, stream), *_] = ours.receive(memoryview(HELLO + request(1) + data(1, grpc_message(b"x"), 1)))
     sent(ours)
-    ours.leave()
-    ours.leave()
+    ours.go_away()
+    ours.go_away()
     assert sent(ours) == go_away(1, ErrorCode.NO_ERROR), "once"
     assert ours.receive(memoryview(request(3) + data(3, b"late"))) == []
     ours.send(stream, b"y")
@@ -400,7 +401,7 @@ def test_a_request_that_is_malformed_ends_its_stream_only(what: str) -> None:
     assert ours.receive(memoryview(request(1, MALFORMED[what]))) == []
     assert sent(ours) == reset(1, ErrorCode.PROTOCOL_ERROR)
     assert ours.receive(memoryview(data(1, b"crosses the reset"))) == []
-    assert [what for what, _ in ours.receive(memoryview(request(3)))] == [Happening.OPENED]
+    assert [what for what, _ in ours.receive(memoryview(request(3)))] == [StreamEvent.OPENED]
 
 
 @pytest.mark.parametrize(("rest", "code"), [
@@ -420,7 +421,7 @@ def test_what_is_wrong_with_a_stream_ends_that_stream(rest: bytes, code: ErrorCo
     ours.receive(memoryview(HELLO + request(1, [*HEADERS, ("content-length", "10")])))
     sent(ours)
     [*_, (what, stream)] = ours.receive(memoryview(rest))
-    assert (what, stream.number) == (Happening.RESET, 1)
+    assert (what, stream.number) == (StreamEvent.RESET, 1)
     assert sent(ours).endswith(reset(1, code))
     assert ours.streams == {}
 
@@ -434,7 +435,7 @@ def test_headers_that_are_too_many_are_told_so() -> None:
     assert client.status(number)["grpc-status"] == "8"
     assert client.events == []
     client.send(b"and the connection goes on")
-    assert client.of(Happening.ENDED)
+    assert client.of(StreamEvent.ENDED)
 
 
 def test_padding_and_priority_are_passed_over() -> None:
@@ -445,7 +446,7 @@ def test_padding_and_priority_are_passed_over() -> None:
     events: list[Event] = []
     for at in range(0, len(whole), 7):
         events += ours.receive(memoryview(whole[at : at + 7]))
-    assert [what for what, _ in events] == [Happening.OPENED, Happening.ENDED]
+    assert [what for what, _ in events] == [StreamEvent.OPENED, StreamEvent.ENDED]
     assert [bytes(m) for m in events[0][1].reader.messages] == [b"padded"]
 
 
@@ -461,7 +462,7 @@ def test_what_was_said_of_streams_long_ago_is_passed_over() -> None:
 def test_a_field_that_is_no_utf_8_is_taken() -> None:
     ours = connection()
     events = ours.receive(memoryview(HELLO + frame(FrameType.HEADERS, 4, 1, block() + b"\x00\x01a\x04caf\xe9")))
-    assert [what for what, _ in events] == [Happening.OPENED]
+    assert [what for what, _ in events] == [StreamEvent.OPENED]
 
 
 def test_a_peer_without_a_table_is_told_that_there_is_none() -> None:
@@ -479,7 +480,7 @@ def test_answers_that_nobody_reads_are_bounded() -> None:
     for _ in range(4):
         client.send(b"x")
         try:
-            client.ours.send(client.of(Happening.ENDED)[-1], bytes(120_000))
+            client.ours.send(client.of(StreamEvent.ENDED)[-1], bytes(120_000))
         except StatusError:
             refused += 1
     assert refused == 2
@@ -524,7 +525,7 @@ def test_anything_else_is_a_fault_or_is_taken_and_never_an_accident(draws: st.Da
     try:
         for start in range(0, len(original), piece):
             for what, stream in ours.receive(memoryview(bytes(original[start : start + piece]))):
-                if what is Happening.ENDED and draws.draw(st.booleans()):
+                if what is StreamEvent.ENDED and draws.draw(st.booleans()):
                     ours.send(stream, b"answer")
                     ours.finish(stream, Status.OK)
     except ConnectionFaultError:

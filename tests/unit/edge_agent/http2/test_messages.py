@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from linewatch.edge_agent.http2.budget import Budget
 from linewatch.edge_agent.http2.messages import Expected, MessageReader, message_prefix
-from linewatch.edge_agent.http2.pace import Allowance, Pace, Pot, UserPot, header_block
+from linewatch.edge_agent.http2.rate_limit import Allowance, RateLimit, TokenBucket, UserBucket, header_block
 from linewatch.edge_agent.http2.status import Status, StatusError, timeout_seconds
 
 MANY = Expected(1000, 10, streaming=True)
@@ -96,8 +96,8 @@ def test_what_is_no_timeout(text: str) -> None:
 
 
 def test_who_floods_waits_and_who_is_answered_does_not() -> None:
-    shared = UserPot(Allowance(100, 200), 0)
-    flooding, fair = Pace(Pot(Allowance(50, 100), 0), shared), Pace(Pot(Allowance(50, 100), 0), shared)
+    shared = UserBucket(Allowance(100, 200), 0)
+    flooding, fair = RateLimit(TokenBucket(Allowance(50, 100), 0), shared), RateLimit(TokenBucket(Allowance(50, 100), 0), shared)
     for _ in range(2):
         flooding.spend(120, 0)
     assert flooding.wait == pytest.approx(0.4)
@@ -113,10 +113,11 @@ def test_who_floods_waits_and_who_is_answered_does_not() -> None:
 
 
 def test_debts_of_very_many_hold_up_all_of_a_user_and_end() -> None:
-    shared = UserPot(Allowance(100, 200), 0)
+    shared = UserBucket(Allowance(100, 200), 0)
     for _ in range(100):
-        Pace(Pot(Allowance(50, 100), 0), shared).spend(40, 0)
-    newcomer, other = Pace(Pot(Allowance(50, 100), 0), shared), Pace(Pot(Allowance(50, 100), 0), UserPot(Allowance(100, 200), 0))
+        RateLimit(TokenBucket(Allowance(50, 100), 0), shared).spend(40, 0)
+    newcomer = RateLimit(TokenBucket(Allowance(50, 100), 0), shared)
+    other = RateLimit(TokenBucket(Allowance(50, 100), 0), UserBucket(Allowance(100, 200), 0))
     assert newcomer.wait == pytest.approx(2)
     assert other.wait == 0
     newcomer.spend(0, 2)

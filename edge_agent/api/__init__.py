@@ -1,0 +1,1 @@
+"""What speaks gRPC to clients: the endpoint, the service, health, reflection and metrics."""
