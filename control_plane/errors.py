@@ -1,6 +1,6 @@
 """Every error that the API answers with: code, HTTP status and members, on the class.
 
-The codes and statuses of the first group are the service model's; the second group is what AWS's front door answers before
+The codes and statuses of the first group are the service model's; the second group is what AWS's own endpoint answers before
 an operation is known. A message says what was found, what was expected and what to do next.
 """
 

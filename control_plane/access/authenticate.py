@@ -15,11 +15,11 @@ from linewatch.control_plane.access.policy import ROLES, Policy
 from linewatch.control_plane.access.sigv4 import (
     EMPTY_SHA256,
     UNSIGNED,
-    Claim,
-    Received,
+    ParsedSignature,
+    RawRequest,
     check_time,
     declared_hash,
-    read_claim,
+    parse_signature,
     verify,
 )
 from linewatch.control_plane.errors import ApiError, InvalidSignatureError, UnknownClientError
@@ -34,23 +34,23 @@ ANONYMOUS = "anonymous"
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Who says to call. Proven when `prove` returns.
+    """Who says to call. Verified when `verify_signature` returns.
 
     Attributes:
         identity: of the credential.
         scope: account, and the region that the signature names.
-        claim: the signature; None in the anonymous mode, and for what is proven already.
+        signature: the signature; None in the anonymous mode, and for what is verified already.
         secret: of the access key.
     """
 
     identity: Identity
     scope: Scope
-    claim: Claim | None
+    signature: ParsedSignature | None
     secret: str = ""
 
 
-def identify(services: Services, request: Received) -> Caller:
-    """Find the credential of a request, before its body is read; nothing is proven yet.
+def identify(services: Services, request: RawRequest) -> Caller:
+    """Find the credential of a request, before its body is read; nothing is verified yet.
 
     Raises:
         ApiError: not signed, malformed, too old, or an unknown key.
@@ -59,16 +59,16 @@ def identify(services: Services, request: Received) -> Caller:
     if settings.anonymous:
         region = settings.region
         with suppress(ApiError):  # any client may call, however it signs
-            region = read_claim(request).region
+            region = parse_signature(request).region
         return Caller(anonymous(settings.account), Scope(settings.account, region), None)
-    claim = read_claim(request)
-    check_time(claim, now())
-    identity, secret = find_credential(services, claim.access_key, claim.session_token)
-    return Caller(identity, Scope(identity.account, claim.region), claim, secret)
+    signature = parse_signature(request)
+    check_time(signature, now())
+    identity, secret = find_credential(services, signature.access_key, signature.session_token)
+    return Caller(identity, Scope(identity.account, signature.region), signature, secret)
 
 
 def find_credential(services: Services, access_key: str, session_token: str | None) -> tuple[Identity, str]:
-    """The identity behind an access key, and the key's secret; nothing is proven yet.
+    """The identity behind an access key, and the key's secret; nothing is verified yet.
 
     Raises:
         UnknownClientError: there is no such key, it has expired, or its session token is another one.
@@ -98,8 +98,8 @@ def identity_of(row: Any) -> Identity:
     return Identity(row.access_key, row.account, msgspec.convert(row.policy, Policy), row.name)
 
 
-def identify_url(services: Services, request: Received, claim: sigv2.QueryClaim) -> Caller:
-    """Who made a presigned URL of version 2; proven, for its signature covers no body.
+def identify_url(services: Services, request: RawRequest, signature: sigv2.PresignedSignature) -> Caller:
+    """Who made a presigned URL of version 2; verified, for its signature covers no body.
 
     Raises:
         ApiError: after its time, an unknown key, or another signature.
@@ -107,9 +107,9 @@ def identify_url(services: Services, request: Received, claim: sigv2.QueryClaim)
     settings = services.settings
     if settings.anonymous:
         return Caller(anonymous(settings.account), Scope(settings.account, settings.region), None)
-    sigv2.check_time(claim, now())
-    identity, secret = find_credential(services, claim.access_key, claim.headers.get("x-amz-security-token"))
-    sigv2.verify(request, claim, secret)
+    sigv2.check_time(signature, now())
+    identity, secret = find_credential(services, signature.access_key, signature.headers.get("x-amz-security-token"))
+    sigv2.verify(request, signature, secret)
     return Caller(identity, Scope(identity.account, settings.region), None)
 
 
@@ -118,22 +118,22 @@ def anonymous(account: str) -> Identity:
     return Identity(ANONYMOUS, account, ROLES["full"], ANONYMOUS)
 
 
-def prove_early(caller: Caller, request: Received) -> bool:
+def verify_signature_early(caller: Caller, request: RawRequest) -> bool:
     """Check the signature before the body is read, where the headers tell all that is signed; returns whether they do.
 
     Raises:
         InvalidSignatureError
     """
-    if caller.claim is None:
+    if caller.signature is None:
         return True
     has_body = "transfer-encoding" in request.headers or request.headers.get("content-length", "0") != "0"
-    if declared_hash(request, caller.claim) is None and has_body:
+    if declared_hash(request, caller.signature) is None and has_body:
         return False
-    prove(caller, request, None if has_body else EMPTY_SHA256)
+    verify_signature(caller, request, None if has_body else EMPTY_SHA256)
     return True
 
 
-def prove(caller: Caller, request: Received, body_hash: str | None) -> bytes:
+def verify_signature(caller: Caller, request: RawRequest, body_hash: str | None) -> bytes:
     """Check the signature; returns the signing key, which signed chunks need.
 
     Args:
@@ -144,16 +144,16 @@ def prove(caller: Caller, request: Received, body_hash: str | None) -> bytes:
     Raises:
         InvalidSignatureError
     """
-    if caller.claim is None:
+    if caller.signature is None:
         return b""
-    declared = declared_hash(request, caller.claim)
+    declared = declared_hash(request, caller.signature)
     if declared is None:
         if body_hash is None:
             raise InvalidSignatureError("the request does not declare the hash of its payload in X-Amz-Content-SHA256")
         declared = body_hash
     elif body_hash is not None:
         check_body(declared, body_hash)
-    return verify(request, caller.claim, caller.secret, declared)
+    return verify(request, caller.signature, caller.secret, declared)
 
 
 def check_body(declared: str, body_hash: str) -> None:

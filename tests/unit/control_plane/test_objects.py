@@ -16,9 +16,9 @@ from linewatch.control_plane.access.registry import Registry, account_of_found
 from linewatch.control_plane.objects import BucketNotEmptyError, BucketTakenError, NoSuchBucketError, ObjectsError
 from linewatch.control_plane.objects.directory import PRIVATE, DirectoryObjects
 from linewatch.control_plane.objects.notes import Notes
-from linewatch.control_plane.s3_door.conditions import write_check
-from linewatch.control_plane.s3_door.errors import S3Error
-from linewatch.control_plane.s3_door.listing import list_objects
+from linewatch.control_plane.s3_api.conditions import write_check
+from linewatch.control_plane.s3_api.errors import S3Error
+from linewatch.control_plane.s3_api.listing import list_objects
 from linewatch.control_plane.settings import Settings
 from linewatch.control_plane.store.database import Store
 

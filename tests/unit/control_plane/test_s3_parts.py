@@ -1,4 +1,4 @@
-"""The S3 door's pure parts: chunked bodies, listings, documents; and the directory below them."""
+"""The S3 API's pure parts: chunked bodies, listings, documents; and the directory below them."""
 
 import base64
 import hashlib
@@ -13,20 +13,20 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from linewatch.control_plane.access.sigv4 import Claim, chunk_signature, trailer_signature
+from linewatch.control_plane.access.sigv4 import ParsedSignature, chunk_signature, trailer_signature
 from linewatch.control_plane.objects import InvalidNameError, NoSuchBucketError, NoSuchObjectError, split_address
 from linewatch.control_plane.objects.directory import PRIVATE, DirectoryObjects
-from linewatch.control_plane.s3_door import documents as xml
-from linewatch.control_plane.s3_door.chunked import ChunkDecoder
-from linewatch.control_plane.s3_door.errors import S3Error
-from linewatch.control_plane.s3_door.listing import list_objects
-from linewatch.control_plane.s3_door.multipart import Multipart, Part, Upload, Whole
+from linewatch.control_plane.s3_api import documents as xml
+from linewatch.control_plane.s3_api.chunked import ChunkDecoder
+from linewatch.control_plane.s3_api.errors import S3Error
+from linewatch.control_plane.s3_api.listing import list_objects
+from linewatch.control_plane.s3_api.multipart import Multipart, Part, Upload, Whole
 
-CLAIM = Claim("K", "20260101", "r", "s3", ("host",), "0" * 64, "20260101T000000Z", None, None)
+SIGNATURE = ParsedSignature("K", "20260101", "r", "s3", ("host",), "0" * 64, "20260101T000000Z", None, None)
 
 
 def sign(previous: str, data: bytes) -> str:
-    return chunk_signature(b"key", CLAIM, previous, data)
+    return chunk_signature(b"key", SIGNATURE, previous, data)
 
 
 def encode(chunks: list[bytes], signed: bool) -> bytes:
@@ -71,12 +71,12 @@ def test_signed_trailers_are_those_of_the_signer() -> None:
     body = encode([b"hello"], signed=True).partition(b"x-amz-checksum")[0]
     last = body.rpartition(b"chunk-signature=")[2][:64].decode()
     line = "x-amz-checksum-crc32:NhCmhg=="
-    signature = trailer_signature(b"key", CLAIM, last, hashlib.sha256(f"{line}\n".encode()).hexdigest())
+    signature = trailer_signature(b"key", SIGNATURE, last, hashlib.sha256(f"{line}\n".encode()).hexdigest())
 
     def read(text: str) -> dict[str, str]:
         decoder = ChunkDecoder(sign, "seed")
         list(decoder.feed(body + text.encode()))
-        return decoder.trailers(partial(trailer_signature, b"key", CLAIM))
+        return decoder.trailers(partial(trailer_signature, b"key", SIGNATURE))
 
     assert read(f"{line}\r\nx-amz-trailer-signature:{signature}\r\n\r\n") == {"x-amz-checksum-crc32": "NhCmhg=="}
     assert read("\r\n") == {}

@@ -1,4 +1,4 @@
-"""The errors of the S3 door: S3's own codes, in XML, and what ours are called there."""
+"""The errors of the S3 API: S3's own codes, in XML, and what ours are called there."""
 
 from xml.sax.saxutils import escape
 

@@ -15,8 +15,8 @@ import msgspec
 from linewatch.anomaly_model.files import replace_file
 from linewatch.anomaly_model.numbers import read_digits
 from linewatch.control_plane.objects.directory import PRIVATE, Check, DirectoryObjects
-from linewatch.control_plane.s3_door.checksums import digest_of, read_header, read_value
-from linewatch.control_plane.s3_door.errors import S3Error
+from linewatch.control_plane.s3_api.checksums import digest_of, read_header, read_value
+from linewatch.control_plane.s3_api.errors import S3Error
 
 _ID = re.compile(r"[0-9a-f]{32}")
 _PART = re.compile(r"([0-9]{5})-([0-9a-f]{32})")

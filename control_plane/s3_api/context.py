@@ -1,4 +1,4 @@
-"""What every action of the S3 door works with, and reading bodies: small documents, and objects that become files."""
+"""What every action of the S3 API works with, and reading bodies: small documents, and objects that become files."""
 
 import hashlib
 import re
@@ -12,13 +12,13 @@ from typing import Any
 from linewatch.anomaly_model.numbers import read_digits
 from linewatch.control_plane.access.authenticate import STREAMING, Caller, check_body, sha256
 from linewatch.control_plane.access.sigv4 import UNSIGNED, chunk_signature, declared_hash, trailer_signature
-from linewatch.control_plane.bodies import BodyBudget
-from linewatch.control_plane.exchange import Exchange, in_thread
+from linewatch.control_plane.body_budget import BodyBudget
 from linewatch.control_plane.objects.directory import DirectoryObjects
-from linewatch.control_plane.s3_door.checksums import Digest, Expected
-from linewatch.control_plane.s3_door.chunked import ChunkDecoder
-from linewatch.control_plane.s3_door.errors import S3Error
-from linewatch.control_plane.s3_door.multipart import Multipart
+from linewatch.control_plane.request_context import RequestContext, in_thread
+from linewatch.control_plane.s3_api.checksums import Digest, Expected
+from linewatch.control_plane.s3_api.chunked import ChunkDecoder
+from linewatch.control_plane.s3_api.errors import S3Error
+from linewatch.control_plane.s3_api.multipart import Multipart
 from linewatch.control_plane.services import Call, Services
 
 BLOCK = 1 << 20
@@ -30,7 +30,7 @@ META = "x-amz-meta-"
 
 
 @dataclass(frozen=True, slots=True)
-class Desk:
+class S3Context:
     """What actions work with.
 
     Attributes:
@@ -49,11 +49,11 @@ class Desk:
 
 
 @dataclass(slots=True)
-class Request:
+class S3Request:
     """A call of S3.
 
     Attributes:
-        exchange: of it.
+        context: of it.
         caller: who calls.
         bucket: first part of the path; empty for the list of buckets.
         key: the rest.
@@ -61,7 +61,7 @@ class Request:
         signing_key: for chunks that are signed.
     """
 
-    exchange: Exchange
+    context: RequestContext
     caller: Caller
     bucket: str
     key: str
@@ -73,77 +73,77 @@ class Request:
         return Call(services, self.caller.scope, self.caller.identity)
 
 
-Action = Callable[[Desk, Request], Awaitable[None]]
+Action = Callable[[S3Context, S3Request], Awaitable[None]]
 
 
-async def read_document(desk: Desk, request: Request) -> bytes:
+async def read_document(s3: S3Context, request: S3Request) -> bytes:
     """A small body, checked against its declared hash."""
-    body = await request.exchange.body(DOCUMENT_BYTES, desk.budget, proven=True)
-    claim = request.caller.claim
-    declared = declared_hash(request.exchange.received, claim) if claim else None
+    body = await request.context.body(DOCUMENT_BYTES, s3.budget, verified=True)
+    signature = request.caller.signature
+    declared = declared_hash(request.context.raw, signature) if signature else None
     if declared is not None:
         check_body(declared, sha256(body))
     return body
 
 
 @dataclass(frozen=True, slots=True)
-class Incoming:
+class ReceivedBody:
     """A body that became a file, and is as its headers say.
 
     Attributes:
         path: of the file.
         md5: of the body, hexadecimal.
-        told: headers that tell the client which checksum was compared.
+        checksum_headers: headers that tell the client which checksum was compared.
     """
 
     path: Path
     md5: str
-    told: list[tuple[str, str]]
+    checksum_headers: list[tuple[str, str]]
 
 
-async def receive(desk: Desk, request: Request) -> Incoming:
+async def receive(s3: S3Context, request: S3Request) -> ReceivedBody:
     """Write a body to a file. The file is removed when the body is not as declared."""
-    exchange, claim = request.exchange, request.caller.claim
-    declared = (declared_hash(exchange.received, claim) if claim else exchange.headers.get("x-amz-content-sha256")) or UNSIGNED
+    context, signature = request.context, request.caller.signature
+    declared = (declared_hash(context.raw, signature) if signature else context.headers.get("x-amz-content-sha256")) or UNSIGNED
     decoder = None
     sign_trailers = None
     if declared in STREAMING:
-        if "HMAC" in declared and claim is None:
+        if "HMAC" in declared and signature is None:
             raise S3Error("AccessDenied", 403, "signed chunks need a signed request")
-        sign = partial(chunk_signature, request.signing_key, claim) if claim and "HMAC" in declared else None
-        sign_trailers = partial(trailer_signature, request.signing_key, claim) if claim and sign and "TRAILER" in declared else None
-        decoder = ChunkDecoder(sign, claim.signature if claim else "")
-    expected = Expected(exchange.headers)
-    length = read_digits(exchange.headers.get("x-amz-decoded-content-length", "0"), OBJECT_BYTES)
-    if length is None or (exchange.length or 0) > OBJECT_BYTES:
+        sign = partial(chunk_signature, request.signing_key, signature) if signature and "HMAC" in declared else None
+        sign_trailers = partial(trailer_signature, request.signing_key, signature) if signature and sign and "TRAILER" in declared else None
+        decoder = ChunkDecoder(sign, signature.digest if signature else "")
+    expected = Expected(context.headers)
+    length = read_digits(context.headers.get("x-amz-decoded-content-length", "0"), OBJECT_BYTES)
+    if length is None or (context.length or 0) > OBJECT_BYTES:
         raise S3Error("EntityTooLarge", 400, f"an object comes in parts of at most {OBJECT_BYTES} bytes")
-    incoming = desk.objects.incoming()
+    incoming = s3.objects.incoming()
     md5, sha = hashlib.md5(usedforsecurity=False), hashlib.sha256()
     try:
         with incoming.open("xb") as stream:
             pending, total = bytearray(), 0
-            async for raw in exchange.chunks():
+            async for raw in context.chunks():
                 for part in decoder.feed(raw) if decoder else (raw,):
                     pending += part
                     total += len(part)
                 if total > OBJECT_BYTES:
                     raise S3Error("EntityTooLarge", 400, f"an object comes in parts of at most {OBJECT_BYTES} bytes")
                 if len(pending) >= BLOCK:
-                    await in_thread(desk.pool, _write, stream, bytes(pending), md5, sha, expected)
+                    await in_thread(s3.pool, _write, stream, bytes(pending), md5, sha, expected)
                     pending.clear()
-            await in_thread(desk.pool, _write, stream, bytes(pending), md5, sha, expected)
+            await in_thread(s3.pool, _write, stream, bytes(pending), md5, sha, expected)
         if decoder is not None and not decoder.finished:
             raise S3Error("IncompleteBody", 400, "the body ended before its last chunk")
-        if decoder is not None and "x-amz-decoded-content-length" in exchange.headers and total != length:
+        if decoder is not None and "x-amz-decoded-content-length" in context.headers and total != length:
             raise S3Error("IncompleteBody", 400, f"the chunks have {total} bytes; x-amz-decoded-content-length says {length}")
         check_body(declared, sha.hexdigest())
-        if exchange.length is not None and exchange.read != exchange.length:
-            raise S3Error("IncompleteBody", 400, f"the body has {exchange.read} of {exchange.length} bytes")
-        told = expected.check(md5.digest(), decoder.trailers(sign_trailers) if decoder else {})
+        if context.length is not None and context.read != context.length:
+            raise S3Error("IncompleteBody", 400, f"the body has {context.read} of {context.length} bytes")
+        checksum_headers = expected.check(md5.digest(), decoder.trailers(sign_trailers) if decoder else {})
     except BaseException:
         incoming.unlink(missing_ok=True)
         raise
-    return Incoming(incoming, md5.hexdigest(), told)
+    return ReceivedBody(incoming, md5.hexdigest(), checksum_headers)
 
 
 def _write(stream: Any, data: bytes, *digests: Digest | Expected) -> None:
@@ -152,15 +152,15 @@ def _write(stream: Any, data: bytes, *digests: Digest | Expected) -> None:
     stream.write(data)
 
 
-def require_bucket(desk: Desk, request: Request) -> None:
+def require_bucket(s3: S3Context, request: S3Request) -> None:
     """Refuse a call on a bucket that is not there."""
-    if not desk.objects.bucket_exists(request.bucket):
+    if not s3.objects.bucket_exists(request.bucket):
         raise S3Error("NoSuchBucket", 404, f"there is no bucket {request.bucket[:80]!r}")
 
 
-def about(request: Request) -> tuple[str, dict[str, str]]:
+def content_metadata(request: S3Request) -> tuple[str, dict[str, str]]:
     """Content type and the client's own metadata."""
-    headers = request.exchange.headers
+    headers = request.context.headers
     metadata = {k.removeprefix(META): v for k, v in headers.items() if k.startswith(META)}
     return headers.get("content-type") or "binary/octet-stream", metadata
 

@@ -5,7 +5,7 @@ from datetime import UTC
 from email.utils import parsedate_to_datetime
 
 from linewatch.control_plane.objects.directory import Check
-from linewatch.control_plane.s3_door.errors import S3Error
+from linewatch.control_plane.s3_api.errors import S3Error
 
 _NONE, _MATCH, _SINCE, _UNTIL = "if-none-match", "if-match", "if-modified-since", "if-unmodified-since"
 
@@ -70,7 +70,7 @@ def _date(text: str | None) -> float | None:
         return None
 
 
-def refuse_promises(headers: Mapping[str, str]) -> None:
+def refuse_unsupported_headers(headers: Mapping[str, str]) -> None:
     """Refuse what a client would believe to be done, and is not.
 
     AES256 says no more than S3's own default, that objects are as safe as the place that they lie in; it is taken, and not

@@ -9,101 +9,101 @@ from urllib.parse import unquote
 
 from linewatch.anomaly_model.errors import LinewatchError
 from linewatch.control_plane.access import sigv2
-from linewatch.control_plane.access.authenticate import Caller, identify, identify_url, prove, sha256
-from linewatch.control_plane.access.sigv4 import declared_hash, query_pairs, read_claim
-from linewatch.control_plane.bodies import BodyBudget
+from linewatch.control_plane.access.authenticate import Caller, identify, identify_url, sha256, verify_signature
+from linewatch.control_plane.access.sigv4 import declared_hash, parse_signature, query_pairs
+from linewatch.control_plane.body_budget import BodyBudget
 from linewatch.control_plane.errors import AccessDeniedError, ApiError
-from linewatch.control_plane.exchange import ClientGoneError, Exchange, in_thread
 from linewatch.control_plane.objects.directory import DirectoryObjects
-from linewatch.control_plane.s3_door import buckets, object_actions, upload_actions
-from linewatch.control_plane.s3_door.conditions import refuse_promises
-from linewatch.control_plane.s3_door.desk import DOCUMENT_BYTES, XML, Action, Desk, Request
-from linewatch.control_plane.s3_door.errors import S3Error, render, translate
-from linewatch.control_plane.s3_door.multipart import Multipart
+from linewatch.control_plane.request_context import ClientGoneError, RequestContext, in_thread
+from linewatch.control_plane.s3_api import buckets, object_actions, upload_actions
+from linewatch.control_plane.s3_api.conditions import refuse_unsupported_headers
+from linewatch.control_plane.s3_api.context import DOCUMENT_BYTES, XML, Action, S3Context, S3Request
+from linewatch.control_plane.s3_api.errors import S3Error, render, translate
+from linewatch.control_plane.s3_api.multipart import Multipart
 from linewatch.control_plane.services import Call, Services
 
 log = logging.getLogger(__name__)
 
 
-class S3Door:
+class S3Handler:
     """Answers S3's calls."""
 
     def __init__(self, services: Services, pool: ThreadPoolExecutor, budget: BodyBudget) -> None:
         self._services, self._pool, self._budget = services, pool, budget
         objects = services.objects
-        self._desk = None
+        self._s3 = None
         if isinstance(objects, DirectoryObjects):
-            self._desk = Desk(services, pool, budget, objects, Multipart(objects))
+            self._s3 = S3Context(services, pool, budget, objects, Multipart(objects))
 
-    def is_meant(self, exchange: Exchange) -> bool:
+    def handles(self, context: RequestContext) -> bool:
         """Whether a request is one of S3: by its signature, or, unsigned, by not being anything else."""
         try:
-            return read_claim(exchange.received).service == "s3"
+            return parse_signature(context.raw).service == "s3"
         except ApiError:
             return True
 
-    async def answer(self, exchange: Exchange) -> None:
+    async def answer(self, context: RequestContext) -> None:
         """Answer a request, whatever it is."""
-        exchange.facts["eventSource"] = "s3.amazonaws.com"
+        context.facts["eventSource"] = "s3.amazonaws.com"
         try:
-            await self._answer(exchange)
+            await self._answer(context)
         except LinewatchError as error:
-            await self.refuse(exchange, error)
+            await self.refuse(context, error)
         except ClientGoneError:
             raise
         # A fault of ours: the log has the trace, the client an id to ask with.
         except Exception as error:
-            log.exception("request %s failed", exchange.request_id)
+            log.exception("request %s failed", context.request_id)
             full = isinstance(error, OSError) and error.errno in (28, 122)
             message = (
                 "no space left for objects"
                 if full
-                else f"internal error; the server's log has request {exchange.request_id}"
+                else f"internal error; the server's log has request {context.request_id}"
             )
-            await self.refuse(exchange, S3Error("InternalError", 503 if full else 500, message))
+            await self.refuse(context, S3Error("InternalError", 503 if full else 500, message))
 
-    async def refuse(self, exchange: Exchange, reason: LinewatchError) -> None:
+    async def refuse(self, context: RequestContext, reason: LinewatchError) -> None:
         """Answer with an error."""
         error = translate(reason)
-        exchange.facts |= {"errorCode": error.code, "errorMessage": str(error)[:500]}
-        if exchange.status:  # in the midst of an answer: breaking the connection is all that is left to say
+        context.facts |= {"errorCode": error.code, "errorMessage": str(error)[:500]}
+        if context.status:  # in the midst of an answer: breaking the connection is all that is left to say
             raise ClientGoneError
-        await exchange.drain()
-        await exchange.answer(error.status, XML, render(error, exchange.path, exchange.request_id))
+        await context.drain()
+        await context.answer(error.status, XML, render(error, context.path, context.request_id))
 
-    async def _answer(self, exchange: Exchange) -> None:
-        bucket, _, key = exchange.path.removeprefix("/").partition("/")
-        query = dict(query_pairs(exchange.query))
-        url = sigv2.read_claim(exchange.received)
+    async def _answer(self, context: RequestContext) -> None:
+        bucket, _, key = context.path.removeprefix("/").partition("/")
+        query = dict(query_pairs(context.query))
+        url = sigv2.parse_signature(context.raw)
         if url is not None:
-            exchange.headers = {**url.headers, **exchange.headers}
-        name, action, permission = find_action(exchange, bool(bucket), bool(key), query)
-        exchange.facts |= {"eventName": name, "readOnly": exchange.method in ("GET", "HEAD"),
+            context.headers = {**url.headers, **context.headers}
+        name, action, permission = find_action(context, bool(bucket), bool(key), query)
+        context.facts |= {"eventName": name, "readOnly": context.method in ("GET", "HEAD"),
                            "requestParameters": {"bucket": bucket[:80], "key": unquote(key)[:500]}}  # fmt: skip
-        if self._desk is None:
+        if self._s3 is None:
             raise S3Error("NotImplemented", 501, "the objects of this server lie in S3; call that endpoint")
         if url is not None:
-            caller: Caller = await in_thread(self._pool, identify_url, self._services, exchange.received, url)
+            caller: Caller = await in_thread(self._pool, identify_url, self._services, context.raw, url)
         else:
-            caller = await in_thread(self._pool, identify, self._services, exchange.received)
-        exchange.facts |= {
+            caller = await in_thread(self._pool, identify, self._services, context.raw)
+        context.facts |= {
             "accessKey": caller.identity.access_key,
             "account": caller.scope.account,
             "region": caller.scope.region,
         }
-        request = Request(exchange, caller, unquote(bucket), unquote(key), query)
-        if caller.claim is not None and declared_hash(exchange.received, caller.claim) is not None:
-            request.signing_key = prove(caller, exchange.received, None)
-        elif caller.claim is not None:
-            body = await exchange.body(DOCUMENT_BYTES, self._budget)
-            request.signing_key = prove(caller, exchange.received, sha256(body))
-            exchange.receive, exchange.ended = _replay(body), False
+        request = S3Request(context, caller, unquote(bucket), unquote(key), query)
+        if caller.signature is not None and declared_hash(context.raw, caller.signature) is not None:
+            request.signing_key = verify_signature(caller, context.raw, None)
+        elif caller.signature is not None:
+            body = await context.body(DOCUMENT_BYTES, self._budget)
+            request.signing_key = verify_signature(caller, context.raw, sha256(body))
+            context.receive, context.ended = _replay(body), False
         await in_thread(self._pool, _authorize, request.call(self._services), request, name, permission)
-        refuse_promises(exchange.headers)
-        await action(self._desk, request)
+        refuse_unsupported_headers(context.headers)
+        await action(self._s3, request)
 
 
-def _authorize(call: Call, request: Request, name: str, permission: str) -> None:
+def _authorize(call: Call, request: S3Request, name: str, permission: str) -> None:
     """Refuse what the caller may not do.
 
     Raises:
@@ -116,7 +116,7 @@ def _authorize(call: Call, request: Request, name: str, permission: str) -> None
         call.require_bucket(request.bucket)
     else:
         call.require_object(permission, request.bucket, request.key)
-    expected = request.exchange.headers.get("x-amz-expected-bucket-owner", call.scope.account)
+    expected = request.context.headers.get("x-amz-expected-bucket-owner", call.scope.account)
     if expected != call.scope.account:
         raise AccessDeniedError(f"the bucket {request.bucket[:80]} belongs to {call.scope.account}, not to {expected[:40]}")
 
@@ -150,20 +150,20 @@ _ACTIONS: dict[tuple[str, str, str], tuple[str, Action, str]] = {
 """(method, what it is about, what the query or a header adds) to name, method and permission."""
 
 
-def find_action(exchange: Exchange, bucket: bool, key: bool, query: dict[str, str]) -> tuple[str, Action, str]:
+def find_action(context: RequestContext, bucket: bool, key: bool, query: dict[str, str]) -> tuple[str, Action, str]:
     """Name, method and permission of a call.
 
     Raises:
         S3Error: a part of S3 that this server does not have.
     """
     extra = sorted(q for q in query if q not in _IGNORED and not _RESPONSE.match(q))
-    if "x-amz-copy-source" in exchange.headers:
+    if "x-amz-copy-source" in context.headers:
         extra.append("copy")
     what = "service" if not bucket else "bucket" if not key else "upload" if "uploadId" in query else "object"
-    found = _ACTIONS.get((exchange.method, what, ",".join(extra)))
-    if found is None or (what == "upload" and exchange.method == "PUT" and "partNumber" not in query):
+    found = _ACTIONS.get((context.method, what, ",".join(extra)))
+    if found is None or (what == "upload" and context.method == "PUT" and "partNumber" not in query):
         raise S3Error(
-            "NotImplemented", 501, f"{exchange.method} of a {what} with {', '.join(extra) or 'this query'} is a part of S3 that "
+            "NotImplemented", 501, f"{context.method} of a {what} with {', '.join(extra) or 'this query'} is a part of S3 that "
             "this server does not have; its how-to guide lists those it has"
         )  # fmt: skip
     return found

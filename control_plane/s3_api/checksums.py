@@ -12,7 +12,7 @@ from typing import Protocol
 
 from awscrt import checksums
 
-from linewatch.control_plane.s3_door.errors import S3Error
+from linewatch.control_plane.s3_api.errors import S3Error
 
 PREFIX = "x-amz-checksum-"
 _SETTINGS = ("mode", "algorithm", "type")

@@ -7,7 +7,7 @@ from xml.etree import ElementTree as ET
 from xml.sax.saxutils import escape
 
 from linewatch.control_plane.objects.directory import Entry
-from linewatch.control_plane.s3_door.errors import S3Error
+from linewatch.control_plane.s3_api.errors import S3Error
 
 NAMESPACE = "http://s3.amazonaws.com/doc/2006-03-01/"
 Tree = Sequence[tuple[str, "str | int | bool | Tree"]]

@@ -1,4 +1,4 @@
-"""One HTTP request and its answer, over ASGI: what every door works with."""
+"""One HTTP request and its answer, over ASGI: what every API of the server works with."""
 
 import asyncio
 import time
@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from linewatch.anomaly_model.numbers import read_digits
-from linewatch.control_plane.access.sigv4 import Received
-from linewatch.control_plane.bodies import BodyBudget, Hold
-from linewatch.control_plane.connections import neighbourhood
+from linewatch.control_plane.access.sigv4 import RawRequest
+from linewatch.control_plane.body_budget import BodyBudget, Reservation
+from linewatch.control_plane.connections import address_group
 from linewatch.control_plane.errors import BodyTooLargeError, SlowBodyError
 
 Message = MutableMapping[str, Any]
@@ -29,7 +29,7 @@ class ClientGoneError(Exception):
 
 
 @dataclass(slots=True)
-class Exchange:
+class RequestContext:
     """A request that is being answered.
 
     Attributes:
@@ -64,10 +64,10 @@ class Exchange:
     ended: bool = False
     waited: float = 0.0
     facts: dict[str, Any] = field(default_factory=dict)
-    _hold: Hold | None = None
+    _reservation: Reservation | None = None
 
     @classmethod
-    def of(cls, scope: Message, receive: Receive, send: Send, patience_s: float) -> "Exchange":
+    def of(cls, scope: Message, receive: Receive, send: Send, patience_s: float) -> "RequestContext":
         """From ASGI's scope."""
         headers: dict[str, str] = {}
         for raw_name, raw_value in scope["headers"]:
@@ -80,9 +80,9 @@ class Exchange:
         )  # fmt: skip
 
     @property
-    def received(self) -> Received:
-        """What is signed."""
-        return Received(self.method, self.path, self.query, self.headers)
+    def raw(self) -> RawRequest:
+        """As it was received, for checking its signature."""
+        return RawRequest(self.method, self.path, self.query, self.headers)
 
     @property
     def length(self) -> int | None:
@@ -126,13 +126,13 @@ class Exchange:
                     if self.read > limit:
                         return
 
-    async def body(self, limit: int, budget: BodyBudget, proven: bool = False) -> bytes:
+    async def body(self, limit: int, budget: BodyBudget, verified: bool = False) -> bytes:
         """The whole body. Its memory is held until `release`.
 
         Args:
             limit: bytes of it.
             budget: where its memory comes from.
-            proven: the signature was checked.
+            verified: the signature was checked.
 
         Raises:
             BodyTooLargeError: over the limit; no more than that is taken into memory.
@@ -141,28 +141,28 @@ class Exchange:
         """
         if (self.length or 0) > limit:
             raise BodyTooLargeError(f"the body has {self.length} bytes; this call takes at most {limit}")
-        self._hold = budget.hold(neighbourhood(self.peer), self.facts.get("accessKey", ""), proven)
+        self._reservation = budget.reserve(address_group(self.peer), self.facts.get("accessKey", ""), verified)
         parts = []
         async for part in self.chunks():
             if self.read > limit:
                 raise BodyTooLargeError(f"the body has over {limit} bytes, the most that this call takes")
-            self._hold.take(len(part))
+            self._reservation.take(len(part))
             parts.append(part)
         return b"".join(parts)
 
-    def proven(self) -> None:
+    def mark_verified(self) -> None:
         """The signature over the body that was read is right.
 
         Raises:
             ThrottlingError: this caller's bodies fill the memory that is set aside for them.
         """
-        if self._hold is not None:
-            self._hold.prove()
+        if self._reservation is not None:
+            self._reservation.mark_verified()
 
     def release(self) -> None:
         """The call is over, and its body is no longer needed."""
-        if self._hold is not None:
-            self._hold.release()
+        if self._reservation is not None:
+            self._reservation.release()
 
     async def begin(self, status: int, headers: list[tuple[str, str]]) -> None:
         """Send status and headers."""

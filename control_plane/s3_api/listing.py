@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from linewatch.anomaly_model.numbers import read_digits
 from linewatch.control_plane.objects.directory import DirectoryObjects, Entry
 from linewatch.control_plane.objects.keys import LAST
-from linewatch.control_plane.s3_door import documents as xml
-from linewatch.control_plane.s3_door.errors import S3Error
+from linewatch.control_plane.s3_api import documents as xml
+from linewatch.control_plane.s3_api.errors import S3Error
 
 PAGE = 1000
 _MOST_KEYS = 2**31 - 1

@@ -25,19 +25,19 @@ class BodyBudget:
             largest: of one body; no share is smaller.
         """
         half, quarter = (min(size, max(size // part, largest)) for part in (2, 4))
-        self._most = {"all": size, "unproven": half, "address": quarter, "unproven key": quarter, "key": half}
+        self._most = {"all": size, "unverified": half, "address": quarter, "unverified key": quarter, "key": half}
         self._held: Counter[_Account] = Counter()
         self._lock = threading.Lock()
 
-    def hold(self, address: str, key: str, proven: bool) -> "Hold":
+    def reserve(self, address: str, key: str, verified: bool) -> "Reservation":
         """An account for one body.
 
         Args:
             address: of the caller.
             key: access key that the caller names.
-            proven: the caller's signature was checked.
+            verified: the caller's signature was checked.
         """
-        return Hold(self, address, key, proven)
+        return Reservation(self, address, key, verified)
 
     def move(self, size: int, before: tuple[_Account, ...], after: tuple[_Account, ...]) -> None:
         """Take bytes from some accounts to others.
@@ -50,7 +50,7 @@ class BodyBudget:
             change.subtract(dict.fromkeys(before, size))
             for account, more in change.items():
                 if more > 0 and self._held[account] + more > self._most[account[0]]:
-                    raise ThrottlingError(f"bodies of {_told(account)} fill the memory that is set aside for them; {_ADVICE}")
+                    raise ThrottlingError(f"bodies of {_describe(account)} fill the memory that is set aside for them; {_ADVICE}")
             for account, more in change.items():
                 self._held[account] += more
                 if not self._held[account]:
@@ -62,24 +62,24 @@ class BodyBudget:
         return self._held["all", ""]
 
 
-def _told(account: _Account) -> str:
+def _describe(account: _Account) -> str:
     match account:
         case ("address", address):
             return f"calls from {address}"
-        case ("key" | "unproven key", key):
+        case ("key" | "unverified key", key):
             return f"calls of {key}"
         case _:
             return "all calls"
 
 
-class Hold:
+class Reservation:
     """What one body holds."""
 
-    def __init__(self, budget: BodyBudget, address: str, key: str, proven: bool) -> None:
+    def __init__(self, budget: BodyBudget, address: str, key: str, verified: bool) -> None:
         self._budget, self._size = budget, 0
-        self._proven: tuple[_Account, ...] = (("all", ""), ("key", key))
-        unproven: tuple[_Account, ...] = (("all", ""), ("unproven", ""), ("address", address), ("unproven key", key))
-        self._accounts = self._proven if proven else unproven
+        self._verified: tuple[_Account, ...] = (("all", ""), ("key", key))
+        unverified: tuple[_Account, ...] = (("all", ""), ("unverified", ""), ("address", address), ("unverified key", key))
+        self._accounts = self._verified if verified else unverified
 
     def take(self, size: int) -> None:
         """Hold more bytes.
@@ -90,14 +90,14 @@ class Hold:
         self._budget.move(size, (), self._accounts)
         self._size += size
 
-    def prove(self) -> None:
+    def mark_verified(self) -> None:
         """The signature was checked: hold the bytes as the key's own.
 
         Raises:
             ThrottlingError: the key holds too many.
         """
-        self._budget.move(self._size, self._accounts, self._proven)
-        self._accounts = self._proven
+        self._budget.move(self._size, self._accounts, self._verified)
+        self._accounts = self._verified
 
     def release(self) -> None:
         """Give all back."""

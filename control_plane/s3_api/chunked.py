@@ -9,7 +9,7 @@ import hmac
 import re
 from collections.abc import Callable, Iterator
 
-from linewatch.control_plane.s3_door.errors import S3Error
+from linewatch.control_plane.s3_api.errors import S3Error
 
 MOST_CHUNK = 16 << 20
 """Bytes of one signed chunk; it is held in memory until its signature is checked. Clients send 64 KiB to 1 MiB."""

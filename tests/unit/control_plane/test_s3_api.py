@@ -1,4 +1,4 @@
-"""The S3 door's answers, over ASGI and without a network: bodies, conditions, numbers, promises and presigned URLs."""
+"""The S3 API's answers, over ASGI and without a network: bodies, conditions, numbers, promises and presigned URLs."""
 
 import asyncio
 import base64
@@ -24,7 +24,7 @@ from linewatch.control_plane.access.registry import Registry
 from linewatch.control_plane.gateway import Gateway
 from linewatch.control_plane.hosting.manager import HostingManager
 from linewatch.control_plane.objects.directory import DirectoryObjects
-from linewatch.control_plane.s3_door.checksums import ALGORITHMS, digest_of
+from linewatch.control_plane.s3_api.checksums import ALGORITHMS, digest_of
 from linewatch.control_plane.services import Services
 from linewatch.control_plane.settings import Settings
 from linewatch.control_plane.store.database import Store
@@ -345,5 +345,5 @@ def test_a_url_of_version_2_is_whole_or_refused(signed: tuple[Ask, Services]) ->
                           (f"AWSAccessKeyId={key}&Signature=x&Expires=%C2%B2", 400), (f"AWSAccessKeyId={key}&Signature=%FF&Expires={soon}", 403),
                           (f"AWSAccessKeyId={key}&Signature=&Expires={soon}", 403)):  # fmt: skip
         assert call("GET", "/bkt/k", b"", query)[0] == status, query
-    with mock.patch("control_plane.s3_door.door.identify_url", side_effect=AssertionError):
+    with mock.patch("linewatch.control_plane.s3_api.handler.identify_url", side_effect=AssertionError):
         assert call("GET", "/2020-11-20/projects", b"", f"AWSAccessKeyId={key}&Signature=x&Expires={soon}")[0] == 403
