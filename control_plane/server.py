@@ -24,8 +24,8 @@ from linewatch.control_plane.access.registry import account_of_found
 from linewatch.control_plane.connections import ConnectionLimiter, Listener, ServerLoop, address_group, bounded_protocol
 from linewatch.control_plane.gateway import Gateway
 from linewatch.control_plane.hosting.manager import HostingManager
-from linewatch.control_plane.jobs.place import open_objects
 from linewatch.control_plane.jobs.runner import JobRunner
+from linewatch.control_plane.jobs.worker import open_objects
 from linewatch.control_plane.objects.directory import DirectoryObjects
 from linewatch.control_plane.services import Services
 from linewatch.control_plane.settings import Settings

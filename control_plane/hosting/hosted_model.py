@@ -177,7 +177,7 @@ class HostedModel:
         Raises:
             ThrottlingError: more calls than units and their queues hold. AgentCallError: the agent's answer.
         """
-        with self._place(), self._unit() as unit:
+        with self._admission(), self._unit() as unit:
             began = time.monotonic()
             try:
                 return unit.client.detect(picture, unit.name)
@@ -186,7 +186,7 @@ class HostedModel:
                     self._busy_s += time.monotonic() - began
 
     @contextlib.contextmanager
-    def _place(self) -> Iterator[None]:
+    def _admission(self) -> Iterator[None]:
         with self._lock:
             if self._draining or self._calls >= self.units * (1 + self._queue):
                 raise ThrottlingError(

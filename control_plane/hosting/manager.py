@@ -16,10 +16,9 @@ from linewatch.anomaly_model.errors import LinewatchError
 from linewatch.control_plane.errors import ConflictError, ThrottlingError
 from linewatch.control_plane.hosting.hosted_model import HostedModel, clear_leftovers
 from linewatch.control_plane.jobs.preparation import bundle_folder
-from linewatch.control_plane.jobs.table import Row
 from linewatch.control_plane.settings import Settings
 from linewatch.control_plane.store.database import Store
-from linewatch.control_plane.store.schema import models
+from linewatch.control_plane.store.schema import Row, models
 from linewatch.control_plane.store.transitions import advance
 from linewatch.edge_agent.client import AgentCallError
 

@@ -1,4 +1,4 @@
-"""What a training or packaging needs before it is placed, and what its outcome changes."""
+"""What a training or packaging needs before it is submitted, and what its outcome changes."""
 
 import logging
 from pathlib import Path
@@ -14,9 +14,8 @@ from linewatch.control_plane.access.rights import caller_of, require_readable, r
 from linewatch.control_plane.entries import EntryError, parse_entry
 from linewatch.control_plane.errors import AccessDeniedError
 from linewatch.control_plane.identifiers import Scope
-from linewatch.control_plane.jobs.place import LOG, Placement, write_spec
 from linewatch.control_plane.jobs.remedies import advise
-from linewatch.control_plane.jobs.table import Row
+from linewatch.control_plane.jobs.worker import LOG, JobSpec, write_spec
 from linewatch.control_plane.operations.datasets import training_lines
 from linewatch.control_plane.operations.lookup import dataset_of
 from linewatch.control_plane.operations.packaging import compiler_options, target_name
@@ -24,7 +23,7 @@ from linewatch.control_plane.results import component, evaluation
 from linewatch.control_plane.services import Call, Services
 from linewatch.control_plane.settings import Settings
 from linewatch.control_plane.store.database import now
-from linewatch.control_plane.store.schema import components, models, packagings, projects
+from linewatch.control_plane.store.schema import Row, components, models, packagings, projects
 from linewatch.control_plane.store.transitions import advance
 
 log = logging.getLogger(__name__)
@@ -44,7 +43,7 @@ def bundle_folder(settings: Settings, model_id: int) -> Path:
     return (settings.folder / "models" / str(model_id) / "bundle").absolute()
 
 
-def prepare(services: Services, job: Row) -> Placement:
+def prepare(services: Services, job: Row) -> JobSpec:
     """Write a job's folder: spec, and for a training the manifests as they are now.
 
     Raises:
@@ -61,7 +60,7 @@ def prepare(services: Services, job: Row) -> Placement:
     except AccessDeniedError as error:
         raise PreparationError(str(error)) from None
     settings = services.settings
-    return Placement(
+    return JobSpec(
         job.kind, str(folder), float(settings.training_hours) if job.kind == "train" else _PACKAGE_HOURS,
         settings.objects_root, settings.objects_endpoint, settings.region, settings.objects_timeout_s, fetch, upload,
         account,
@@ -186,11 +185,11 @@ def _publishing(settings: Settings, owner: Scope, place: dict[str, str]) -> dict
 def finish(connection: Connection, services: Services, job: Row, outcome: Outcome) -> None:
     """Carry an outcome to the model or packaging, in the transaction that ends the job."""
     log.info("job %s %s: %s", job.id, job.kind, outcome.error or "succeeded")
-    settle(connection, job, outcome)
+    apply_outcome(connection, job, outcome)
     services.work.set()
 
 
-def settle(connection: Connection, job: Row, outcome: Outcome) -> None:
+def apply_outcome(connection: Connection, job: Row, outcome: Outcome) -> None:
     """What an outcome changes in the store."""
     if job.kind == "train":
         _finish_training(connection, job, outcome)

@@ -10,14 +10,11 @@ from sqlalchemy.engine import Connection
 
 from linewatch.anomaly_model.files import replace_file
 from linewatch.control_plane.store.database import now
-from linewatch.control_plane.store.schema import jobs, models
+from linewatch.control_plane.store.schema import Row, jobs, models
 from linewatch.control_plane.store.transitions import advance
 
-CHORES = ("import", "update", "purge", "distribute", "delete_model")
-PLACED = ("train", "package")
-
-Row = Any
-"""A row of the jobs table; its columns are attributes."""
+BACKGROUND_KINDS = ("import", "update", "purge", "distribute", "delete_model")
+WORKER_KINDS = ("train", "package")
 
 
 def add_job(connection: Connection, kind: str, subject_id: int, spec: dict[str, Any]) -> int:
@@ -54,8 +51,16 @@ def claim(connection: Connection, job: Row, lease: float) -> Row | None:
     return connection.execute(sa.select(jobs).where(jobs.c.id == job.id)).one()
 
 
-def beat(connection: Connection, job: Row, heartbeat: float, lease: float, message: str) -> None:
-    """Note a sign of life of an attempt that still has the job."""
+def record_heartbeat(connection: Connection, job: Row, heartbeat: float, lease: float, message: str) -> None:
+    """Note a heartbeat of an attempt that still has the job.
+
+    Args:
+        connection: of a writing transaction.
+        job: its row, as the attempt claimed it.
+        heartbeat: epoch seconds of the last one.
+        lease: seconds for which the attempt is then believed to be alive.
+        message: how far it is, for people.
+    """
     mine = sa.and_(jobs.c.id == job.id, jobs.c.attempt == job.attempt, jobs.c.state == "RUNNING")
     connection.execute(sa.update(jobs).where(mine).values(heartbeat=heartbeat, lease=heartbeat + lease, message=message))
 

@@ -1,16 +1,11 @@
 """Finding what a call names, or answering that it is not there."""
 
-from typing import Any
-
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from linewatch.control_plane.errors import NotFoundError
 from linewatch.control_plane.identifiers import Scope
-from linewatch.control_plane.store.schema import datasets, models, packagings, projects
-
-Row = Any
-"""A row of a table; its columns are attributes."""
+from linewatch.control_plane.store.schema import Row, datasets, models, packagings, projects
 
 
 def count(connection: Connection, source: sa.FromClause, *conditions: sa.ColumnElement[bool]) -> int:

@@ -4,13 +4,13 @@ from collections.abc import Mapping
 from datetime import UTC
 from email.utils import parsedate_to_datetime
 
-from linewatch.control_plane.objects.directory import Check
+from linewatch.control_plane.objects.directory import Precondition
 from linewatch.control_plane.s3_api.errors import S3Error
 
 _NONE, _MATCH, _SINCE, _UNTIL = "if-none-match", "if-match", "if-modified-since", "if-unmodified-since"
 
 
-def write_check(headers: Mapping[str, str]) -> Check | None:
+def write_precondition(headers: Mapping[str, str]) -> Precondition | None:
     """What is asked before an object is put or deleted; None without conditions.
 
     Raises:

@@ -6,7 +6,7 @@ from urllib.parse import quote
 from xml.etree import ElementTree as ET
 from xml.sax.saxutils import escape
 
-from linewatch.control_plane.objects.directory import Entry
+from linewatch.control_plane.objects.directory import ListedObject
 from linewatch.control_plane.s3_api.errors import S3Error
 
 NAMESPACE = "http://s3.amazonaws.com/doc/2006-03-01/"
@@ -49,7 +49,7 @@ def encode_key(key: str, encoding: str | None) -> str:
     return quote(key, safe="/-_.~") if encoding == "url" else key
 
 
-def contents(entries: Iterable[Entry], encoding: str | None) -> Tree:
+def contents(entries: Iterable[ListedObject], encoding: str | None) -> Tree:
     """The objects of a listing."""
     return [
         ("Contents", [

@@ -5,7 +5,7 @@ import binascii
 from collections.abc import Mapping
 
 from linewatch.anomaly_model.numbers import read_digits
-from linewatch.control_plane.objects.directory import DirectoryObjects, Entry
+from linewatch.control_plane.objects.directory import DirectoryObjects, ListedObject
 from linewatch.control_plane.objects.keys import LAST
 from linewatch.control_plane.s3_api import documents as xml
 from linewatch.control_plane.s3_api.errors import S3Error
@@ -68,9 +68,9 @@ def _decode(token: str) -> str:
 
 def _page(
     objects: DirectoryObjects, bucket: str, prefix: str, delimiter: str, after: str, most: int
-) -> tuple[list[Entry], list[str], str, bool]:
+) -> tuple[list[ListedObject], list[str], str, bool]:
     """Objects, common prefixes, the last key or prefix of the page, and whether there is more."""
-    found: list[Entry] = []
+    found: list[ListedObject] = []
     prefixes: list[str] = []
     last = after
     # Behind a common prefix that ended a page are keys that it stands for: they are not listed again.

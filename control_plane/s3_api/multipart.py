@@ -14,7 +14,7 @@ import msgspec
 
 from linewatch.anomaly_model.files import replace_file
 from linewatch.anomaly_model.numbers import read_digits
-from linewatch.control_plane.objects.directory import PRIVATE, Check, DirectoryObjects
+from linewatch.control_plane.objects.directory import PRIVATE, DirectoryObjects, Precondition
 from linewatch.control_plane.s3_api.checksums import digest_of, read_header, read_value
 from linewatch.control_plane.s3_api.errors import S3Error
 
@@ -147,7 +147,7 @@ class Multipart:
                 found[int(match[1])] = (match[2], path)
         return found
 
-    def complete(self, folder: Path, upload: Upload, parts: list[Part], whole: Whole, check: Check | None) -> str:
+    def complete(self, folder: Path, upload: Upload, parts: list[Part], whole: Whole, check: Precondition | None) -> str:
         """Put the parts together as an object; returns its ETag.
 
         Args:

@@ -6,11 +6,11 @@ from typing import Any
 from urllib.parse import unquote
 
 from linewatch.anomaly_model.errors import LinewatchError
-from linewatch.control_plane.objects.notes import Note
+from linewatch.control_plane.objects.metadata import ObjectMetadata
 from linewatch.control_plane.request_context import ClientGoneError, in_thread
 from linewatch.control_plane.s3_api import documents as xml
 from linewatch.control_plane.s3_api.checksums import check_document
-from linewatch.control_plane.s3_api.conditions import is_unchanged, write_check
+from linewatch.control_plane.s3_api.conditions import is_unchanged, write_precondition
 from linewatch.control_plane.s3_api.context import (
     BLOCK,
     META,
@@ -31,7 +31,7 @@ _KEYS = 1000
 async def put_object(s3: S3Context, request: S3Request) -> None:
     """PutObject."""
     require_bucket(s3, request)
-    check = write_check(request.context.headers)
+    check = write_precondition(request.context.headers)
     received = await receive(s3, request)
     await in_thread(s3.pool, s3.objects.adopt, request.bucket, request.key, received.path, received.md5, *content_metadata(request), check)
     await request.context.answer(200, [("etag", f'"{received.md5}"'), *received.checksum_headers])
@@ -39,17 +39,17 @@ async def put_object(s3: S3Context, request: S3Request) -> None:
 
 async def copy_object(s3: S3Context, request: S3Request) -> None:
     """CopyObject."""
-    check = write_check(request.context.headers)
-    note, modified, incoming, etag = await in_thread(s3.pool, copy_source, s3, request)
+    check = write_precondition(request.context.headers)
+    stored, modified, incoming, etag = await in_thread(s3.pool, copy_source, s3, request)
     replace = request.context.headers.get("x-amz-metadata-directive") == "REPLACE"
-    described = content_metadata(request) if replace else (note.content_type, note.metadata)
+    described = content_metadata(request) if replace else (stored.content_type, stored.metadata)
     await in_thread(s3.pool, s3.objects.adopt, request.bucket, request.key, incoming, etag, *described, check)
     body = xml.document("CopyObjectResult", [("LastModified", xml.iso(modified)), ("ETag", f'"{etag}"')])
     await request.context.answer(200, XML, body)
 
 
-def copy_source(s3: S3Context, request: S3Request) -> tuple[Note, float, Path, str]:
-    """The object that x-amz-copy-source names, copied to a file of ours: its note, time, the file and its MD5."""
+def copy_source(s3: S3Context, request: S3Request) -> tuple[ObjectMetadata, float, Path, str]:
+    """The object that x-amz-copy-source names, copied to a file of ours: its metadata, time, the file and its MD5."""
     headers = request.context.headers
     bucket, _, key = unquote(headers["x-amz-copy-source"].partition("?")[0]).removeprefix("/").partition("/")
     request.call(s3.services).require_object("s3:GetObject", bucket, key)
@@ -57,12 +57,12 @@ def copy_source(s3: S3Context, request: S3Request) -> tuple[Note, float, Path, s
     if expected != request.caller.scope.account:
         raise S3Error("AccessDenied", 403, f"the bucket {bucket[:80]} does not belong to {expected[:40]}")
     require_bucket(s3, request)
-    note, modified, path = s3.objects.note(bucket, key)
-    if is_unchanged(headers, note.etag, modified, "x-amz-copy-source-"):
+    stored, modified, path = s3.objects.describe(bucket, key)
+    if is_unchanged(headers, stored.etag, modified, "x-amz-copy-source-"):
         raise S3Error("PreconditionFailed", 412, "the object to copy is not the one that the conditions ask for")
-    first, last = 0, note.size - 1
+    first, last = 0, stored.size - 1
     if "x-amz-copy-source-range" in headers:
-        first, last = byte_range(headers["x-amz-copy-source-range"], note.size) or (first, last)
+        first, last = byte_range(headers["x-amz-copy-source-range"], stored.size) or (first, last)
     incoming, md5 = s3.objects.incoming(), hashlib.md5(usedforsecurity=False)
     with incoming.open("xb") as target:
         if not key.endswith("/"):
@@ -73,24 +73,24 @@ def copy_source(s3: S3Context, request: S3Request) -> tuple[Note, float, Path, s
                     md5.update(block)
                     target.write(block)
                     left -= len(block)
-    return note, modified, incoming, md5.hexdigest()
+    return stored, modified, incoming, md5.hexdigest()
 
 
 async def get_object(s3: S3Context, request: S3Request) -> None:
     """GetObject, whole or a range; HeadObject."""
     context = request.context
-    note, modified, path = await in_thread(s3.pool, s3.objects.note, request.bucket, request.key)
+    stored, modified, path = await in_thread(s3.pool, s3.objects.describe, request.bucket, request.key)
     headers = context.headers
-    common = [("etag", f'"{note.etag}"'), ("last-modified", xml.http_date(modified)), ("accept-ranges", "bytes")]
-    if is_unchanged(headers, note.etag, modified):
+    common = [("etag", f'"{stored.etag}"'), ("last-modified", xml.http_date(modified)), ("accept-ranges", "bytes")]
+    if is_unchanged(headers, stored.etag, modified):
         await context.answer(304, common)
         return
-    common += [("content-type", note.content_type), *((f"{META}{k}", v) for k, v in note.metadata.items())]
-    span = byte_range(headers["range"], note.size) if "range" in headers else None
-    first, last = span or (0, note.size - 1)
+    common += [("content-type", stored.content_type), *((f"{META}{k}", v) for k, v in stored.metadata.items())]
+    span = byte_range(headers["range"], stored.size) if "range" in headers else None
+    first, last = span or (0, stored.size - 1)
     status = 206 if span else 200
     if span:
-        common.append(("content-range", f"bytes {first}-{last}/{note.size}"))
+        common.append(("content-range", f"bytes {first}-{last}/{stored.size}"))
     left = last - first + 1
     await context.begin(status, [*common, ("content-length", str(left))])
     if context.method == "HEAD" or not left:
@@ -108,7 +108,7 @@ async def get_object(s3: S3Context, request: S3Request) -> None:
 
 async def delete_object(s3: S3Context, request: S3Request) -> None:
     """DeleteObject."""
-    check = write_check(request.context.headers)
+    check = write_precondition(request.context.headers)
     await in_thread(s3.pool, s3.objects.delete, request.bucket, request.key, check)
     await request.context.answer(204, [])
 
@@ -127,7 +127,7 @@ async def delete_objects(s3: S3Context, request: S3Request) -> None:
         key, etag = xml.text_of(item, "Key") or "", xml.text_of(item, "ETag")
         try:
             call.require("s3:DeleteObject", f"arn:aws:s3:::{request.bucket}/{key}")
-            check = write_check({} if etag is None else {"if-match": etag})
+            check = write_precondition({} if etag is None else {"if-match": etag})
             await in_thread(s3.pool, s3.objects.delete, request.bucket, key, check)
             if xml.text_of(root, "Quiet") != "true":
                 results.append(("Deleted", [("Key", key)]))

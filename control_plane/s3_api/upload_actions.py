@@ -8,7 +8,7 @@ from linewatch.anomaly_model.numbers import read_digits
 from linewatch.control_plane.request_context import in_thread
 from linewatch.control_plane.s3_api import documents as xml
 from linewatch.control_plane.s3_api.checksums import ALGORITHMS, read_value
-from linewatch.control_plane.s3_api.conditions import write_check
+from linewatch.control_plane.s3_api.conditions import write_precondition
 from linewatch.control_plane.s3_api.context import (
     XML,
     S3Context,
@@ -63,7 +63,7 @@ async def complete_multipart_upload(s3: S3Context, request: S3Request) -> None:
     root = xml.parse(await read_document(s3, request), "CompleteMultipartUpload")
     parts = [_read_part(item) for item in xml.children(root, "Part")]
     whole = read_whole(headers)
-    etag = await in_thread(s3.pool, s3.uploads.complete, folder, upload, parts, whole, write_check(headers))
+    etag = await in_thread(s3.pool, s3.uploads.complete, folder, upload, parts, whole, write_precondition(headers))
     body = xml.document("CompleteMultipartUploadResult", [
         ("Location", request.context.path), ("Bucket", request.bucket), ("Key", request.key), ("ETag", f'"{etag}"'),
     ])  # fmt: skip

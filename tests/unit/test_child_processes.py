@@ -9,7 +9,7 @@ import msgspec
 import pytest
 
 from linewatch.anomaly_model.child_job import Outcome
-from linewatch.control_plane.jobs.place import Placement, run_job
+from linewatch.control_plane.jobs.worker import JobSpec, run_job
 
 ROOT = Path(__file__).parents[2]
 STARTED = re.compile(r'(?:sys\.executable,|bin/python"|"\$python")\s+"?(-[\w-]+)"?,?\s+"?([\w-]*)')
@@ -31,8 +31,8 @@ def test_a_job_executes_nothing_that_lies_in_the_current_folder(tmp_path: Path, 
     folder.mkdir()
     (folder / "spec.json").write_text("{}")
     monkeypatch.chdir(here)
-    placement = Placement("train", str(folder), 1, str(tmp_path / "objects"), "", "r", 1, [], [], "111122223333")
-    outcome = msgspec.json.decode(run_job(msgspec.json.encode(placement)), type=Outcome)
+    spec = JobSpec("train", str(folder), 1, str(tmp_path / "objects"), "", "r", 1, [], [], "111122223333")
+    outcome = msgspec.json.decode(run_job(msgspec.json.encode(spec)), type=Outcome)
     assert "ValidationError" in outcome.error  # our own training read the spec
     assert not mark.exists()
 

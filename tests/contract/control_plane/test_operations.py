@@ -16,7 +16,7 @@ import pytest
 from botocore.exceptions import ClientError
 
 from linewatch.control_plane.access.policy import ROLES, Policy, Statement
-from linewatch.control_plane.jobs.desk import JobDesk
+from linewatch.control_plane.jobs.admin import JobAdmin
 from linewatch.control_plane.wire.service_model import operations
 from tests.contract.control_plane.conftest import Bench, entry, manifest
 from tests.server import ACCOUNT, REGION, wait_for
@@ -749,13 +749,13 @@ def test_a_training_that_waits_for_its_dataset_holds_nobody_up(bench: Bench) -> 
     assert wait_for(packaging, lambda s: s not in ("CREATED", "RUNNING")) == "FAILED"  # its model has no files
     assert bench.status(waiting) == "TRAINING"
     conflict(lambda: bench.api.delete_model(ProjectName=bench.project, ModelVersion=waiting), "MODEL")
-    desk = JobDesk(bench.server.store())
-    training = next(j for j in desk.list() if (j["kind"], j["subject"]) == ("train", f"{bench.project}/{waiting}"))
-    assert desk.cancel(training["job"], "Ada")["state"] == "CANCELLED"
+    admin = JobAdmin(bench.server.store())
+    training = next(j for j in admin.list() if (j["kind"], j["subject"]) == ("train", f"{bench.project}/{waiting}"))
+    assert admin.cancel(training["job"], "Ada")["state"] == "CANCELLED"
     described = bench.api.describe_model(ProjectName=bench.project, ModelVersion=waiting)["ModelDescription"]
     assert (described["Status"], described["StatusMessage"]) == ("TRAINING_FAILED", "cancelled by Ada")
     bench.api.delete_model(ProjectName=bench.project, ModelVersion=waiting)
-    desk.store.close()
+    admin.store.close()
 
 
 @case("DeleteModel", "ConflictException")

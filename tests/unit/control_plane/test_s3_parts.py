@@ -177,8 +177,8 @@ def test_a_file_put_there_by_hand_is_an_object(tmp_path: Path) -> None:
     (tmp_path / "bkt" / "a").mkdir(parents=True)
     (tmp_path / "bkt" / "a" / "b.png").write_bytes(b"hello")
     assert [(key, objects.entry("bkt", key).size) for key in objects.keys("bkt")] == [("a/b.png", 5)]  # type: ignore[union-attr]
-    note, _, _ = objects.note("bkt", "a/b.png")
-    assert (note.content_type, note.etag[-2:]) == ("image/png", "-1")
+    stored, _, _ = objects.describe("bkt", "a/b.png")
+    assert (stored.content_type, stored.etag[-2:]) == ("image/png", "-1")
     assert objects.size("bkt", "a/b.png") == 5
     with objects.open("bkt", "a/b.png") as stream:
         assert stream.read() == b"hello"
@@ -192,9 +192,9 @@ def test_a_note_counts_only_for_the_file_it_was_made_for(tmp_path: Path) -> None
     source = tmp_path / "source"
     source.write_bytes(b"one")
     objects.put("bkt", "k", source, "text/plain")
-    assert objects.note("bkt", "k")[0].etag == hashlib.md5(b"one").hexdigest()  # noqa: S324
+    assert objects.describe("bkt", "k")[0].etag == hashlib.md5(b"one").hexdigest()  # noqa: S324
     (tmp_path / "bkt" / "k").write_bytes(b"by hand")
-    assert objects.note("bkt", "k")[0].etag.endswith("-1")
+    assert objects.describe("bkt", "k")[0].etag.endswith("-1")
 
 
 def test_fetching_gives_a_file_that_later_changes_do_not_touch(tmp_path: Path) -> None:
@@ -242,9 +242,9 @@ def test_parts_make_an_object(tmp_path: Path) -> None:
         with pytest.raises(S3Error):
             uploads.complete(folder, upload, wanted, Whole(), None)
     uploads.complete(folder, upload, [one, two], Whole(), None)
-    note, _, path = objects.note("bkt", "k")
+    stored, _, path = objects.describe("bkt", "k")
     assert path.read_bytes() == b"onetwo"
-    assert (note.content_type, note.metadata, note.etag[-2:]) == ("image/png", {"a": "b"}, "-2")
+    assert (stored.content_type, stored.metadata, stored.etag[-2:]) == ("image/png", {"a": "b"}, "-2")
     for wrong in (upload_id, "../../etc", "0" * 32):
         with pytest.raises(S3Error, match="no such upload"):
             uploads.find(wrong, "bkt", "k")

@@ -1,6 +1,6 @@
 """What the server's own threads do: read manifests, apply updates, move and remove entries, remove models.
 
-Each chore may be run again from its beginning after a crash: what it changes for others to see, it changes in one
+Each task may be run again from its beginning after a crash: what it changes for others to see, it changes in one
 transaction together with the status.
 """
 
@@ -21,13 +21,12 @@ from linewatch.anomaly_model.limits import LIMITS
 from linewatch.control_plane.access.rights import caller_of, require_readable
 from linewatch.control_plane.entries import LINE_CHARS, Entry, EntryError, parse_entry
 from linewatch.control_plane.errors import AccessDeniedError
-from linewatch.control_plane.jobs.missing import tell_missing
-from linewatch.control_plane.jobs.table import Row
+from linewatch.control_plane.jobs.missing import describe_missing
 from linewatch.control_plane.objects import UnavailableError, read_lines
 from linewatch.control_plane.operations.lookup import count
 from linewatch.control_plane.services import Call, Services
 from linewatch.control_plane.store.database import now
-from linewatch.control_plane.store.schema import datasets, entries, models
+from linewatch.control_plane.store.schema import Row, datasets, entries, models
 from linewatch.control_plane.store.transitions import advance
 
 _BATCH = 1000
@@ -37,8 +36,8 @@ MOVED_SHARE = 0.2
 """Share of the training entries that DistributeDatasetEntries moves."""
 
 
-class ChoreError(LinewatchError):
-    """A chore failed for a reason that the user is told."""
+class BackgroundTaskError(LinewatchError):
+    """A background task failed for a reason that the user is told."""
 
 
 def import_manifest(services: Services, job: Row) -> None:
@@ -54,7 +53,7 @@ def import_manifest(services: Services, job: Row) -> None:
     with _told():
         caller.require_object("s3:GetObject", spec["bucket"], spec["key"])
     if services.objects.size(spec["bucket"], spec["key"], spec["version"]) > LIMITS.manifest_bytes:
-        raise ChoreError(f"{where} is over the limit of {LIMITS.manifest_bytes} bytes")
+        raise BackgroundTaskError(f"{where} is over the limit of {LIMITS.manifest_bytes} bytes")
     most = services.settings.most_pictures(row.kind)
     named: dict[str, str] = {}
     lines: dict[str, int] = {}
@@ -68,25 +67,25 @@ def import_manifest(services: Services, job: Row) -> None:
                 entry = _parse(raw, f"{where} line {number}")
                 first = lines.setdefault(entry.source_ref, number)
                 if first != number:
-                    raise ChoreError(f"{where} line {number} names {entry.source_ref}, as line {first} does; name each once")
+                    raise BackgroundTaskError(f"{where} line {number} names {entry.source_ref}, as line {first} does; name each once")
                 bucket = bucket or entry.bucket
                 if entry.bucket != bucket:
-                    raise ChoreError(
+                    raise BackgroundTaskError(
                         f"{where} line {number} names a picture in bucket {entry.bucket}, line 1 in {bucket}; all pictures of a "
                         "dataset lie in one bucket"
                     )
                 if len(lines) > most:
-                    raise ChoreError(f"{where} has over {most} pictures, the most that the settings allow a {row.kind} dataset")
+                    raise BackgroundTaskError(f"{where} has over {most} pictures, the most that the settings allow a {row.kind} dataset")
                 named |= dict.fromkeys(entry.read_in_training, f"line {number}")
                 rows.append(_values(dataset_id, entry))
                 addresses += [entry.source_ref, *entry.masks]
             with services.store.write() as connection:
                 connection.execute(sa.insert(entries), rows)
     if not lines:
-        raise ChoreError(f"{where} has no lines; expected a JSON object a line")
+        raise BackgroundTaskError(f"{where} has no lines; expected a JSON object a line")
     with _told():
         require_readable(caller, addresses)
-    message = tell_missing(services.objects, named)
+    message = describe_missing(services.objects, named)
     with services.store.write() as connection:
         advance(connection, "dataset", dataset_id, "imported", message=message)
 
@@ -108,7 +107,7 @@ def update_entries(services: Services, job: Row) -> None:
         caller = _caller(services, job)
         with _told():
             require_readable(caller, (a for e in changed.values() for a in (e.source_ref, *e.masks)))
-        message = tell_missing(services.objects, {name: "" for entry in changed.values() for name in entry.read_in_training})
+        message = describe_missing(services.objects, {name: "" for entry in changed.values() for name in entry.read_in_training})
         with services.store.write() as connection:
             _check_bucket(connection, dataset_id, changed.values())
             _upsert(connection, services.store.is_sqlite, [_values(dataset_id, e) for e in changed.values()])
@@ -126,9 +125,9 @@ def _read_changes(path: Path) -> dict[str, Entry]:
                 entry = _parse(raw, f"line {number} of Changes")
                 changed[entry.source_ref] = entry
     except FileNotFoundError:  # a backup has none: they were being applied when it was made
-        raise ChoreError("the lines of this update were not kept; send them again") from None
+        raise BackgroundTaskError("the lines of this update were not kept; send them again") from None
     if not changed:
-        raise ChoreError("Changes has no lines; expected a JSON object a line")
+        raise BackgroundTaskError("Changes has no lines; expected a JSON object a line")
     return changed
 
 
@@ -149,14 +148,14 @@ def _told() -> Iterator[None]:
     try:
         yield
     except AccessDeniedError as error:
-        raise ChoreError(str(error)) from None
+        raise BackgroundTaskError(str(error)) from None
 
 
 def _parse(raw: bytes, where: str) -> Entry:
     try:
         return parse_entry(raw)
     except EntryError as error:
-        raise ChoreError(f"{where} {error}") from None
+        raise BackgroundTaskError(f"{where} {error}") from None
 
 
 def _values(dataset_id: int, entry: Entry) -> dict[str, Any]:
@@ -172,13 +171,13 @@ def _check_bucket(connection: Connection, dataset_id: int, changed: Iterable[Ent
     for entry in changed:
         bucket = bucket or entry.bucket
         if entry.bucket != bucket:
-            raise ChoreError(f"{entry.source_ref} lies in another bucket than the dataset's pictures, {bucket}")
+            raise BackgroundTaskError(f"{entry.source_ref} lies in another bucket than the dataset's pictures, {bucket}")
 
 
 def _check_count(services: Services, connection: Connection, row: Row) -> None:
     most, total = services.settings.most_pictures(row.kind), count(connection, entries, entries.c.dataset_id == row.id)
     if total > most:
-        raise ChoreError(f"the dataset would have {total} pictures; the settings allow a {row.kind} dataset {most}")
+        raise BackgroundTaskError(f"the dataset would have {total} pictures; the settings allow a {row.kind} dataset {most}")
 
 
 def _upsert(connection: Connection, is_sqlite: bool, rows: Sequence[dict[str, Any]]) -> None:
@@ -247,14 +246,14 @@ def delete_model(services: Services, job: Row) -> None:
         connection.execute(sa.delete(models).where(models.c.id == job.subject_id, models.c.status == "DELETING"))
 
 
-CHORE: dict[str, tuple[Callable[[Services, Row], None], Callable[[Connection, Row, str], None] | None]] = {
+BACKGROUND_TASKS: dict[str, tuple[Callable[[Services, Row], None], Callable[[Connection, Row, str], None] | None]] = {
     "import": (import_manifest, import_failed),
     "update": (update_entries, update_failed),
     "distribute": (distribute, distribute_failed),
     "purge": (purge, None),
     "delete_model": (delete_model, None),
 }
-"""What does a chore, and what is to be done when it failed for good; None: it is tried until it succeeds."""
+"""What does each kind of task, and what is to be done when it failed for good; None: it is tried until it succeeds."""
 
 WORTH_RETRYING = (UnavailableError, sa.exc.OperationalError)
 """Failures that may pass."""

@@ -43,13 +43,13 @@ CANCEL, HEARTBEAT, LOCK, LOG, FINAL = "cancel", "heartbeat", "lock", "log", "fin
 MODULES = {"train": "linewatch.training.job", "package": "linewatch.packager.job"}
 _NOT_A_FILE = (errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.EINVAL, errno.ELOOP)
 """What a file system says of a key that cannot be a file, or is the folder of another."""
-_BEAT_S = 0.5
+_HEARTBEAT_S = 0.5
 _GRACE_S = 5
 STOPPING = threading.Event()
 """Set when this process is about to end: its jobs end too, without an outcome, and go on elsewhere or later."""
 
 
-class Placement(msgspec.Struct, frozen=True):
+class JobSpec(msgspec.Struct, frozen=True):
     """What a worker is told.
 
     Attributes:
@@ -88,25 +88,25 @@ def run_job(data: bytes) -> bytes:
     """Do a job, or find that an earlier attempt did it; called by dask.
 
     Args:
-        data: a Placement as JSON.
+        data: a JobSpec as JSON.
 
     Returns:
         An Outcome as JSON.
     """
-    placement = msgspec.json.decode(data, type=Placement)
-    folder = Path(placement.folder)
-    with _locked(folder) as lock, _beating(folder, placement.hours * 3600):
+    spec = msgspec.json.decode(data, type=JobSpec)
+    folder = Path(spec.folder)
+    with _locked(folder) as lock, _heartbeats(folder, spec.hours * 3600):
         final = folder / FINAL
         if final.exists():
             return final.read_bytes()
-        outcome = msgspec.json.encode(_attempt(placement, folder, lock))
+        outcome = msgspec.json.encode(_attempt(spec, folder, lock))
         replace_file(final, outcome)
         return outcome
 
 
 @contextmanager
 def _locked(folder: Path) -> Iterator[int]:
-    """Wait until no other attempt at this job is running; gives the lock's descriptor. Waiting is a sign of life too."""
+    """Wait until no other attempt at this job is running; gives the lock's descriptor. Heartbeats are sent meanwhile."""
     descriptor = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
     try:
         while True:
@@ -114,28 +114,28 @@ def _locked(folder: Path) -> Iterator[int]:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 break
             except BlockingIOError:
-                _sign_of_life(folder)
-                time.sleep(_BEAT_S)
+                _send_heartbeat(folder)
+                time.sleep(_HEARTBEAT_S)
         yield descriptor
     finally:
         os.close(descriptor)
 
 
 @contextmanager
-def _beating(folder: Path, seconds: float) -> Iterator[None]:
-    """Give signs of life from a thread of its own, however long a single object takes.
+def _heartbeats(folder: Path, seconds: float) -> Iterator[None]:
+    """Send heartbeats from a thread of its own, however long a single object takes.
 
     Not for ever: an attempt that hangs in one call can be lost when the time that a job may take is over.
     """
     over = threading.Event()
     deadline = time.monotonic() + seconds + _GRACE_S
 
-    def beat() -> None:
-        while not over.wait(_BEAT_S) and time.monotonic() < deadline:
-            with suppress(OSError):  # the file system is away for a while: so is the sign of life
+    def send() -> None:
+        while not over.wait(_HEARTBEAT_S) and time.monotonic() < deadline:
+            with suppress(OSError):  # the file system is away for a while: so is the heartbeat
                 (folder / HEARTBEAT).touch()
 
-    thread = threading.Thread(target=beat, name="heartbeat", daemon=True)
+    thread = threading.Thread(target=send, name="heartbeat", daemon=True)
     thread.start()
     try:
         yield
@@ -144,19 +144,19 @@ def _beating(folder: Path, seconds: float) -> Iterator[None]:
         thread.join()
 
 
-def _attempt(placement: Placement, folder: Path, lock: int) -> Outcome:
-    objects = open_objects(placement.objects, placement.endpoint, placement.region, placement.timeout_s, placement.account)
+def _attempt(spec: JobSpec, folder: Path, lock: int) -> Outcome:
+    objects = open_objects(spec.objects, spec.endpoint, spec.region, spec.timeout_s, spec.account)
     try:
         if not (folder / OUTCOME).exists():
-            _stage_in(objects, placement, folder)
-            _run_child(placement, folder, lock)
+            _stage_in(objects, spec, folder)
+            _run_child(spec, folder, lock)
         outcome = read_outcome(folder) or Outcome(error="the process ended without an outcome; its log has more", fault=True)
         if not outcome.error:
-            _stage_out(objects, placement, folder)
+            _stage_out(objects, spec, folder)
     except _CancelledError:
         return Outcome(error="cancelled")
     except _TimeoutError:
-        return Outcome(error=f"it took over {placement.hours:g} hours, the most that the settings allow")
+        return Outcome(error=f"it took over {spec.hours:g} hours, the most that the settings allow")
     except (UnavailableError, ChildKilledError, WorkerEndsError, OSError):
         raise  # may pass: another attempt
     except ObjectsError as error:
@@ -183,8 +183,13 @@ class _TimeoutError(Exception):
     pass
 
 
-def _sign_of_life(folder: Path) -> None:
-    """Show that the job is worked on, and look whether it still should be."""
+def _send_heartbeat(folder: Path) -> None:
+    """Show that the job is worked on, and look whether it still should be.
+
+    Raises:
+        _CancelledError: an operator cancelled the job.
+        WorkerEndsError: this process is about to end.
+    """
     if (folder / CANCEL).exists():
         raise _CancelledError
     if STOPPING.is_set():
@@ -192,13 +197,13 @@ def _sign_of_life(folder: Path) -> None:
     (folder / HEARTBEAT).touch()
 
 
-def _stage_in(objects: Objects, placement: Placement, folder: Path) -> None:
+def _stage_in(objects: Objects, spec: JobSpec, folder: Path) -> None:
     """Bring the pictures; those that an earlier attempt brought are there."""
-    _require_own(objects, placement.account, {split_address(address)[0] for address in placement.fetch})
+    _require_own(objects, spec.account, {split_address(address)[0] for address in spec.fetch})
     missing = []
-    for address in placement.fetch:
+    for address in spec.fetch:
         bucket, key = split_address(address)
-        _sign_of_life(folder)
+        _send_heartbeat(folder)
         try:
             target = (folder / "pictures" / bucket / key).resolve()
             if not target.is_relative_to((folder / "pictures").resolve()):
@@ -219,23 +224,23 @@ def _stage_in(objects: Objects, placement: Placement, folder: Path) -> None:
             missing.append(address)
     if missing:
         shown = shorten([repr(address[:200]) for address in missing], SHOWN)
-        raise ObjectsError(f"{len(missing)} of {len(placement.fetch)} pictures and masks cannot be read from S3: {shown}")
+        raise ObjectsError(f"{len(missing)} of {len(spec.fetch)} pictures and masks cannot be read from S3: {shown}")
 
 
-def _run_child(placement: Placement, folder: Path, lock: int) -> None:
-    deadline = time.monotonic() + placement.hours * 3600
+def _run_child(spec: JobSpec, folder: Path, lock: int) -> None:
+    deadline = time.monotonic() + spec.hours * 3600
     with (folder / LOG).open("ab") as log_file:
         process = subprocess.Popen(
-            [sys.executable, "-P", "-m", MODULES[placement.kind], str(folder), "--tied"], stdin=subprocess.PIPE, stdout=log_file,
+            [sys.executable, "-P", "-m", MODULES[spec.kind], str(folder), "--tied"], stdin=subprocess.PIPE, stdout=log_file,
             stderr=log_file, start_new_session=True, pass_fds=(lock,),  # while the child lives, so does the lock
         )  # fmt: skip
     try:
         while process.poll() is None:
-            _sign_of_life(folder)
+            _send_heartbeat(folder)
             if time.monotonic() > deadline:
                 raise _TimeoutError
             with suppress(subprocess.TimeoutExpired):
-                process.wait(_BEAT_S)
+                process.wait(_HEARTBEAT_S)
     finally:
         _end(process)
     if process.returncode < 0:
@@ -263,11 +268,11 @@ def _require_own(objects: Objects, account: str, buckets: set[str]) -> None:
             raise ObjectsError(f"the bucket {bucket} belongs to another account now")
 
 
-def _stage_out(objects: Objects, placement: Placement, folder: Path) -> None:
-    _require_own(objects, placement.account, {bucket for _, bucket, _, _ in placement.upload})
-    for pattern, bucket, key, content_type in placement.upload:
+def _stage_out(objects: Objects, spec: JobSpec, folder: Path) -> None:
+    _require_own(objects, spec.account, {bucket for _, bucket, _, _ in spec.upload})
+    for pattern, bucket, key, content_type in spec.upload:
         for path in sorted(folder.glob(pattern)):
-            _sign_of_life(folder)
+            _send_heartbeat(folder)
             name = key + path.name if "*" in pattern else key
             objects.put(bucket, name, path, content_type)
 

@@ -1,6 +1,6 @@
-"""What a file cannot say of an object: its MD5, content type and the client's own metadata, in a note for each key.
+"""What a file cannot say of an object: its MD5, content type and the client's own metadata, in a file of its own for each key (below `notes`).
 
-A note counts only while size and time of the file are those that it names, so what is kept in memory of it does too.
+It counts only while size and time of the file are those that it names, so what is kept in memory of it does too.
 """
 
 import hashlib
@@ -16,12 +16,12 @@ import msgspec
 from linewatch.anomaly_model.files import replace_file
 
 _KEPT = 50_000
-"""Notes in memory; about 30 MB."""
+"""Objects whose metadata is kept in memory; about 30 MB."""
 DEFAULT_TYPE = "binary/octet-stream"
 
 
-class Note(msgspec.Struct, frozen=True):
-    """What is noted of an object."""
+class ObjectMetadata(msgspec.Struct, frozen=True):
+    """What is known of an object beside its bytes."""
 
     key: str
     size: int
@@ -31,37 +31,37 @@ class Note(msgspec.Struct, frozen=True):
     metadata: dict[str, str] = {}
 
 
-class Notes:
-    """The notes of all buckets, below a folder."""
+class MetadataStore:
+    """The metadata of all objects, below a folder."""
 
     def __init__(self, root: Path) -> None:
         root.mkdir(parents=True, exist_ok=True)
         self._root = root
         self._lock = threading.Lock()
-        self._kept: OrderedDict[tuple[str, str], Note] = OrderedDict()
+        self._kept: OrderedDict[tuple[str, str], ObjectMetadata] = OrderedDict()
 
-    def read(self, bucket: str, key: str, status: os.stat_result) -> Note:
-        """The note of an object whose file has this status; one is made up for a file that was put there by hand."""
+    def read(self, bucket: str, key: str, status: os.stat_result) -> ObjectMetadata:
+        """What is known of an object whose file has this status; it is made up for a file that was put there by hand."""
         stamp = (status.st_size, status.st_mtime_ns)
         with self._lock:
-            note = self._kept.get((bucket, key))
-        if note is not None and (note.size, note.mtime_ns) == stamp:
-            return note
+            stored = self._kept.get((bucket, key))
+        if stored is not None and (stored.size, stored.mtime_ns) == stamp:
+            return stored
         with suppress(OSError, msgspec.DecodeError):
-            note = msgspec.json.decode(self._path(bucket, key).read_bytes(), type=Note)
-            if (note.size, note.mtime_ns) == stamp:
-                self._keep(bucket, note)
-                return note
+            stored = msgspec.json.decode(self._path(bucket, key).read_bytes(), type=ObjectMetadata)
+            if (stored.size, stored.mtime_ns) == stamp:
+                self._keep(bucket, stored)
+                return stored
         # An ETag that changes with the file, and, by its dash, does not claim to be an MD5.
         etag = f"{status.st_mtime_ns:016x}{status.st_size:016x}-1"
-        return Note(key, 0 if key.endswith("/") else status.st_size, status.st_mtime_ns, etag, _guess(key))
+        return ObjectMetadata(key, 0 if key.endswith("/") else status.st_size, status.st_mtime_ns, etag, _guess(key))
 
-    def write(self, bucket: str, note: Note) -> None:
-        """Note something."""
-        place = self._path(bucket, note.key)
+    def write(self, bucket: str, stored: ObjectMetadata) -> None:
+        """Keep what is known of an object."""
+        place = self._path(bucket, stored.key)
         place.parent.mkdir(parents=True, exist_ok=True)
-        replace_file(place, msgspec.json.encode(note))
-        self._keep(bucket, note)
+        replace_file(place, msgspec.json.encode(stored))
+        self._keep(bucket, stored)
 
     def remove(self, bucket: str, key: str) -> None:
         """Forget an object."""
@@ -73,9 +73,9 @@ class Notes:
         """Forget all objects of a bucket."""
         shutil.rmtree(self._root / bucket, ignore_errors=True)
 
-    def _keep(self, bucket: str, note: Note) -> None:
+    def _keep(self, bucket: str, stored: ObjectMetadata) -> None:
         with self._lock:
-            self._kept[bucket, note.key] = note
+            self._kept[bucket, stored.key] = stored
             while len(self._kept) > _KEPT:
                 self._kept.popitem(last=False)
 

@@ -12,10 +12,10 @@ from sqlalchemy.engine import Connection
 
 from linewatch.anomaly_model.child_job import Outcome
 from linewatch.anomaly_model.errors import LinewatchError
-from linewatch.control_plane.jobs.preparation import settle
-from linewatch.control_plane.jobs.table import PLACED, Row
+from linewatch.control_plane.jobs.preparation import apply_outcome
+from linewatch.control_plane.jobs.table import WORKER_KINDS
 from linewatch.control_plane.store.database import Store, now
-from linewatch.control_plane.store.schema import datasets, job_events, jobs, models, packagings, projects
+from linewatch.control_plane.store.schema import Row, datasets, job_events, jobs, models, packagings, projects
 from linewatch.control_plane.store.transitions import advance
 
 _LOG_LINES, _LOG_BYTES = 20, 64 << 10
@@ -27,7 +27,7 @@ class JobError(LinewatchError):
 
 
 @dataclass(frozen=True, slots=True)
-class JobDesk:
+class JobAdmin:
     """Jobs of a store."""
 
     store: Store
@@ -71,12 +71,12 @@ class JobDesk:
         """
         with self.store.write() as connection:
             row = _find(connection, job_id)
-            if row.kind not in PLACED:
+            if row.kind not in WORKER_KINDS:
                 raise JobError(f"job {job_id} is of kind {row.kind}; only trainings and packagings can be cancelled")
             reason = f"cancelled by {who}"
             if not advance(connection, "job", job_id, "cancel", message=reason, finished=now()):
                 raise JobError(f"job {job_id} is {row.state} already; only a job that waits or runs can be cancelled")
-            settle(connection, row, Outcome(error=reason))
+            apply_outcome(connection, row, Outcome(error=reason))
             return _summary(connection, _find(connection, job_id))
 
 
