@@ -28,7 +28,7 @@ _NICE = 10
 T = TypeVar("T")
 
 
-class Progress(msgspec.Struct, frozen=True):
+class JobProgress(msgspec.Struct, frozen=True):
     """What is being done, how many steps are done, and how many there are."""
 
     what: str
@@ -63,12 +63,12 @@ class ProgressFile:
         moment = time.monotonic()
         if what != self._what or moment - self._last >= _EVERY_S:
             self._last, self._what = moment, what
-            replace_file(self._path, msgspec.json.encode(Progress(what, done, total)))
+            replace_file(self._path, msgspec.json.encode(JobProgress(what, done, total)))
 
 
-def read_progress(folder: Path) -> Progress | None:
+def read_progress(folder: Path) -> JobProgress | None:
     """How far a job is; None before it began."""
-    return _read(folder / PROGRESS, Progress)
+    return _read(folder / PROGRESS, JobProgress)
 
 
 def read_outcome(folder: Path) -> Outcome | None:

@@ -119,7 +119,7 @@ def _label_shares(label_map: npt.NDArray[np.uint8], labels: list[Label], height:
 
 
 def detect(picture: Rgb, runtime: Runtime, manifest: Manifest) -> Detection:
-    """Judge one picture: preprocess, run, interpret."""
+    """Predict for one picture: preprocess, run, interpret."""
     return interpret(runtime.run(runtime.prepare(picture)), manifest, picture.shape[:2])
 
 
@@ -183,7 +183,7 @@ def mask_rows(label_map: npt.NDArray[np.uint8], labels: list[Label], height: int
     index = slot[_nearest(h, height)]
     if not len(busy):
         return MaskRows(np.empty((0, 0), np.uint8), 0, index)
-    # Coloured while small, then widened byte by byte, which is four times faster than widening pixels; and only from the
+    # Coloured while small, then expanded byte by byte, which is four times faster than expanding pixels; and only from the
     # first column with something on it to the last.
     columns = np.flatnonzero(label_map.any(axis=0))
     left, right = int(columns[0]), int(columns[-1]) + 1

@@ -49,7 +49,7 @@ class Spec(msgspec.Struct, frozen=True):
 
 
 def run(spec: Spec, progress: ProgressFile) -> dict[str, Any]:
-    """Compile, prove, pack and publish; returns where artifact and recipe lie, relative to the output."""
+    """Compile, verify, pack and publish; returns where artifact and recipe lie, relative to the output."""
     output = Path(spec.output)
     options = PackageOptions(
         name=spec.name, version=spec.version, description=spec.description, tags=spec.tags, location=spec.location,

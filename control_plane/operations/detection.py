@@ -18,8 +18,8 @@ from linewatch.edge_agent.client import AgentCallError
 
 _SIGNATURES = {"image/png": b"\x89PNG\r\n\x1a\n", "image/jpeg": b"\xff\xd8\xff"}
 _LABELS = ("ProjectName", "ModelVersion")
-PROCESSED = Counter("linewatch_processed_images", "ProcessedImageCount and SuccessfulRequestCount: pictures that were judged", _LABELS)
-ANOMALIES = Counter("linewatch_detected_anomalies", "DetectedAnomalyCount: pictures that were judged anomalous", _LABELS)
+PROCESSED = Counter("linewatch_processed_images", "ProcessedImageCount and SuccessfulRequestCount: pictures that were answered", _LABELS)
+ANOMALIES = Counter("linewatch_detected_anomalies", "DetectedAnomalyCount: pictures that were predicted anomalous", _LABELS)
 INVALID = Counter("linewatch_invalid_images", "InvalidImageCount: pictures that were refused", _LABELS)
 THROTTLED = Counter("linewatch_throttled_requests", "ThrottledCount: calls over capacity", _LABELS)
 FAILED = Counter("linewatch_failed_requests", "ErrorCount: calls that failed for another reason", _LABELS)

@@ -19,11 +19,11 @@ from linewatch.packager.kernels.writer import (
     Stmt,
     accumulators,
     apply,
+    broadcast,
     integer,
     load,
     loop,
     sequence,
-    spread,
     store,
 )  # fmt: skip
 from linewatch.packager.plan import Step
@@ -152,7 +152,7 @@ def _body(isa: Isa, step: Step, g: Geometry, tile: Tile, x: Buffer, w: Buffer, b
                 updates = []
                 for m in members:
                     position = (column + m) * g.sx - g.left + kx * g.dx
-                    value = spread(load(x, ((row * g.sy + ky * g.dy - g.top) * iw + position) * pitch + c), lanes)
+                    value = broadcast(load(x, ((row * g.sy + ky * g.dy - g.top) * iw + position) * pitch + c), lanes)
                     for j in range(blocks):
                         weight = load(w, (((group * g.ky + ky) * g.kx + kx) * ic + c) * (blocks * lanes) + j * lanes, lanes)
                         updates.append(store(acc, load(acc, slot(m, j), lanes) + value * weight, slot(m, j), lanes))

@@ -4,7 +4,7 @@ from tvm import tirx
 from tvm.s_tir import SBlock, SBlockRealize
 from tvm.tirx import BufferLoad, BufferStore, PrimFunc, Ramp, decl_buffer
 
-from linewatch.packager.kernels.writer import Expr, Stmt, integer, load, loop, sequence, spread, store
+from linewatch.packager.kernels.writer import Expr, Stmt, broadcast, integer, load, loop, sequence, store
 from linewatch.packager.targets import Isa
 
 
@@ -21,13 +21,13 @@ def label_map(isa: Isa, labels: int, height: int, width: int) -> PrimFunc:
 
         def compare(k: int) -> list[Stmt]:
             value = BufferLoad(logits, [zero, integer(k), y, at])
-            stronger = tirx.Select(value > load(best, 0, lanes), spread(integer(k), lanes), load(label, 0, lanes))
+            stronger = tirx.Select(value > load(best, 0, lanes), broadcast(integer(k), lanes), load(label, 0, lanes))
             return [store(label, stronger, 0, lanes), store(best, tirx.max(load(best, 0, lanes), value), 0, lanes)]
 
         narrow = f"uint8x{lanes}" if lanes > 1 else "uint8"
         return sequence([
             tirx.AllocBuffer(best), tirx.AllocBuffer(label),
-            store(best, BufferLoad(logits, [zero, zero, y, at]), 0, lanes), store(label, spread(zero, lanes), 0, lanes),
+            store(best, BufferLoad(logits, [zero, zero, y, at]), 0, lanes), store(label, broadcast(zero, lanes), 0, lanes),
             *(part for k in range(1, labels) for part in compare(k)),
             BufferStore(target, tirx.Cast(narrow, load(label, 0, lanes)), [y, at]),
         ])  # fmt: skip

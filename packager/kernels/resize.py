@@ -3,7 +3,7 @@
 import numpy as np
 import numpy.typing as npt
 
-from linewatch.packager.kernels.writer import Expr, Kernel, Stmt, apply, lanes_of, load, loop, spread, store
+from linewatch.packager.kernels.writer import Expr, Kernel, Stmt, apply, broadcast, lanes_of, load, loop, store
 from linewatch.packager.plan import Step
 from linewatch.packager.targets import Isa
 
@@ -68,7 +68,7 @@ def resize(isa: Isa, step: Step) -> object:
             return load(x, index * source.stored + block * lanes, lanes)
 
         def between() -> Expr:
-            across, down = spread(load(column_share, c), lanes), spread(load(row_share, r), lanes)
+            across, down = broadcast(load(column_share, c), lanes), broadcast(load(row_share, r), lanes)
             top = corner(0, 0) + (corner(0, 1) - corner(0, 0)) * across
             bottom = corner(1, 0) + (corner(1, 1) - corner(1, 0)) * across
             return top + (bottom - top) * down

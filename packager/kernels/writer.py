@@ -79,7 +79,7 @@ def store(buffer: Buffer, value: Expr, index: Expr, lanes: int = 1) -> Stmt:
     return BufferStore(buffer, value, [Ramp(integer(index), integer(1), lanes) if lanes > 1 else integer(index)])
 
 
-def spread(value: Expr, lanes: int) -> Expr:
+def broadcast(value: Expr, lanes: int) -> Expr:
     """The same value in every lane."""
     return Broadcast(value, lanes) if lanes > 1 else value
 
@@ -117,7 +117,7 @@ def exp(value: Expr, lanes: int) -> Expr:
     """
 
     def constant(x: float) -> Expr:
-        return spread(real(x), lanes)
+        return broadcast(real(x), lanes)
 
     def reduced(x: Expr) -> Expr:
         return let(tirx.floor(x * constant(1.4426950408889634) + constant(0.5)), lambda n: scaled(x, n), lanes)
@@ -125,8 +125,8 @@ def exp(value: Expr, lanes: int) -> Expr:
     def scaled(x: Expr, n: Expr) -> Expr:
         remainder = x - n * constant(0.693359375) + n * constant(2.12194440e-4)
         integers = f"int32x{lanes}" if lanes > 1 else "int32"
-        bits = tirx.Cast(integers, n) + spread(integer(127), lanes)
-        power = tirx.reinterpret(floats(lanes), tirx.shift_left(bits, spread(integer(23), lanes)))
+        bits = tirx.Cast(integers, n) + broadcast(integer(127), lanes)
+        power = tirx.reinterpret(floats(lanes), tirx.shift_left(bits, broadcast(integer(23), lanes)))
         return let(remainder, lambda r: polynomial(r) * power, lanes)
 
     def polynomial(r: Expr) -> Expr:
@@ -142,7 +142,7 @@ def _erf(x: Expr, lanes: int) -> Expr:
     """The error function to 1.5e-7: Abramowitz and Stegun, Handbook of Mathematical Functions, 7.1.26."""
 
     def constant(c: float) -> Expr:
-        return spread(real(c), lanes)
+        return broadcast(real(c), lanes)
 
     def of_size(size: Expr) -> Expr:
         t = constant(1) / (constant(1) + constant(0.3275911) * size)
@@ -167,7 +167,7 @@ def apply(value: Expr, chain: tuple[Unary, ...], lanes: int) -> Expr:
 
 def _apply(value: Expr, unary: Unary, lanes: int) -> Expr:
     def constant(x: float) -> Expr:
-        return spread(real(x), lanes)
+        return broadcast(real(x), lanes)
 
     def sigmoid(x: Expr) -> Expr:
         return constant(1) / (constant(1) + exp(constant(0) - x, lanes))

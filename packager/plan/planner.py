@@ -25,7 +25,7 @@ class Planner:
         self.views: dict[str, View] = {}
         self.steps: list[Step] = []
         self._maker: dict[int, int] = {}
-        self._widened: set[str] = set()
+        self._expanded: set[str] = set()
 
     def run(self, handlers: "Mapping[str, Handler]") -> Plan:
         """Plan every node."""
@@ -39,7 +39,7 @@ class Planner:
                     f"{', '.join(sorted(n for n in handlers if n not in ('Silu', 'HardSilu')))}"
                 )
             handlers[node.op_type](self, node)
-        for name in self._widened.intersection(graph.outputs):
+        for name in self._expanded.intersection(graph.outputs):
             raise UnsupportedGraphError(f"Expand: its result {name} is an output of the graph; covered are operands of arithmetic")
         return Plan(source, self.steps, [Output(name, self.views[name]) for name in graph.outputs])
 
@@ -84,13 +84,13 @@ class Planner:
         """An input that must not be constant."""
         name = node.input[index]
         self.require(name in self.views, node, f"input {index} ({name}) is constant")
-        self.require(name not in self._widened, node, f"input {index} ({name}) is the result of an Expand; covered are operands of arithmetic")
+        self.require(name not in self._expanded, node, f"input {index} ({name}) is the result of an Expand; covered are operands of arithmetic")
         return self.views[name]
 
-    def widen(self, name: str, view: View) -> None:
+    def expand(self, name: str, view: View) -> None:
         """A value that is a smaller one, repeated: only arithmetic, which repeats by itself, may read it."""
         self.views[name] = view
-        self._widened.add(name)
+        self._expanded.add(name)
 
     def stored(self, channels: int) -> int:
         """Channels in whole vectors."""
@@ -140,7 +140,7 @@ class Planner:
     def unary(self, node: onnx.NodeProto, unary: Unary, name: str | None = None) -> None:
         """Apply an elementwise operator: in the step that made the value, or in one of its own."""
         name = name or node.input[0]
-        self.require(name not in self._widened, node, "of the result of an Expand")
+        self.require(name not in self._expanded, node, "of the result of an Expand")
         view = self.views[name]
         step = self.maker(name)
         output = self.same(node, view)

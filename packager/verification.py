@@ -1,4 +1,4 @@
-"""Runs compiled code on golden pictures and makes the parity report."""
+"""Verifies compiled code: runs it on golden pictures and makes the parity report."""
 
 from pathlib import Path
 
@@ -19,7 +19,7 @@ _SIZES = [(64, 64), (64, 4096), (479, 641), (720, 1280), (1080, 1920), (4096, 64
 _SIZES_EMULATED = [(64, 64), (97, 300), (479, 641)]
 
 
-def where(machine: str, isa: Isa) -> str | None:
+def execution_host(machine: str, isa: Isa) -> str | None:
     """What can run a variant's code: `this machine`, an emulator's name, or None when nothing here can."""
     prefix = emulator(machine)
     if prefix is None:
@@ -29,7 +29,7 @@ def where(machine: str, isa: Isa) -> str | None:
     return "this machine" if cpu_flags().issuperset(isa.flags) else None
 
 
-def prove(
+def verify_parity(
     bundle: Bundle, library: bytes, machine: str, isa: Isa, pictures: list[npt.NDArray[np.uint8]] | None = None
 ) -> Parity:  # fmt: skip
     """Compare a variant with ONNX Runtime on the golden pictures, or on others.
@@ -38,7 +38,7 @@ def prove(
         ParityError: the code could not be run at all.
         ToolError: no emulator.
     """
-    ran_on = where(machine, isa)
+    ran_on = execution_host(machine, isa)
     try:
         emulation = Emulation(library, machine)
         reference = OnnxRuntime(bundle.read("model.onnx"))

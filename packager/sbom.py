@@ -1,4 +1,4 @@
-"""The bill of materials of a package, in CycloneDX: what is in it, under which licences, and what made it."""
+"""The software bill of materials (SBOM) of a package, in CycloneDX: what is in it, under which licences, and what made it."""
 
 import uuid
 from collections.abc import Mapping
@@ -15,14 +15,14 @@ from packageurl import PackageURL
 
 from linewatch.anomaly_model.manifest import Manifest
 
-BILL_NAME = "sbom.cdx.json"
+SBOM_NAME = "sbom.cdx.json"
 _LICENCES = {"apache-tvm": "Apache-2.0", "apache-tvm-ffi": "Apache-2.0", "linewatch": "Apache-2.0", "onnxruntime": "MIT", "numpy": "BSD-3-Clause"}
 _MOMENT = datetime(2020, 1, 1, tzinfo=UTC)
 """Fixed, so that the same input gives the same bytes."""
 
 
-def bill_of_materials(manifest: Manifest, files: Mapping[str, bytes], tools: Mapping[str, str], runtimes: Mapping[str, str]) -> bytes:
-    """Write the bill.
+def make_sbom(manifest: Manifest, files: Mapping[str, bytes], tools: Mapping[str, str], runtimes: Mapping[str, str]) -> bytes:
+    """The SBOM as JSON; the same input gives the same bytes.
 
     Args:
         manifest: of the model.

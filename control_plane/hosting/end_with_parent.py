@@ -1,4 +1,4 @@
-"""`python -P -m linewatch.control_plane.hosting.tether COMMAND...`: run a command that ends when the process that started it does.
+"""`python -P -m linewatch.control_plane.hosting.end_with_parent COMMAND...`: run a command that ends when the process that started it does.
 
 The kernel sends the signal, so it works when the parent is killed with -9. It counts the thread that started us as the
 parent: that thread must live as long as the process should.
