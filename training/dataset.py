@@ -7,7 +7,6 @@ is not black, and the only label is `anomaly`.
 
 import csv
 import dataclasses
-import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from io import BytesIO
@@ -20,6 +19,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from linewatch.anomaly_model.errors import DatasetError, Remedy, shorten
+from linewatch.anomaly_model.ground_truth import GroundTruthError, decode_line, parse_color, read_line
 from linewatch.anomaly_model.limits import LIMITS
 from linewatch.anomaly_model.manifest import Label, PictureSize
 from linewatch.anomaly_model.picture import Rgb, read_picture
@@ -27,7 +27,6 @@ from linewatch.anomaly_model.picture import Rgb, read_picture
 _PNG = b"\x89PNG\r\n\x1a\n"
 PICTURE_SUFFIXES = {".png", ".jpg", ".jpeg"}
 DEFAULT_LABEL = Label(name="anomaly", hex_color="#23A436")
-_HEX = re.compile(r"#[0-9A-Fa-f]{6}")
 
 
 class UnreadableMaskError(DatasetError):
@@ -194,9 +193,10 @@ def _read_label_file(path: Path) -> tuple[tuple[Label, ...], dict[str, str]]:
 
 
 def _hex(value: object, where: str) -> str:
-    if not isinstance(value, str) or not _HEX.fullmatch(value.strip()):
+    color = parse_color(value)
+    if color is None:
         raise DatasetError(f"{where}: colour {value!r} is not of the form #RRGGBB")
-    return value.strip().upper()
+    return color
 
 
 def _read_manifest(path: Path, roots: Sequence[Path], called: str, leave_out: bool) -> Dataset:
@@ -209,9 +209,9 @@ def _read_manifest(path: Path, roots: Sequence[Path], called: str, leave_out: bo
         count += 1
         where = f"{path.name} line {number}"
         try:
-            line = msgspec.json.decode(raw, type=dict[str, Any])
-        except (msgspec.DecodeError, RecursionError) as error:
-            raise DatasetError(f"{where} is not a JSON object: {error}") from error
+            line = decode_line(raw)
+        except GroundTruthError as error:
+            raise DatasetError(f"{where} {error}") from error
         if called:
             where = f"{called}, {str(line.get('source-ref'))[:200]}"
         try:
@@ -262,44 +262,19 @@ def _parse_line(
     line: dict[str, Any], where: str, roots: Sequence[Path], number: int | None = None
 ) -> tuple[Sample, dict[str, str]]:
     """One line to a sample and its colour map (colour to label, without the background)."""
-    source = line.get("source-ref")
-    if not isinstance(source, str) or not source:
-        raise DatasetError(f"{where} has no source-ref; each line names its picture there")
-    is_anomaly: bool | None = None
+    try:
+        read = read_line(line)
+    except GroundTruthError as error:
+        raise DatasetError(f"{where} {error}") from error
+    is_anomaly = read.labels[-1].is_anomaly if read.labels else None
     mask: Path | None = None
     colors: dict[str, str] = {}
-    for key, value in line.items():
-        if not key.endswith("-metadata") or not isinstance(value, dict):
-            continue
-        kind, attribute = value.get("type"), key.removesuffix("-metadata")
-        if kind == "groundtruth/image-classification":
-            # The label's value is ignored: published files hold 0 and 1 both ways round. The class name decides.
-            is_anomaly = {"anomaly": True, "normal": False}.get(str(value.get("class-name")).strip().lower())
-        elif kind == "groundtruth/semantic-segmentation" and attribute.endswith("-ref"):
-            address = line.get(attribute)
-            if not isinstance(address, str):
-                raise DatasetError(f"{where} has {key} but no {attribute} with the mask's address")
-            colors = _parse_color_map(value.get("internal-color-map"), f"{where}, {key}")
-            mask = _locate(address, number, roots)
+    for named in read.masks:
+        mask, colors = _locate(named.address, number, roots), named.colors
     if is_anomaly is not True:
         # Normal lines of published sets carry small dummy masks: not read, not checked.
         mask, colors = None, {}
-    return Sample(source, _locate(source, number, roots), is_anomaly, mask, colors, line=line, number=number), colors
-
-
-def _parse_color_map(value: object, where: str) -> dict[str, str]:
-    if not isinstance(value, dict) or not value:
-        raise DatasetError(f"{where} has no internal-color-map")
-    colors = {}
-    for index, entry in value.items():
-        name = entry.get("class-name") if isinstance(entry, dict) else None
-        if not isinstance(name, str) or not name.strip():
-            raise DatasetError(f"{where}: entry {index!r} of internal-color-map has no class-name")
-        color = _hex(entry.get("hex-color"), f"{where}: entry {index!r}")
-        # By name, never by index: a published set numbers its only anomaly type "0" and lists no background.
-        if name.strip().lower() != "background":
-            colors[color] = name.strip()
-    return colors
+    return Sample(read.source, _locate(read.source, number, roots), is_anomaly, mask, colors, line=line, number=number), colors
 
 
 def _locate(address: str, number: int | None, roots: Sequence[Path]) -> Path:
