@@ -36,7 +36,7 @@ from linewatch.anomaly_model.manifest import (
     parse_manifest,
     verify_files,
 )
-from linewatch.anomaly_model.signature import SIGNATURE_BYTES, SIGNATURE_NAME, sign, verify
+from linewatch.anomaly_model.signature import SIGNATURE_NAME, sign, verify
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
@@ -114,7 +114,7 @@ def open_bundle(path: Path, *, limits: Limits = LIMITS, trusted: "Sequence[Ed255
 
 def _read_signature(folder: Path) -> bytes:
     with (folder / SIGNATURE_NAME).open("rb") as stream:
-        return stream.read(SIGNATURE_BYTES)
+        return stream.read(LIMITS.signature_bytes)
 
 
 def _walk(folder: Path, limits: Limits) -> dict[str, int]:

@@ -1,4 +1,6 @@
-"""The errors that users of this package can meet.
+"""The errors that several modules raise or catch, and what can be done about them.
+
+An error that one module alone raises stands there: SettingsError, KeyFileError, ParityError, GroundTruthError.
 
 Each message says what was found, what was expected and, where it is not obvious, what to do next. The interfaces (gRPC,
 command line, the HTTP API) map these classes to status codes in one table of their own. What can be done is a flag in one

@@ -16,7 +16,7 @@ from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-HEADER_BYTES = 64 << 10
+from linewatch.control_plane.limits import HEADER_BYTES
 
 
 def address_group(address: str) -> str:

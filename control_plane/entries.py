@@ -11,14 +11,9 @@ import msgspec
 
 from linewatch.anomaly_model.errors import LinewatchError
 from linewatch.anomaly_model.ground_truth import GroundTruthError, decode_line, parse_date, read_line, require_complete
+from linewatch.control_plane.limits import ENTRY_CHARS, KEY_BYTES, NAME_BYTES
 from linewatch.control_plane.objects import InvalidNameError, split_address
 
-LINE_CHARS = 8192
-"""The service model's bound on an entry."""
-KEY_BYTES = 1024
-"""S3's bound on a key."""
-PART_BYTES = 255
-"""What a file system allows between two slashes: training has its pictures as files."""
 _BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 
 
@@ -78,8 +73,8 @@ def parse_entry(raw: bytes) -> Entry:
         _check_address(mask.address, mask.attribute)
     classes = {label.attribute: label.is_anomaly for label in line.labels if label.is_anomaly is not None}
     text = msgspec.json.encode({**line.content, **{name: int(value) for name, value in classes.items()}}).decode()
-    if len(text) > LINE_CHARS:
-        raise EntryError(f"has {len(text)} characters; at most {LINE_CHARS} are allowed")
+    if len(text) > ENTRY_CHARS:
+        raise EntryError(f"has {len(text)} characters; at most {ENTRY_CHARS} are allowed")
     anomaly_class = None if not classes else "anomaly" if any(classes.values()) else "normal"
     dates = (parse_date(label.metadata.get("creation-date")) for label in line.labels)
     created = next((date for date in dates if date is not None), None)
@@ -101,7 +96,7 @@ def _check_address(address: str, attribute: str) -> None:
     if len(key.encode()) > KEY_BYTES:
         raise EntryError(f"{shown}..., whose key has {len(key.encode())} bytes; at most {KEY_BYTES} are allowed")
     for part in key.split("/"):
-        if part in (".", "..") or len(part.encode()) > PART_BYTES:
-            raise EntryError(f"{shown}, which cannot be a file: parts of a key are not '.' or '..', and have at most {PART_BYTES} bytes")
+        if part in (".", "..") or len(part.encode()) > NAME_BYTES:
+            raise EntryError(f"{shown}, which cannot be a file: parts of a key are not '.' or '..', and have at most {NAME_BYTES} bytes")
     if key.endswith("/"):
         raise EntryError(f"{shown}, which ends in a slash and so is a folder; expected a picture")

@@ -17,7 +17,6 @@ from typing import Any
 
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Histogram, generate_latest
 
-from linewatch.anomaly_model.limits import LIMITS
 from linewatch.control_plane.access.audit import AuditLog, loggable
 from linewatch.control_plane.access.authenticate import Caller, identify, sha256, verify_signature, verify_signature_early
 from linewatch.control_plane.access.origin import check_origin
@@ -25,6 +24,7 @@ from linewatch.control_plane.access.sigv4 import query_pairs
 from linewatch.control_plane.body_budget import BodyBudget
 from linewatch.control_plane.dispatch import invoke
 from linewatch.control_plane.errors import ApiError, InternalError, ThrottlingError, UnknownOperationError
+from linewatch.control_plane.limits import CALL_BYTES, MIB, PICTURE_BYTES, UPDATE_BYTES
 from linewatch.control_plane.metrics import HostingCollector
 from linewatch.control_plane.request_context import ClientGoneError, Message, Receive, RequestContext, Send, in_thread
 from linewatch.control_plane.s3_api.handler import S3Handler
@@ -38,12 +38,6 @@ log = logging.getLogger(__name__)
 TARGET = "RekognitionService."
 INTERNAL_PREFIX = "/-/"
 """Below it are health and metrics; no bucket can be called so."""
-MIB = 1 << 20
-UPDATE_BYTES = 15 * MIB
-"""10 MiB of lines are 13,981,014 characters in base64, and JSON around them."""
-CALL_BYTES = MIB
-PICTURE_BYTES = 2 * LIMITS.picture_file_bytes
-"""So that a picture which is somewhat too large gets the operation's own answer."""
 
 CALLS = Counter("linewatch_calls", "Calls by operation and error code", ("operation", "code"))
 SECONDS = Histogram("linewatch_call_seconds", "Time of calls", ("operation",),

@@ -13,15 +13,13 @@ from linewatch.control_plane.access.sigv4 import RawRequest
 from linewatch.control_plane.body_budget import BodyBudget, Reservation
 from linewatch.control_plane.connections import address_group
 from linewatch.control_plane.errors import BodyTooLargeError, SlowBodyError
+from linewatch.control_plane.limits import BODY_BYTES_PER_S, CONTENT_LENGTH, DRAINED_BYTES
 
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 
-_LONGEST = 1 << 62
-_DRAINED, _DRAIN_S = 64 << 20, 5.0
-BODY_RATE = 16 << 10
-"""Bytes a second that a body brings at least, on average and after some patience."""
+_DRAIN_S = 5.0
 
 
 class ClientGoneError(Exception):
@@ -39,7 +37,7 @@ class RequestContext:
         headers: by lower-case name; several of one name joined by commas.
         scheme: http or https.
         peer: address of the client.
-        patience_s: that a body may keep us waiting, beside the time that it takes at `BODY_RATE`.
+        patience_s: that a body may keep us waiting, beside the time that it takes at `BODY_BYTES_PER_S`.
         request_id: of this call, in the answer and in the logs.
         status: of the answer, once it has begun; 0 before.
         read: bytes of the body that came.
@@ -88,7 +86,7 @@ class RequestContext:
     def length(self) -> int | None:
         """Content-Length; None when the body comes in chunks or is absent."""
         text = self.headers.get("content-length")
-        return None if text is None else read_digits(text, _LONGEST)
+        return None if text is None else read_digits(text, CONTENT_LENGTH)
 
     async def chunks(self) -> AsyncIterator[bytes]:
         """The body as it comes.
@@ -99,12 +97,12 @@ class RequestContext:
         while not self.ended:
             began = time.perf_counter()
             try:
-                async with asyncio.timeout(self.patience_s + self.read / BODY_RATE - self.waited):
+                async with asyncio.timeout(self.patience_s + self.read / BODY_BYTES_PER_S - self.waited):
                     message = await self.receive()
             except TimeoutError:
                 raise SlowBodyError(
                     f"after {self.read} bytes the body did not go on; it may stand still for {self.patience_s:g} s in all, beside "
-                    f"the time that it takes at {BODY_RATE >> 10} KiB a second"
+                    f"the time that it takes at {BODY_BYTES_PER_S >> 10} KiB a second"
                 ) from None
             finally:
                 self.waited += time.perf_counter() - began
@@ -119,7 +117,7 @@ class RequestContext:
         """Read what is left of the body, within bounds: many clients do not look at an answer before they have sent it all."""
         if "expect" in self.headers and not self.read:
             return  # the client has not begun to send
-        limit = self.read + _DRAINED
+        limit = self.read + DRAINED_BYTES
         with suppress(TimeoutError, SlowBodyError):
             async with asyncio.timeout(_DRAIN_S):
                 async for _ in self.chunks():

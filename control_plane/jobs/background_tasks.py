@@ -19,9 +19,10 @@ from sqlalchemy.engine import Connection
 from linewatch.anomaly_model.errors import LinewatchError
 from linewatch.anomaly_model.limits import LIMITS
 from linewatch.control_plane.access.rights import caller_of, require_readable
-from linewatch.control_plane.entries import LINE_CHARS, Entry, EntryError, parse_entry
+from linewatch.control_plane.entries import Entry, EntryError, parse_entry
 from linewatch.control_plane.errors import AccessDeniedError
 from linewatch.control_plane.jobs.missing import describe_missing
+from linewatch.control_plane.limits import ENTRY_LINE_BYTES
 from linewatch.control_plane.objects import UnavailableError, read_lines
 from linewatch.control_plane.operations.lookup import count
 from linewatch.control_plane.services import Call, Services
@@ -60,7 +61,7 @@ def import_manifest(services: Services, job: Row) -> None:
     addresses: list[str] = []
     bucket = ""
     with services.objects.open(spec["bucket"], spec["key"], spec["version"]) as stream:
-        numbered = read_lines(stream, 4 * LINE_CHARS)
+        numbered = read_lines(stream, ENTRY_LINE_BYTES)
         while batch := list(islice(numbered, _BATCH)):
             rows = []
             for number, raw in batch:
@@ -121,7 +122,7 @@ def _read_changes(path: Path) -> dict[str, Entry]:
     changed = {}
     try:
         with path.open("rb") as stream:
-            for number, raw in read_lines(stream, 4 * LINE_CHARS):
+            for number, raw in read_lines(stream, ENTRY_LINE_BYTES):
                 entry = _parse(raw, f"line {number} of Changes")
                 changed[entry.source_ref] = entry
     except FileNotFoundError:  # a backup has none: they were being applied when it was made

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from linewatch.anomaly_model.files import replace_file
+from linewatch.control_plane.limits import KEY_BYTES, NAME_BYTES
 from linewatch.control_plane.objects import (
     BucketNotEmptyError,
     BucketTakenError,
@@ -29,8 +30,7 @@ from linewatch.control_plane.objects.metadata import DEFAULT_TYPE, MetadataStore
 
 PRIVATE = ".linewatch"
 _BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{1,61}[A-Za-z0-9]")
-_KEY_BYTES = 1024
-_NAME_BYTES = 255
+
 _STRIPES = 64
 _TRIES = 100
 
@@ -151,12 +151,12 @@ class DirectoryObjects:
         """Where an object lies, whether or not it is there."""
         folder = self._bucket(bucket)
         names = key.removesuffix("/").split("/")
-        if len(key.encode(errors="surrogatepass")) > _KEY_BYTES:
-            raise InvalidNameError(f"the key has over {_KEY_BYTES} bytes")
+        if len(key.encode(errors="surrogatepass")) > KEY_BYTES:
+            raise InvalidNameError(f"the key has over {KEY_BYTES} bytes")
         for name in names:
-            if name in ("", ".", "..") or "\0" in name or len(name.encode(errors="surrogatepass")) > _NAME_BYTES:
+            if name in ("", ".", "..") or "\0" in name or len(name.encode(errors="surrogatepass")) > NAME_BYTES:
                 raise InvalidNameError(
-                    f"the key {key[:200]!r} cannot be a file: its parts between slashes must be 1 to {_NAME_BYTES} bytes "
+                    f"the key {key[:200]!r} cannot be a file: its parts between slashes must be 1 to {NAME_BYTES} bytes "
                     "and not '.' or '..'"
                 )
         return folder.joinpath(*names)

@@ -1,11 +1,10 @@
 """The calls of Rekognition that scripts made on their datasets: DistributeDatasetEntries, and what hands out the ARNs."""
 
-from typing import ClassVar
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from linewatch.control_plane.errors import ApiError, ConflictError, NotFoundError, ValidationError
+from linewatch.control_plane.errors import ConflictError, InvalidPageTokenError, NotFoundError, ValidationError
 from linewatch.control_plane.identifiers import parse_dataset_arn
 from linewatch.control_plane.jobs.table import add_job
 from linewatch.control_plane.operations.datasets import image_stats
@@ -21,16 +20,7 @@ _STATUS = {
     "UPDATE_FAILED_ROLLBACK_COMPLETE": "UPDATE_FAILED",
 }
 """What Rekognition calls our statuses. Those that are not here have the same name there."""
-
-
 _LEAST_ENTRIES = 5
-
-
-class InvalidPageTokenError(ApiError):
-    """As Rekognition calls it."""
-
-    code: ClassVar[str] = "InvalidPaginationTokenException"
-    status: ClassVar[int] = 400
 
 
 def distribute_dataset_entries(call: Call, connection: Connection, params: Params) -> OperationResult:

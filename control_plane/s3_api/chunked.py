@@ -9,12 +9,9 @@ import hmac
 import re
 from collections.abc import Callable, Iterator
 
+from linewatch.control_plane.limits import CHUNK_BYTES, CHUNK_LINE_BYTES, TRAILER_BYTES
 from linewatch.control_plane.s3_api.errors import S3Error
 
-MOST_CHUNK = 16 << 20
-"""Bytes of one signed chunk; it is held in memory until its signature is checked. Clients send 64 KiB to 1 MiB."""
-_MOST_LINE = 4096
-_MOST_TRAILERS = 8192
 _HEADER = re.compile(rb"([0-9A-Fa-f]{1,8})(?:;chunk-signature=([0-9a-f]{64}))?")
 
 
@@ -67,8 +64,8 @@ class ChunkDecoder:
                 yield part
             else:
                 return
-        if len(self._buffer) > _MOST_TRAILERS:
-            raise S3Error("InvalidRequest", 400, f"there are over {_MOST_TRAILERS} bytes behind the last chunk")
+        if len(self._buffer) > TRAILER_BYTES:
+            raise S3Error("InvalidRequest", 400, f"there are over {TRAILER_BYTES} bytes behind the last chunk")
 
     def trailers(self, sign: Callable[[str, str], str] | None = None) -> dict[str, str]:
         """What came behind the last chunk: values by lower-case name.
@@ -103,15 +100,15 @@ class ChunkDecoder:
             self._left = -1
         end = self._buffer.find(b"\r\n")
         if end < 0:
-            if len(self._buffer) > _MOST_LINE:
+            if len(self._buffer) > CHUNK_LINE_BYTES:
                 raise S3Error("InvalidRequest", 400, "the body is not aws-chunked: its first line has no end")
             return False
         match = _HEADER.fullmatch(bytes(self._buffer[:end]))
         if not match or (self._sign is not None and match[2] is None):
             raise S3Error("InvalidRequest", 400, "the body is not aws-chunked as X-Amz-Content-SHA256 says")
         size = int(match[1], 16)
-        if self._sign is not None and size > MOST_CHUNK:
-            raise S3Error("InvalidRequest", 400, f"a signed chunk has {size} bytes; at most {MOST_CHUNK} are allowed")
+        if self._sign is not None and size > CHUNK_BYTES:
+            raise S3Error("InvalidRequest", 400, f"a signed chunk has {size} bytes; at most {CHUNK_BYTES} are allowed")
         del self._buffer[: end + 2]
         self._left, self._signature = size, (match[2] or b"").decode()
         return True

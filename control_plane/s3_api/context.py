@@ -13,6 +13,7 @@ from linewatch.anomaly_model.numbers import read_digits
 from linewatch.control_plane.access.authenticate import STREAMING, Caller, check_body, sha256
 from linewatch.control_plane.access.sigv4 import UNSIGNED, chunk_signature, declared_hash, trailer_signature
 from linewatch.control_plane.body_budget import BodyBudget
+from linewatch.control_plane.limits import DOCUMENT_BYTES, OBJECT_BYTES
 from linewatch.control_plane.objects.directory import DirectoryObjects
 from linewatch.control_plane.request_context import RequestContext, in_thread
 from linewatch.control_plane.s3_api.checksums import Digest, Expected
@@ -22,9 +23,7 @@ from linewatch.control_plane.s3_api.multipart import Multipart
 from linewatch.control_plane.services import Call, Services
 
 BLOCK = 1 << 20
-DOCUMENT_BYTES = 2 << 20
-OBJECT_BYTES = 5 << 30
-"""S3's own bound on one PUT; larger objects come in parts."""
+
 XML = [("content-type", "application/xml")]
 META = "x-amz-meta-"
 

@@ -13,11 +13,12 @@ from linewatch.control_plane.access.authenticate import Caller, identify, identi
 from linewatch.control_plane.access.sigv4 import declared_hash, parse_signature, query_pairs
 from linewatch.control_plane.body_budget import BodyBudget
 from linewatch.control_plane.errors import AccessDeniedError, ApiError
+from linewatch.control_plane.limits import DOCUMENT_BYTES
 from linewatch.control_plane.objects.directory import DirectoryObjects
 from linewatch.control_plane.request_context import ClientGoneError, RequestContext, in_thread
 from linewatch.control_plane.s3_api import buckets, object_actions, upload_actions
 from linewatch.control_plane.s3_api.conditions import refuse_unsupported_headers
-from linewatch.control_plane.s3_api.context import DOCUMENT_BYTES, XML, Action, S3Context, S3Request
+from linewatch.control_plane.s3_api.context import XML, Action, S3Context, S3Request
 from linewatch.control_plane.s3_api.errors import S3Error, render, translate
 from linewatch.control_plane.s3_api.multipart import Multipart
 from linewatch.control_plane.services import Call, Services

@@ -20,7 +20,7 @@ from linewatch.control_plane.s3_api.errors import S3Error
 
 _ID = re.compile(r"[0-9a-f]{32}")
 _PART = re.compile(r"([0-9]{5})-([0-9a-f]{32})")
-MOST_PARTS = 10_000
+
 FORGOTTEN_S = 7 * 24 * 3600
 """Uploads that nobody completed are removed after this time."""
 

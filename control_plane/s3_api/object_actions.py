@@ -6,6 +6,7 @@ from typing import Any
 from urllib.parse import unquote
 
 from linewatch.anomaly_model.errors import LinewatchError
+from linewatch.control_plane.limits import DELETED_KEYS
 from linewatch.control_plane.objects.metadata import ObjectMetadata
 from linewatch.control_plane.request_context import ClientGoneError, in_thread
 from linewatch.control_plane.s3_api import documents as xml
@@ -24,8 +25,6 @@ from linewatch.control_plane.s3_api.context import (
     require_bucket,
 )
 from linewatch.control_plane.s3_api.errors import S3Error, translate
-
-_KEYS = 1000
 
 
 async def put_object(s3: S3Context, request: S3Request) -> None:
@@ -119,8 +118,8 @@ async def delete_objects(s3: S3Context, request: S3Request) -> None:
     check_document(request.context.headers, body)
     root = xml.parse(body, "Delete")
     items = xml.children(root, "Object")
-    if len(items) > _KEYS:
-        raise S3Error("MalformedXML", 400, f"{len(items)} keys; at most {_KEYS} are deleted at a time")
+    if len(items) > DELETED_KEYS:
+        raise S3Error("MalformedXML", 400, f"{len(items)} keys; at most {DELETED_KEYS} are deleted at a time")
     call = request.call(s3.services)
     results: list[tuple[str, Any]] = []
     for item in items:

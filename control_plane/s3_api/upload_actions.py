@@ -5,6 +5,7 @@ from functools import partial
 from xml.etree.ElementTree import Element
 
 from linewatch.anomaly_model.numbers import read_digits
+from linewatch.control_plane.limits import PARTS
 from linewatch.control_plane.request_context import in_thread
 from linewatch.control_plane.s3_api import documents as xml
 from linewatch.control_plane.s3_api.checksums import ALGORITHMS, read_value
@@ -19,7 +20,7 @@ from linewatch.control_plane.s3_api.context import (
     require_bucket,
 )
 from linewatch.control_plane.s3_api.errors import S3Error
-from linewatch.control_plane.s3_api.multipart import MOST_PARTS, Part, Upload, read_whole
+from linewatch.control_plane.s3_api.multipart import Part, Upload, read_whole
 from linewatch.control_plane.s3_api.object_actions import copy_source
 
 
@@ -50,9 +51,9 @@ async def upload_part(s3: S3Context, request: S3Request) -> None:
 
 
 def _part_number(text: str) -> int:
-    number = read_digits(text, MOST_PARTS)
+    number = read_digits(text, PARTS)
     if not number:
-        raise S3Error("InvalidArgument", 400, f"the part number is {text[:40]!r}; expected 1 to {MOST_PARTS}")
+        raise S3Error("InvalidArgument", 400, f"the part number is {text[:40]!r}; expected 1 to {PARTS}")
     return number
 
 
