@@ -18,9 +18,9 @@ from typing import Any
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Histogram, generate_latest
 
 from linewatch.control_plane.access.audit import AuditLog, loggable
-from linewatch.control_plane.access.authenticate import Caller, identify, sha256, verify_signature, verify_signature_early
 from linewatch.control_plane.access.origin import check_origin
 from linewatch.control_plane.access.sigv4 import query_pairs
+from linewatch.control_plane.authentication import Caller, identify, sha256, verify_signature, verify_signature_early
 from linewatch.control_plane.body_budget import BodyBudget
 from linewatch.control_plane.dispatch import invoke
 from linewatch.control_plane.errors import ApiError, InternalError, ThrottlingError, UnknownOperationError

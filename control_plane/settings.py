@@ -149,6 +149,10 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
         """Address of the database."""
         return self.database or f"sqlite:///{self.folder.absolute() / 'linewatch.db'}"
 
+    def bundle_folder(self, model_id: int) -> Path:
+        """Where a trained model lies, by the number of its row."""
+        return (self.folder / "models" / str(model_id) / "bundle").absolute()
+
     def most_pictures(self, kind: str) -> int:
         """Most pictures of a train or test dataset."""
         return self.quota_train_pictures if kind == "train" else self.quota_test_pictures

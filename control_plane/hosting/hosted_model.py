@@ -114,7 +114,7 @@ class HostedModel:
         """
         models = self._folder / "models"
         models.mkdir()
-        command = [sys.executable, "-P", "-m", "linewatch", "agent", "--models", str(models), "--socket", self._address,
+        command = [sys.executable, "-P", "-m", "linewatch.edge_agent", "--models", str(models), "--socket", self._address,
                    "--threads", str(self._threads)]  # fmt: skip
         self._process = _SPAWNER.submit(_spawn, command, self._folder / "agent.log").result()
         try:

@@ -13,8 +13,8 @@ from sqlalchemy.engine import Connection
 from linewatch.anomaly_model.child_job import Outcome
 from linewatch.anomaly_model.errors import LinewatchError
 from linewatch.control_plane.jobs.preparation import apply_outcome
-from linewatch.control_plane.jobs.table import WORKER_KINDS
 from linewatch.control_plane.store.database import Store, now
+from linewatch.control_plane.store.job_queue import WORKER_KINDS
 from linewatch.control_plane.store.schema import Row, datasets, job_events, jobs, models, packagings, projects
 from linewatch.control_plane.store.transitions import advance
 

@@ -18,13 +18,13 @@ from sqlalchemy.engine import Connection
 
 from linewatch.anomaly_model.errors import LinewatchError
 from linewatch.anomaly_model.limits import LIMITS
-from linewatch.control_plane.access.rights import caller_of, require_readable
 from linewatch.control_plane.entries import Entry, EntryError, parse_entry
 from linewatch.control_plane.errors import AccessDeniedError
 from linewatch.control_plane.jobs.missing import describe_missing
 from linewatch.control_plane.limits import ENTRY_LINE_BYTES
 from linewatch.control_plane.objects import UnavailableError, read_lines
 from linewatch.control_plane.operations.lookup import count
+from linewatch.control_plane.rights import caller_of, require_readable
 from linewatch.control_plane.services import Call, Services
 from linewatch.control_plane.store.database import now
 from linewatch.control_plane.store.schema import Row, datasets, entries, models

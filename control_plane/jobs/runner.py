@@ -16,13 +16,13 @@ from linewatch.anomaly_model.child_job import Outcome, describe_fault, read_prog
 from linewatch.anomaly_model.errors import LinewatchError
 from linewatch.control_plane.jobs.background_tasks import BACKGROUND_TASKS, WORTH_RETRYING, BackgroundTaskError
 from linewatch.control_plane.jobs.cluster import Cluster, RunningJob, heartbeat_of
-from linewatch.control_plane.jobs.preparation import NotYetError, PreparationError, bundle_folder, finish, prepare
+from linewatch.control_plane.jobs.preparation import NotYetError, PreparationError, finish, prepare
 from linewatch.control_plane.jobs.retention import forget_old_jobs
-from linewatch.control_plane.jobs.table import BACKGROUND_KINDS, WORKER_KINDS, claim, queued, record_heartbeat, running
 from linewatch.control_plane.jobs.worker import CANCEL, ChildKilledError, WorkerEndsError, clean_up
 from linewatch.control_plane.objects import ObjectsError
 from linewatch.control_plane.services import Services
 from linewatch.control_plane.store.database import now
+from linewatch.control_plane.store.job_queue import BACKGROUND_KINDS, WORKER_KINDS, claim, queued, record_heartbeat, running
 from linewatch.control_plane.store.schema import Row, client_tokens, jobs, models, packagings
 from linewatch.control_plane.store.transitions import advance
 
@@ -242,7 +242,7 @@ class JobRunner:
             if advance(connection, "job", job.id, event, message=outcome.error, finished=now()):
                 finish(connection, self._services, job, outcome)
             elif job.kind == "train":  # cancelled meanwhile: nobody will ask for what it wrote
-                shutil.rmtree(bundle_folder(self._settings, job.subject_id).parent, ignore_errors=True)
+                shutil.rmtree(self._settings.bundle_folder(job.subject_id).parent, ignore_errors=True)
         clean_up(job_run.folder)
 
     def _lost(self, connection: sa.Connection, job: Row, reason: str) -> None:

@@ -5,13 +5,13 @@ from collections.abc import Iterator
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from linewatch.control_plane.access.rights import CALLER
 from linewatch.control_plane.errors import ConflictError, ValidationError
-from linewatch.control_plane.jobs.table import add_job, store_changes, waiting_training
 from linewatch.control_plane.operations.lookup import dataset_of, find_dataset, find_project
 from linewatch.control_plane.operations.paging import read_page
+from linewatch.control_plane.rights import CALLER
 from linewatch.control_plane.services import Call, OperationResult
 from linewatch.control_plane.store.database import now
+from linewatch.control_plane.store.job_queue import add_job, store_changes, waiting_training
 from linewatch.control_plane.store.schema import Row, datasets, entries
 from linewatch.control_plane.store.transitions import advance
 from linewatch.control_plane.wire.requests import Params

@@ -3,18 +3,18 @@
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from linewatch.control_plane.access.rights import CALLER, require_readable, require_writable
 from linewatch.control_plane.entries import parse_entry
 from linewatch.control_plane.errors import ConflictError, QuotaError, ValidationError
-from linewatch.control_plane.jobs.table import add_job
 from linewatch.control_plane.operations.datasets import both_datasets, training_lines
 from linewatch.control_plane.operations.lookup import count, find_model, find_project
 from linewatch.control_plane.operations.packaging import UNFINISHED
 from linewatch.control_plane.operations.paging import read_page
 from linewatch.control_plane.operations.tagging import put_tags
 from linewatch.control_plane.results import evaluation
+from linewatch.control_plane.rights import CALLER, require_readable, require_writable
 from linewatch.control_plane.services import Call, OperationResult
 from linewatch.control_plane.store.database import now
+from linewatch.control_plane.store.job_queue import add_job
 from linewatch.control_plane.store.schema import Row, models, packagings, projects, tags
 from linewatch.control_plane.store.transitions import advance
 from linewatch.control_plane.wire.requests import Params

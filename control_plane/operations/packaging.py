@@ -6,14 +6,14 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from linewatch.control_plane.access.rights import CALLER, require_writable
 from linewatch.control_plane.errors import ConflictError, QuotaError, ValidationError
-from linewatch.control_plane.jobs.table import add_job
 from linewatch.control_plane.operations.lookup import count, find_model, find_packaging, find_project
 from linewatch.control_plane.operations.paging import read_page
 from linewatch.control_plane.results import component as component_prefix
+from linewatch.control_plane.rights import CALLER, require_writable
 from linewatch.control_plane.services import Call, OperationResult
 from linewatch.control_plane.store.database import now
+from linewatch.control_plane.store.job_queue import add_job
 from linewatch.control_plane.store.schema import Row, components, models, packagings, projects
 from linewatch.control_plane.wire.requests import Params
 from linewatch.packager.targets import GPU_OPTIONS, TargetError, find_target, parse_options

@@ -6,11 +6,11 @@ from sqlalchemy.engine import Connection
 
 from linewatch.control_plane.errors import ConflictError, InvalidPageTokenError, NotFoundError, ValidationError
 from linewatch.control_plane.identifiers import parse_dataset_arn
-from linewatch.control_plane.jobs.table import add_job
 from linewatch.control_plane.operations.datasets import image_stats
 from linewatch.control_plane.operations.lookup import count, dataset_of, owned, project_of
 from linewatch.control_plane.operations.paging import read_page
 from linewatch.control_plane.services import Call, OperationResult
+from linewatch.control_plane.store.job_queue import add_job
 from linewatch.control_plane.store.schema import Row, datasets, entries, projects
 from linewatch.control_plane.store.transitions import advance
 from linewatch.control_plane.wire.requests import Params

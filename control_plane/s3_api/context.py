@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from linewatch.anomaly_model.numbers import read_digits
-from linewatch.control_plane.access.authenticate import STREAMING, Caller, check_body, sha256
 from linewatch.control_plane.access.sigv4 import UNSIGNED, chunk_signature, declared_hash, trailer_signature
+from linewatch.control_plane.authentication import STREAMING, Caller, check_body, sha256
 from linewatch.control_plane.body_budget import BodyBudget
 from linewatch.control_plane.limits import DOCUMENT_BYTES, OBJECT_BYTES
 from linewatch.control_plane.objects.directory import DirectoryObjects

@@ -9,8 +9,8 @@ from urllib.parse import unquote
 
 from linewatch.anomaly_model.errors import LinewatchError
 from linewatch.control_plane.access import sigv2
-from linewatch.control_plane.access.authenticate import Caller, identify, identify_url, sha256, verify_signature
 from linewatch.control_plane.access.sigv4 import declared_hash, parse_signature, query_pairs
+from linewatch.control_plane.authentication import Caller, identify, identify_url, sha256, verify_signature
 from linewatch.control_plane.body_budget import BodyBudget
 from linewatch.control_plane.errors import AccessDeniedError, ApiError
 from linewatch.control_plane.limits import DOCUMENT_BYTES

@@ -23,6 +23,17 @@ def test_every_module_is_started_without_the_current_folder_on_its_path() -> Non
     assert not [s for s in started if s[1] == "-m"], "python -m takes modules from the current folder first; use python -P -m"
 
 
+def test_nothing_below_the_command_line_starts_it() -> None:
+    rooms = [ROOT / name for name in FOLDERS if name not in ("commands", "jetson", "scripts", "benchmarks")]
+    sources = [path for room in rooms for path in (*room.rglob("*.py"), room / "device" / "run.sh") if path.is_file()]
+    mentions = re.compile(r"""linewatch\.commands|-m["',\s]+linewatch(?![\w.])|bin/linewatch\b""")
+    assert mentions.search('[sys.executable, "-P", "-m", "linewatch", "agent"]')
+    assert mentions.search("python -P -m linewatch agent")
+    assert not mentions.search('"-m", "linewatch.edge_agent"')
+    assert len(sources) > 150
+    assert not [str(path) for path in sources if mentions.search(path.read_text())]
+
+
 def test_a_job_executes_nothing_that_lies_in_the_current_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     here, folder, mark = tmp_path / "here", tmp_path / "job", tmp_path / "mark"
     for name in ("linewatch/__init__.py", "linewatch/training/__init__.py", "linewatch/training/job.py", "numpy.py", "msgspec.py", "logging.py"):

@@ -14,13 +14,13 @@ from hypothesis import strategies as st
 
 from linewatch.control_plane.access.policy import ROLES, Permission, Policy, Statement
 from linewatch.control_plane.access.registry import Registry
-from linewatch.control_plane.access.rights import CALLER, caller_of, require_readable, require_writable
 from linewatch.control_plane.errors import AccessDeniedError
 from linewatch.control_plane.jobs.background_tasks import BackgroundTaskError, import_manifest, update_entries
 from linewatch.control_plane.jobs.preparation import PreparationError, prepare
-from linewatch.control_plane.jobs.table import add_job, store_changes
 from linewatch.control_plane.jobs.worker import LOG, JobSpec, run_job
+from linewatch.control_plane.rights import CALLER, caller_of, require_readable, require_writable
 from linewatch.control_plane.services import Services
+from linewatch.control_plane.store.job_queue import add_job, store_changes
 from linewatch.control_plane.store.schema import datasets, entries, jobs, models, projects
 from tests.unit.control_plane.test_s3_api import gateway_of
 

@@ -7,8 +7,8 @@ job names the access key that asked for it. A key that was deleted may do nothin
 from collections.abc import Iterable
 from typing import Any
 
-from linewatch.control_plane.access.authenticate import ANONYMOUS, anonymous, identity_of, look_up
 from linewatch.control_plane.access.policy import Permission
+from linewatch.control_plane.authentication import ANONYMOUS, anonymous, identity_of, look_up
 from linewatch.control_plane.errors import AccessDeniedError
 from linewatch.control_plane.identifiers import Scope
 from linewatch.control_plane.objects import is_foreign, split_address

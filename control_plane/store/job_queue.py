@@ -1,4 +1,4 @@
-"""The jobs table: adding, claiming, and what becomes of a job."""
+"""The queue of jobs, a table: adding, claiming, and what becomes of a job."""
 
 import os
 import secrets
