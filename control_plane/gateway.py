@@ -124,7 +124,7 @@ class Gateway:
         # A fault of ours: the log has the trace, the client an id to ask with.
         except Exception:
             log.exception("request %s failed", context.request_id)
-            await self._refuse(service, context, InternalError(f"internal error; the server's log has request {context.request_id}"))
+            await self._refuse(service, context, InternalError(context.fault_message))
         else:
             await context.answer(*answer)
 

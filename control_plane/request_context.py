@@ -83,6 +83,11 @@ class RequestContext:
         return RawRequest(self.method, self.path, self.query, self.headers)
 
     @property
+    def fault_message(self) -> str:
+        """What the client is told of a fault of ours: the id by which the log has it."""
+        return f"internal error; the server's log has request {self.request_id}"
+
+    @property
     def length(self) -> int | None:
         """Content-Length; None when the body comes in chunks or is absent."""
         text = self.headers.get("content-length")

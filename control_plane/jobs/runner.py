@@ -126,7 +126,7 @@ class JobRunner:
             reason = str(error)
             if not isinstance(error, (BackgroundTaskError, ObjectsError, *WORTH_RETRYING)):
                 log.exception("background task %s %s failed", job.kind, job.id)
-                reason = f"internal error: {type(error).__name__}; the server's log has more"
+                reason = describe_fault(error)
             retriable = isinstance(error, WORTH_RETRYING) and job.losses + 1 < self._settings.jobs_attempts
             if failed is None or retriable:
                 self._retry(job, reason)

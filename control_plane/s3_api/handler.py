@@ -1,5 +1,6 @@
 """S3's protocol over the directory of buckets: path-style calls, each an action of a table."""
 
+import errno
 import logging
 import re
 from collections.abc import Awaitable, Callable
@@ -55,12 +56,8 @@ class S3Handler:
         # A fault of ours: the log has the trace, the client an id to ask with.
         except Exception as error:
             log.exception("request %s failed", context.request_id)
-            full = isinstance(error, OSError) and error.errno in (28, 122)
-            message = (
-                "no space left for objects"
-                if full
-                else f"internal error; the server's log has request {context.request_id}"
-            )
+            full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+            message = "no space left for objects" if full else context.fault_message
             await self.refuse(context, S3Error("InternalError", 503 if full else 500, message))
 
     async def refuse(self, context: RequestContext, reason: LinewatchError) -> None:
