@@ -62,7 +62,12 @@ class Bundle:
         return self.folder / name
 
     def read(self, name: str) -> bytes:
-        """Content of a listed file, checked once more against its hash (the folder may have changed since)."""
+        """Content of a listed file, checked once more against its hash (the folder may have changed since).
+
+        Raises:
+            HashMismatchError: the file changed after the bundle was opened.
+            MissingFileError: the bundle has no such file.
+        """
         data = self.path(name).read_bytes()
         if hashlib.sha256(data).hexdigest() != self.manifest.files[name].sha256:
             raise HashMismatchError(f"{name} in {self.folder} changed after the bundle was opened; deploy it again")
@@ -171,6 +176,12 @@ def write_bundle(
 
     `manifest.files` is filled in here, and the whole is signed when there is a key. An existing folder is replaced only
     if it is a bundle itself (or empty).
+
+    Args:
+        folder: the bundle's; made, or replaced.
+        manifest: without its `files`.
+        files: content by name, relative to the folder.
+        key: signs the bundle; None leaves it unsigned.
 
     Raises:
         NotFiniteError: a number of the manifest is NaN or infinite. BundleError: the bundle breaks a rule, or the folder is not one.

@@ -175,7 +175,15 @@ class MaskRows:
 
 
 def mask_rows(label_map: npt.NDArray[np.uint8], labels: list[Label], height: int, width: int, room: memoryview | None = None) -> MaskRows:
-    """The mask of a height x width picture, nearest neighbour. The parts lie at the start of `room` where that is given."""
+    """The mask of a height x width picture, nearest neighbour. The parts lie at the start of `room` where that is given.
+
+    Args:
+        label_map: h x w uint8, 0 background, i + 1 the i-th label.
+        labels: of the model, with the colours.
+        height: of the picture, in pixels.
+        width: of the picture, in pixels.
+        room: memory for the parts; None takes new memory.
+    """
     h, w = label_map.shape
     busy = np.flatnonzero(label_map.any(axis=1))
     slot = np.zeros(h, np.intp)
@@ -196,7 +204,14 @@ def mask_rows(label_map: npt.NDArray[np.uint8], labels: list[Label], height: int
 
 
 def draw_mask(label_map: npt.NDArray[np.uint8], labels: list[Label], height: int, width: int) -> Rgb:
-    """The mask as a picture, height x width x 3."""
+    """The mask as a picture, height x width x 3.
+
+    Args:
+        label_map: h x w uint8, 0 background, i + 1 the i-th label.
+        labels: of the model, with the colours.
+        height: of the picture, in pixels.
+        width: of the picture, in pixels.
+    """
     mask = mask_rows(label_map, labels, height, width)
     distinct = np.full((len(mask.parts) + 1, width * 3), 255, np.uint8)
     distinct[1:, mask.left : mask.left + mask.parts.shape[1]] = mask.parts

@@ -38,6 +38,12 @@ Progress = Callable[[str, int, int], None]
 def run_demo(output: Path, data: Path | None, options: TrainingOptions, progress: Progress) -> DemoResult:
     """Run the whole path and write bundle, package, summary.json and report.html below `output`.
 
+    Args:
+        output: folder for everything that is made.
+        data: pictures in a layout that `find_splits` knows; None draws some.
+        options: of the training; its name is replaced.
+        progress: called with what is being done, how many steps are done, and how many there are.
+
     Raises:
         LinewatchError: any step failed; the message says which.
     """

@@ -73,7 +73,7 @@ def _describe(account: _Account) -> str:
 
 
 class Reservation:
-    """What one body holds."""
+    """What one body holds; `BodyBudget.reserve` makes it."""
 
     def __init__(self, budget: BodyBudget, address: str, key: str, verified: bool) -> None:
         self._budget, self._size = budget, 0

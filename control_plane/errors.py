@@ -59,7 +59,14 @@ class ConflictError(_ResourceError):
 
 
 class QuotaError(ApiError):
-    """A quota, which is a setting, is reached."""
+    """A quota, which is a setting, is reached.
+
+    Args:
+        message: for people.
+        quota: name of the setting.
+        resource_id: of what was to be made or started.
+        resource_type: of the same.
+    """
 
     code, status = "ServiceQuotaExceededException", 402
 

@@ -66,7 +66,14 @@ class RequestContext:
 
     @classmethod
     def of(cls, scope: Message, receive: Receive, send: Send, patience_s: float) -> "RequestContext":
-        """From ASGI's scope."""
+        """From ASGI's scope.
+
+        Args:
+            scope: of ASGI, of type http.
+            receive: gives parts of the body.
+            send: takes parts of the answer.
+            patience_s: seconds that the body may keep us waiting, beside the time that it takes at `BODY_BYTES_PER_S`.
+        """
         headers: dict[str, str] = {}
         for raw_name, raw_value in scope["headers"]:
             name, value = raw_name.decode("latin-1").lower(), raw_value.decode("latin-1")

@@ -91,7 +91,11 @@ def default_version(manifest: Manifest) -> str:
 
 
 def check_identity(name: str, version: str, description: str = "") -> None:
-    """Refuse names, versions and descriptions that Greengrass would refuse."""
+    """Refuse names, versions and descriptions that Greengrass would refuse.
+
+    Raises:
+        ComponentError: names what is not allowed.
+    """
     if not NAME.fullmatch(name):
         raise ComponentError(f"component name {name!r} is not allowed: 1 to 128 letters, digits, '-', '_' and '.'")
     if not VERSION.fullmatch(version):
@@ -184,6 +188,12 @@ def _digest(path: Path) -> str:
 
 def render_recipe(kind: str, values: Mapping[str, str], platforms: Sequence[Mapping[str, str]], location: str) -> bytes:
     """Fill the `model` or `agent` template, its one manifest once for each platform.
+
+    Args:
+        kind: of template: model or agent.
+        values: of the template's markers.
+        platforms: further values, one mapping for each platform.
+        location: address of the folder that the artifacts will lie in.
 
     Raises:
         RecipeError: the recipe breaks a rule.

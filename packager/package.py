@@ -102,7 +102,18 @@ def package(
     bundle: Bundle, target: Target, folder: Path, options: PackageOptions | None = None,
     progress: Progress = lambda _what, _done, _total: None,
 ) -> Package:  # fmt: skip
-    """Compile, compare, write: `package_each` for a single target."""
+    """Compile, compare, write: `package_each` for a single target.
+
+    Args:
+        bundle: to compile.
+        target: to compile for.
+        folder: for the component.
+        options: what a user may choose.
+        progress: see `Progress`.
+
+    Raises:
+        Whatever `package_each` raises.
+    """
     return package_each(bundle, [target], folder, options, progress)
 
 
@@ -114,6 +125,13 @@ def package_each(
 
     The same bundle, targets, options and schedules give the same artifacts, byte by byte. What was timed is written beside
     them, to measured.json.
+
+    Args:
+        bundle: to compile.
+        targets: each of another architecture.
+        folder: for the component.
+        options: what a user may choose.
+        progress: see `Progress`.
 
     Raises:
         ParityError, UnsupportedGraphError, ComponentError, RecipeError, ToolError, LibraryError, TuningError

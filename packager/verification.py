@@ -34,6 +34,13 @@ def verify_parity(
 ) -> Parity:  # fmt: skip
     """Compare a variant with ONNX Runtime on the golden pictures, or on others.
 
+    Args:
+        bundle: whose graph was compiled, and whose golden outputs count.
+        library: compiled.
+        machine: its architecture.
+        isa: what it uses.
+        pictures: 1 x H x W x 3 uint8 each; None for the golden ones.
+
     Raises:
         ParityError: the code could not be run at all.
         ToolError: no emulator.

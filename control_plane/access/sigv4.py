@@ -237,7 +237,14 @@ def signing_key(secret: str, signature: ParsedSignature) -> bytes:
 
 
 def chunk_signature(key: bytes, signature: ParsedSignature, previous: str, data: bytes) -> str:
-    """Signature of a chunk of a STREAMING-AWS4-HMAC-SHA256-PAYLOAD body; `previous` is the seed's or the last chunk's."""
+    """Signature of a chunk of a STREAMING-AWS4-HMAC-SHA256-PAYLOAD body; `previous` is the seed's or the last chunk's.
+
+    Args:
+        key: signing key, as `verify` returns it.
+        signature: of the request.
+        previous: signature of the chunk before; for the first chunk that of the request.
+        data: of the chunk.
+    """
     text = "\n".join(
         [f"{ALGORITHM}-PAYLOAD", signature.timestamp, signature.scope, previous, EMPTY_SHA256, hashlib.sha256(data).hexdigest()]
     )
@@ -245,7 +252,14 @@ def chunk_signature(key: bytes, signature: ParsedSignature, previous: str, data:
 
 
 def trailer_signature(key: bytes, signature: ParsedSignature, previous: str, digest: str) -> str:
-    """Signature of what follows the last signed chunk; `digest` is the SHA-256 of its lines, NAME:VALUE, each with its end."""
+    """Signature of what follows the last signed chunk; `digest` is the SHA-256 of its lines, NAME:VALUE, each with its end.
+
+    Args:
+        key: signing key, as `verify` returns it.
+        signature: of the request.
+        previous: signature of the last chunk.
+        digest: hexadecimal SHA-256 of the trailers' lines, NAME:VALUE, each with its end.
+    """
     return _hmac_hex(key, "\n".join([f"{ALGORITHM}-TRAILER", signature.timestamp, signature.scope, previous, digest]))
 
 

@@ -42,7 +42,12 @@ class BackgroundTaskError(LinewatchError):
 
 
 def import_manifest(services: Services, job: Row) -> None:
-    """Fill a new dataset from its manifest."""
+    """Fill a new dataset from its manifest.
+
+    Raises:
+        BackgroundTaskError: the manifest or a line of it is not allowed; the message says which.
+        ObjectsError: the manifest cannot be read.
+    """
     dataset_id, spec = job.subject_id, job.spec
     with services.store.write() as connection:
         row = connection.execute(sa.select(datasets).where(datasets.c.id == dataset_id)).first()
@@ -98,7 +103,11 @@ def import_failed(connection: Connection, job: Row, reason: str) -> None:
 
 
 def update_entries(services: Services, job: Row) -> None:
-    """Apply the lines of a call: all of them or none."""
+    """Apply the lines of a call: all of them or none.
+
+    Raises:
+        BackgroundTaskError: a line is not allowed; nothing was applied.
+    """
     path = services.settings.folder / "changes" / job.spec["changes"]
     dataset_id = job.subject_id
     with services.store.read() as connection:

@@ -178,7 +178,14 @@ def _publishing(settings: Settings, owner: Scope, place: dict[str, str]) -> dict
 
 
 def finish(connection: Connection, services: Services, job: Row, outcome: Outcome) -> None:
-    """Carry an outcome to the model or packaging, in the transaction that ends the job."""
+    """Carry an outcome to the model or packaging, in the transaction that ends the job.
+
+    Args:
+        connection: of the transaction that ends the job.
+        services: of the server.
+        job: its row.
+        outcome: of its process.
+    """
     log.info("job %s %s: %s", job.id, job.kind, outcome.error or "succeeded")
     apply_outcome(connection, job, outcome)
     services.work.set()

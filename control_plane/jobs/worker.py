@@ -78,7 +78,15 @@ class JobSpec(msgspec.Struct, frozen=True):
 
 
 def open_objects(objects: str, endpoint: str, region: str, timeout_s: int, account: str) -> Objects:
-    """The buckets that settings name; those without an owner belong to the account."""
+    """The buckets that settings name; those without an owner belong to the account.
+
+    Args:
+        objects: folder of the buckets, or s3.
+        endpoint: of S3; empty for AWS's own.
+        region: of S3.
+        timeout_s: seconds without an answer of S3 after which it is asked again.
+        account: twelve digits.
+    """
     if objects == "s3":
         return S3Objects(endpoint or None, region, timeout_s, account)
     return DirectoryObjects(Path(objects), account)

@@ -18,7 +18,13 @@ from linewatch.control_plane.wire.requests import Params
 
 
 def create_dataset(call: Call, connection: Connection, params: Params) -> OperationResult:
-    """CreateDataset: empty at once, or from a manifest in the background."""
+    """CreateDataset: empty at once, or from a manifest in the background.
+
+    Raises:
+        ConflictError: the project has such a dataset.
+        ValidationError: the source is none.
+        AccessDeniedError: the caller may not read the manifest.
+    """
     name, kind = params["ProjectName"], params["DatasetType"]
     project = find_project(connection, call.scope, name)
     if dataset_of(connection, project.id, kind) is not None:
@@ -70,7 +76,11 @@ def image_stats(connection: Connection, dataset_id: int) -> dict[str, int]:
 
 
 def delete_dataset(call: Call, connection: Connection, params: Params) -> OperationResult:
-    """DeleteDataset: gone at once for everybody; its entries are removed in the background."""
+    """DeleteDataset: gone at once for everybody; its entries are removed in the background.
+
+    Raises:
+        ConflictError: the dataset is busy, or a training waits for it.
+    """
     name, kind = params["ProjectName"], params["DatasetType"]
     row = find_dataset(connection, call.scope, name, kind)
     version = waiting_training(connection, row.project_id)
@@ -115,7 +125,11 @@ def list_dataset_entries(call: Call, connection: Connection, params: Params) -> 
 
 
 def update_dataset_entries(call: Call, connection: Connection, params: Params) -> OperationResult:
-    """UpdateDatasetEntries: all lines or none, in the background."""
+    """UpdateDatasetEntries: all lines or none, in the background.
+
+    Raises:
+        ConflictError: the dataset is busy.
+    """
     name, kind = params["ProjectName"], params["DatasetType"]
     row = find_dataset(connection, call.scope, name, kind)
     if not advance(connection, "dataset", row.id, "update"):

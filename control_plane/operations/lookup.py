@@ -38,6 +38,12 @@ def find_project(connection: Connection, scope: Scope, name: str) -> Row:
 def find_dataset(connection: Connection, scope: Scope, project: str, kind: str) -> Row:
     """A project's train or test dataset.
 
+    Args:
+        connection: to read with.
+        scope: of the caller.
+        project: name.
+        kind: train or test.
+
     Raises:
         NotFoundError
     """
@@ -57,6 +63,12 @@ def dataset_of(connection: Connection, project_id: int, kind: str) -> Row | None
 def find_model(connection: Connection, scope: Scope, project: str, version: str) -> Row:
     """A model version; `latest` is the highest number.
 
+    Args:
+        connection: to read with.
+        scope: of the caller.
+        project: name.
+        version: a number, or latest.
+
     Raises:
         NotFoundError
     """
@@ -74,6 +86,12 @@ def find_model(connection: Connection, scope: Scope, project: str, version: str)
 
 def find_packaging(connection: Connection, scope: Scope, project: str, name: str) -> Row:
     """A packaging job.
+
+    Args:
+        connection: to read with.
+        scope: of the caller.
+        project: name.
+        name: of the job.
 
     Raises:
         NotFoundError

@@ -109,7 +109,12 @@ _BEFORE_DELETING = {
 
 
 def delete_model(call: Call, connection: Connection, params: Params) -> OperationResult:
-    """DeleteModel, of a model that nothing works on: not while it is trained, hosted or packaged."""
+    """DeleteModel, of a model that nothing works on: not while it is trained, hosted or packaged.
+
+    Raises:
+        NotFoundError: there is no such model.
+        ConflictError: something works on it.
+    """
     name, version = params["ProjectName"], params["ModelVersion"]
     row = find_model(connection, call.scope, name, version)
     if not advance(connection, "model", row.id, "delete"):
@@ -128,7 +133,14 @@ def delete_model(call: Call, connection: Connection, params: Params) -> Operatio
 
 
 def start_model(call: Call, connection: Connection, params: Params) -> OperationResult:
-    """StartModel: hosting begins in the background."""
+    """StartModel: hosting begins in the background.
+
+    Raises:
+        NotFoundError: there is no such model.
+        ValidationError: more units at least than at most.
+        QuotaError: too many units, or too many hosted models.
+        ConflictError: the model is not trained, or is hosted.
+    """
     name, version, settings = params["ProjectName"], params["ModelVersion"], call.services.settings
     low, high = params["MinInferenceUnits"], params.get("MaxInferenceUnits")
     row = find_model(connection, call.scope, name, version)
@@ -154,7 +166,12 @@ def start_model(call: Call, connection: Connection, params: Params) -> Operation
 
 
 def stop_model(call: Call, connection: Connection, params: Params) -> OperationResult:
-    """StopModel: running calls are answered, then the processes end."""
+    """StopModel: running calls are answered, then the processes end.
+
+    Raises:
+        NotFoundError: there is no such model.
+        ConflictError: the model is not hosted.
+    """
     name = params["ProjectName"]
     row = find_model(connection, call.scope, name, params["ModelVersion"])
     if not advance(connection, "model", row.id, "stop"):

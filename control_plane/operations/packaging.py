@@ -26,7 +26,15 @@ UNFINISHED = ("CREATED", "RUNNING")
 
 
 def start_model_packaging_job(call: Call, connection: Connection, params: Params) -> OperationResult:
-    """StartModelPackagingJob: compiled and packed in the background."""
+    """StartModelPackagingJob: compiled and packed in the background.
+
+    Raises:
+        NotFoundError: there is no such project or model.
+        ValidationError: the target cannot be packaged for.
+        ConflictError: the model is not trained, or the job's or component's name is taken.
+        QuotaError: too many packagings at the same time.
+        AccessDeniedError: the caller may not write to the place for the results.
+    """
     project_name, scope = params["ProjectName"], call.scope
     project = find_project(connection, scope, project_name)
     model = find_model(connection, scope, project_name, params["ModelVersion"])

@@ -14,7 +14,12 @@ from linewatch.control_plane.wire.requests import Params
 
 
 def create_project(call: Call, connection: Connection, params: Params) -> OperationResult:
-    """CreateProject."""
+    """CreateProject.
+
+    Raises:
+        ConflictError: there is one of this name.
+        QuotaError: there are too many.
+    """
     name, scope, quota = params["ProjectName"], call.scope, call.services.settings.quota_projects
     if project_of(connection, scope, name) is not None:
         raise ConflictError(f"The project {name} exists already", name, "PROJECT")
@@ -43,7 +48,12 @@ def list_projects(call: Call, connection: Connection, params: Params) -> Operati
 
 
 def delete_project(call: Call, connection: Connection, params: Params) -> OperationResult:
-    """DeleteProject. Models go first; empty datasets go with it, others where the settings say so."""
+    """DeleteProject. Models go first; empty datasets go with it, others where the settings say so.
+
+    Raises:
+        NotFoundError: there is no such project.
+        ConflictError: it has models, or datasets with entries.
+    """
     name = params["ProjectName"]
     row = find_project(connection, call.scope, name)
     left = connection.execute(sa.select(models.c.version, models.c.status).where(models.c.project_id == row.id)).all()

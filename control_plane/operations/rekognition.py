@@ -24,7 +24,13 @@ _LEAST_ENTRIES = 5
 
 
 def distribute_dataset_entries(call: Call, connection: Connection, params: Params) -> OperationResult:
-    """DistributeDatasetEntries: a fifth of the training entries moves to the empty test dataset, in the background."""
+    """DistributeDatasetEntries: a fifth of the training entries moves to the empty test dataset, in the background.
+
+    Raises:
+        NotFoundError: there is no such dataset.
+        ValidationError: the two are not an empty test dataset and a training dataset of one project.
+        ConflictError: a dataset is busy.
+    """
     found = [_find(call, connection, item["Arn"]) for item in params["Datasets"]]
     (first, project), (second, other) = found
     if project.id != other.id:
@@ -83,7 +89,11 @@ def _status(row: Row) -> OperationResult:
 
 
 def describe_projects(call: Call, connection: Connection, params: Params) -> OperationResult:
-    """DescribeProjects: ours, with the ARNs by which Rekognition's calls know their datasets."""
+    """DescribeProjects: ours, with the ARNs by which Rekognition's calls know their datasets.
+
+    Raises:
+        InvalidPageTokenError: not a token of this list.
+    """
     scope, query = call.scope, sa.select(projects).where(owned(call.scope))
     if "ProjectNames" in params:
         query = query.where(projects.c.name.in_(params["ProjectNames"]))

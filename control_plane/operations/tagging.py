@@ -23,6 +23,13 @@ def _find(call: Call, connection: Connection, arn: str) -> Row:
 def put_tags(connection: Connection, model_id: int, wanted: list[dict[str, Any]], quota: int, resource: str) -> None:
     """Add tags, or change their values.
 
+    Args:
+        connection: to write with.
+        model_id: of the model's row.
+        wanted: tags as {"Key": ..., "Value": ...}.
+        quota: most tags of a model.
+        resource: ARN of the model, for errors.
+
     Raises:
         ValidationError: one key twice. QuotaError: too many.
     """

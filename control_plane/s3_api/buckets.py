@@ -19,7 +19,13 @@ async def list_buckets(s3: S3Context, request: S3Request) -> None:
 
 
 async def create_bucket(s3: S3Context, request: S3Request) -> None:
-    """CreateBucket. Names are those of all accounts, as on S3."""
+    """CreateBucket. Names are those of all accounts, as on S3.
+
+    Raises:
+        S3Error: the bucket is there already, in a region where S3 says so.
+        BucketTakenError: it is another account's.
+        InvalidNameError: the name is not allowed.
+    """
     check_document(request.context.headers, await read_document(s3, request))
     made = await in_thread(s3.pool, s3.objects.create_bucket, request.bucket, request.caller.scope.account)
     # S3 answers so everywhere but in us-east-1, where scripts that run twice rely on success.

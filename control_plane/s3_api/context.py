@@ -101,7 +101,12 @@ class ReceivedBody:
 
 
 async def receive(s3: S3Context, request: S3Request) -> ReceivedBody:
-    """Write a body to a file. The file is removed when the body is not as declared."""
+    """Write a body to a file. The file is removed when the body is not as declared.
+
+    Raises:
+        S3Error: too large, cut off, or not as its headers say.
+        InvalidSignatureError: another SHA-256 than declared.
+    """
     context, signature = request.context, request.caller.signature
     declared = (declared_hash(context.raw, signature) if signature else context.headers.get("x-amz-content-sha256")) or UNSIGNED
     decoder = None
@@ -152,7 +157,11 @@ def _write(stream: Any, data: bytes, *digests: Digest | Expected) -> None:
 
 
 def require_bucket(s3: S3Context, request: S3Request) -> None:
-    """Refuse a call on a bucket that is not there."""
+    """Refuse a call on a bucket that is not there.
+
+    Raises:
+        S3Error
+    """
     if not s3.objects.bucket_exists(request.bucket):
         raise S3Error("NoSuchBucket", 404, f"there is no bucket {request.bucket[:80]!r}")
 

@@ -61,7 +61,11 @@ class S3Handler:
             await self.refuse(context, S3Error("InternalError", 503 if full else 500, message))
 
     async def refuse(self, context: RequestContext, reason: LinewatchError) -> None:
-        """Answer with an error."""
+        """Answer with an error.
+
+        Raises:
+            ClientGoneError: an answer has begun already; the connection is to be broken.
+        """
         error = translate(reason)
         context.facts |= {"errorCode": error.code, "errorMessage": str(error)[:500]}
         if context.status:  # in the midst of an answer: breaking the connection is all that is left to say
@@ -150,6 +154,12 @@ _ACTIONS: dict[tuple[str, str, str], tuple[str, Action, str]] = {
 
 def find_action(context: RequestContext, bucket: bool, key: bool, query: dict[str, str]) -> tuple[str, Action, str]:
     """Name, method and permission of a call.
+
+    Args:
+        context: of the request: its method and headers.
+        bucket: whether the path names one.
+        key: whether the path names one.
+        query: decoded.
 
     Raises:
         S3Error: a part of S3 that this server does not have.

@@ -133,7 +133,14 @@ class Multipart:
         return folder, upload
 
     def add_part(self, folder: Path, number: int, incoming: Path, etag: str) -> None:
-        """Keep a part; an earlier one of its number goes."""
+        """Keep a part; an earlier one of its number goes.
+
+        Args:
+            folder: of the upload.
+            number: of the part, from 1 on.
+            incoming: the part's file; it is gone afterwards.
+            etag: its MD5, hexadecimal.
+        """
         for old in folder.glob(f"{number:05d}-*"):
             old.unlink()
         incoming.replace(folder / f"{number:05d}-{etag}")

@@ -48,7 +48,13 @@ async def copy_object(s3: S3Context, request: S3Request) -> None:
 
 
 def copy_source(s3: S3Context, request: S3Request) -> tuple[ObjectMetadata, float, Path, str]:
-    """The object that x-amz-copy-source names, copied to a file of ours: its metadata, time, the file and its MD5."""
+    """The object that x-amz-copy-source names, copied to a file of ours: its metadata, time, the file and its MD5.
+
+    Raises:
+        S3Error: the source's owner, or the source, is not the one that the headers ask for.
+        AccessDeniedError: the caller may not read it.
+        NoSuchObjectError: it is not there.
+    """
     headers = request.context.headers
     bucket, _, key = unquote(headers["x-amz-copy-source"].partition("?")[0]).removeprefix("/").partition("/")
     request.call(s3.services).require_object("s3:GetObject", bucket, key)
@@ -76,7 +82,12 @@ def copy_source(s3: S3Context, request: S3Request) -> tuple[ObjectMetadata, floa
 
 
 async def get_object(s3: S3Context, request: S3Request) -> None:
-    """GetObject, whole or a range; HeadObject."""
+    """GetObject, whole or a range; HeadObject.
+
+    Raises:
+        NoSuchObjectError: it is not there.
+        ClientGoneError: it was made smaller while it was sent; the connection is to be broken.
+    """
     context = request.context
     stored, modified, path = await in_thread(s3.pool, s3.objects.describe, request.bucket, request.key)
     headers = context.headers
@@ -113,7 +124,11 @@ async def delete_object(s3: S3Context, request: S3Request) -> None:
 
 
 async def delete_objects(s3: S3Context, request: S3Request) -> None:
-    """DeleteObjects: up to a thousand keys."""
+    """DeleteObjects: up to a thousand keys.
+
+    Raises:
+        S3Error: malformed, or too many keys. What is wrong with one key is in the answer.
+    """
     body = await read_document(s3, request)
     check_document(request.context.headers, body)
     root = xml.parse(body, "Delete")

@@ -18,7 +18,14 @@ WORKER_KINDS = ("train", "package")
 
 
 def add_job(connection: Connection, kind: str, subject_id: int, spec: dict[str, Any]) -> int:
-    """Put a job in the queue, in the transaction of the change that asks for it; returns its id."""
+    """Put a job in the queue, in the transaction of the change that asks for it; returns its id.
+
+    Args:
+        connection: of that transaction.
+        kind: of the job: one of BACKGROUND_KINDS or WORKER_KINDS.
+        subject_id: number of the dataset, model or packaging that it is for.
+        spec: what it needs to know, as JSON can say it.
+    """
     query = sa.insert(jobs).values(kind=kind, subject_id=subject_id, state="QUEUED", spec=spec, created=now())
     return int(connection.execute(query.returning(jobs.c.id)).scalar_one())
 

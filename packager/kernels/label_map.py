@@ -9,7 +9,14 @@ from linewatch.packager.targets import Isa
 
 
 def label_map(isa: Isa, labels: int, height: int, width: int) -> PrimFunc:
-    """Parameters: logits (1 x labels x height x width float32), output (height x width uint8)."""
+    """Parameters: logits (1 x labels x height x width float32), output (height x width uint8).
+
+    Args:
+        isa: what the code may use.
+        labels: with the background.
+        height: of the map.
+        width: of the map.
+    """
     logits = decl_buffer((1, labels, height, width), "float32", name="logits", layout=None)
     target = decl_buffer((height, width), "uint8", name="label_map", layout=None)
     zero = integer(0)

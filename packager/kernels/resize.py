@@ -14,6 +14,12 @@ def resize_table(size_in: int, size_out: int, scale: float, step: Step) -> Table
     """For each output position: lower and upper input index (2 x n, flat), and the upper one's share.
 
     The formulas are those of the ONNX operator Resize.
+
+    Args:
+        size_in: positions of the input.
+        size_out: positions of the output.
+        scale: output over input, as the operator states it.
+        step: whose attribute `centres` says where pixels lie.
     """
     at, centres = np.arange(size_out, dtype=np.float64), step.attributes["centres"]
     match centres:

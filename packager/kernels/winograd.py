@@ -68,7 +68,14 @@ def matrices(m: int, r: int) -> tuple[Matrix, Matrix, Matrix]:
 
 
 def pack_winograd(weight: F32, stored_out: int, choice: Winograd, lanes: int) -> F32:
-    """O x I x R x R to [a * a][O / (blocks * lanes)][I][blocks * lanes], transformed in double precision; flat."""
+    """O x I x R x R to [a * a][O / (blocks * lanes)][I][blocks * lanes], transformed in double precision; flat.
+
+    Args:
+        weight: O x I x R x R float32.
+        stored_out: output channels in whole vectors.
+        choice: of the transform's size and blocks.
+        lanes: float32 values of a vector.
+    """
     out, inner, r, _ = weight.shape
     transform = np.array([[float(v) for v in row] for row in matrices(choice.m, r)[1]])
     a, group = len(transform), choice.blocks * lanes

@@ -65,7 +65,14 @@ def loop(extent: int | Expr, body: Callable[[Expr], Stmt], *, start: int | Expr 
 
 
 def each_place(height: int, width: int, body: Callable[[Expr], Stmt], *, work: float) -> Stmt:
-    """`body(place)` for every place of a picture; rows are shared among threads."""
+    """`body(place)` for every place of a picture; rows are shared among threads.
+
+    Args:
+        height: rows.
+        width: columns.
+        body: writes the code of a place.
+        work: operations of all places, by which threads are used or not.
+    """
     return loop(height, lambda r: loop(width, lambda c: body(r * width + c)), work=work)
 
 
@@ -75,7 +82,14 @@ def load(buffer: Buffer, index: Expr, lanes: int = 1) -> Expr:
 
 
 def store(buffer: Buffer, value: Expr, index: Expr, lanes: int = 1) -> Stmt:
-    """Write `lanes` values from `index` on."""
+    """Write `lanes` values from `index` on.
+
+    Args:
+        buffer: to write to.
+        value: of `lanes` lanes.
+        index: of the first value.
+        lanes: how many.
+    """
     return BufferStore(buffer, value, [Ramp(integer(index), integer(1), lanes) if lanes > 1 else integer(index)])
 
 

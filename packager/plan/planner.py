@@ -28,7 +28,11 @@ class Planner:
         self._expanded: set[str] = set()
 
     def run(self, handlers: "Mapping[str, Handler]") -> Plan:
-        """Plan every node."""
+        """Plan every node.
+
+        Raises:
+            UnsupportedGraphError: names the node that no schedule covers.
+        """
         graph = self.graph
         source = Source(graph.input, self.shapes[graph.input], graph.input_dtype)
         self._read_input(source)
@@ -63,7 +67,11 @@ class Planner:
         return {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
 
     def require(self, ok: bool, node: onnx.NodeProto, what: str) -> None:
-        """Refuse what no schedule covers."""
+        """Refuse what no schedule covers.
+
+        Raises:
+            UnsupportedGraphError: it is not so.
+        """
         if not ok:
             raise UnsupportedGraphError(f"{node.op_type} ({node.name}): {what}")
 
@@ -97,7 +105,15 @@ class Planner:
         return -(-channels // self.lanes) * self.lanes
 
     def tensor(self, name: str, channels: int, height: int, width: int, stored: int | None = None) -> Tensor:
-        """Memory for a value; by default of whole vectors."""
+        """Memory for a value; by default of whole vectors.
+
+        Args:
+            name: of the value.
+            channels: how many.
+            height: in pixels.
+            width: in pixels.
+            stored: channels that memory is taken for; None for those of whole vectors.
+        """
         return Tensor(name, channels, height, width, self.stored(channels) if stored is None else stored)
 
     def output(self, node: onnx.NodeProto, *, stored: int | None = None) -> Tensor:
