@@ -37,7 +37,7 @@ class ComponentError(LinewatchError):
 
 
 @dataclass(frozen=True, slots=True)
-class Identity:
+class ComponentIdentity:
     """Who a component is."""
 
     name: str
@@ -135,11 +135,11 @@ def write_component(
         "AGENT_VERSIONS": f">={above} <{below}",
         "DESCRIPTION": description or f"Anomaly model {model.name} version {model.version}, packaged by Linewatch",
     }  # fmt: skip
-    return finish_component(folder, Identity(name, version, tags or {}), drafts, recipe="model", values=values, location=location)
+    return finish_component(folder, ComponentIdentity(name, version, tags or {}), drafts, recipe="model", values=values, location=location)
 
 
 def finish_component(
-    folder: Path, identity: Identity, drafts: Sequence[Draft], *, recipe: str, values: Mapping[str, str], location: str = "",
+    folder: Path, identity: ComponentIdentity, drafts: Sequence[Draft], *, recipe: str, values: Mapping[str, str], location: str = "",
 ) -> Component:  # fmt: skip
     """Write artifacts, recipe and component.json: the same for models and for the agent.
 
