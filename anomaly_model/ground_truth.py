@@ -157,7 +157,8 @@ def require_complete(line: GroundTruthLine) -> None:
             raise GroundTruthError(f"has {key} but no {label.attribute}: a label has a value, though it is ignored")
         if label.class_name is None:
             raise GroundTruthError(f"has {key} without class-name")
-    for part in (*line.labels, *line.masks):
+    parts: tuple[ClassLabel | Mask, ...] = (*line.labels, *line.masks)
+    for part in parts:
         stated = part.metadata.get("human-annotated")
         if stated not in ("yes", "no"):
             raise GroundTruthError(f"has {part.attribute}{_METADATA} whose human-annotated is {stated!r}; expected yes or no")
