@@ -33,7 +33,7 @@ DAY_S = 24 * 3600
 
 
 @given(st.floats(0, 2e9), st.lists(st.tuples(st.floats(0, 2e9), st.floats(0, 100)), max_size=30))
-def test_a_pulse_asks_no_clock_but_ours(before: float, looks: list[tuple[float, float]]) -> None:
+def test_a_heartbeat_is_timed_by_no_clock_but_ours(before: float, looks: list[tuple[float, float]]) -> None:
     heartbeat, moment, last, since, begun = HeartbeatMonitor(before, 0.0), 0.0, before, 0.0, False
     for mark, seconds in looks:
         moment += seconds

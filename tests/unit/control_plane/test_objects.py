@@ -163,7 +163,7 @@ def test_buckets_and_objects_that_come_and_go_at_once(objects: DirectoryObjects)
     assert [p for p in (objects.root / PRIVATE / "incoming").iterdir() if p.is_file()] == []
 
 
-def test_a_page_opens_the_notes_of_its_keys_and_scans_a_folder_once(objects: DirectoryObjects) -> None:
+def test_a_page_opens_the_metadata_of_its_keys_and_scans_a_folder_once(objects: DirectoryObjects) -> None:
     for i in range(60):
         put(objects, f"train/{i:03d}.png")
     put(objects, "zz")

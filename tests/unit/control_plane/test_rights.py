@@ -102,16 +102,16 @@ def test_a_training_reads_by_the_rights_of_who_asked_for_it(services: Services, 
 def test_rights_are_those_of_when_the_job_runs(services: Services) -> None:
     key = key_of(services, *READS_OPEN)
     job = job_of(services, "train", {CALLER: key}, "CREATE_COMPLETE", [entry("s3://open/a", "s3://open/m.png")])
-    spec = prepare(services, job)
-    assert (spec.fetch, spec.account) == (["s3://open/a", "s3://open/m.png"], ACCOUNT)
+    prepared = prepare(services, job)
+    assert (prepared.fetch, prepared.account) == (["s3://open/a", "s3://open/m.png"], ACCOUNT)
     Registry(services.store, services.master).delete(key)
     for spec in (job.spec, {}, {CALLER: "anonymous"}):
         with pytest.raises(AccessDeniedError, match="ask again"):
             caller_of(services, spec)
     with pytest.raises(PreparationError, match="ask again"):
         prepare(services, job)
-    (Path(spec.folder) / LOG).touch()  # its process was started: it has read what it needs
-    assert prepare(services, job) == spec
+    (Path(prepared.folder) / LOG).touch()  # its process was started: it has read what it needs
+    assert prepare(services, job) == prepared
 
 
 @pytest.mark.parametrize(("fetch", "upload"), [(["s3://theirs/a"], []), ([], [("result", "theirs", "k", "text/plain")])])
