@@ -11,7 +11,8 @@ from linewatch.anomaly_model.errors import BundleError, LinewatchError, PictureE
 from linewatch.anomaly_model.limits import LIMITS, Limits
 from linewatch.anomaly_model.manifest import Manifest
 from linewatch.anomaly_model.picture import decode_picture, to_model_input
-from linewatch.anomaly_model.runtime import ModelOutputs, Runtime, open_runtime
+from linewatch.anomaly_model.runtime import ModelOutputs, Runtime
+from linewatch.anomaly_model.runtime_choice import open_runtime
 
 __all__ = [
     "Bundle",

@@ -36,7 +36,7 @@ from linewatch.anomaly_model.manifest import (
     parse_manifest,
     verify_files,
 )
-from linewatch.anomaly_model.signature import SIGNATURE_BYTES, SIGNATURE_NAME, sign, verify
+from linewatch.anomaly_model.signature import SIGNATURE_NAME, sign, verify
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
@@ -62,7 +62,12 @@ class Bundle:
         return self.folder / name
 
     def read(self, name: str) -> bytes:
-        """Content of a listed file, checked once more against its hash (the folder may have changed since)."""
+        """Content of a listed file, checked once more against its hash (the folder may have changed since).
+
+        Raises:
+            HashMismatchError: the file changed after the bundle was opened.
+            MissingFileError: the bundle has no such file.
+        """
         data = self.path(name).read_bytes()
         if hashlib.sha256(data).hexdigest() != self.manifest.files[name].sha256:
             raise HashMismatchError(f"{name} in {self.folder} changed after the bundle was opened; deploy it again")
@@ -114,7 +119,7 @@ def open_bundle(path: Path, *, limits: Limits = LIMITS, trusted: "Sequence[Ed255
 
 def _read_signature(folder: Path) -> bytes:
     with (folder / SIGNATURE_NAME).open("rb") as stream:
-        return stream.read(SIGNATURE_BYTES)
+        return stream.read(LIMITS.signature_bytes)
 
 
 def _walk(folder: Path, limits: Limits) -> dict[str, int]:
@@ -171,6 +176,12 @@ def write_bundle(
 
     `manifest.files` is filled in here, and the whole is signed when there is a key. An existing folder is replaced only
     if it is a bundle itself (or empty).
+
+    Args:
+        folder: the bundle's; made, or replaced.
+        manifest: without its `files`.
+        files: content by name, relative to the folder.
+        key: signs the bundle; None leaves it unsigned.
 
     Raises:
         NotFiniteError: a number of the manifest is NaN or infinite. BundleError: the bundle breaks a rule, or the folder is not one.

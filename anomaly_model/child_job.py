@@ -28,7 +28,7 @@ _NICE = 10
 T = TypeVar("T")
 
 
-class Progress(msgspec.Struct, frozen=True):
+class JobProgress(msgspec.Struct, frozen=True):
     """What is being done, how many steps are done, and how many there are."""
 
     what: str
@@ -63,12 +63,12 @@ class ProgressFile:
         moment = time.monotonic()
         if what != self._what or moment - self._last >= _EVERY_S:
             self._last, self._what = moment, what
-            replace_file(self._path, msgspec.json.encode(Progress(what, done, total)))
+            replace_file(self._path, msgspec.json.encode(JobProgress(what, done, total)))
 
 
-def read_progress(folder: Path) -> Progress | None:
+def read_progress(folder: Path) -> JobProgress | None:
     """How far a job is; None before it began."""
-    return _read(folder / PROGRESS, Progress)
+    return _read(folder / PROGRESS, JobProgress)
 
 
 def read_outcome(folder: Path) -> Outcome | None:
@@ -102,7 +102,7 @@ def end_with_parent() -> None:
 
 def main(
     job: Callable[[Any, ProgressFile], dict[str, Any]], spec_type: type[Any], arguments: list[str],
-    told: tuple[type[LinewatchError], ...] = (),
+    user_errors: tuple[type[LinewatchError], ...] = (),
 ) -> int:  # fmt: skip
     """Run a job: read its spec, do it, write its outcome; returns the exit code.
 
@@ -110,7 +110,7 @@ def main(
         job: takes the spec and where to report progress, returns its result.
         spec_type: of the spec.
         arguments: of the command line: the folder, and `--tied` when standard input is the parent's lifeline.
-        told: errors that whoever asked for the job can put right; they know nothing of this machine, so that their messages
+        user_errors: errors that whoever asked for the job can put right; they know nothing of this machine, so that their messages
             may go to somebody elsewhere. Of all others only the log has more than the kind.
     """
     folder = Path(arguments[0])
@@ -121,7 +121,7 @@ def main(
     try:
         spec = msgspec.json.decode((folder / SPEC).read_bytes(), type=spec_type)
         outcome = Outcome(result=job(spec, ProgressFile(folder / PROGRESS)))
-    except told as error:
+    except user_errors as error:
         logging.error("%s", error)
         outcome = Outcome(error=str(error), remedies=list(error.remedies))
     # Whatever happens is the job's outcome: without one it would be tried again, to the same end.

@@ -119,7 +119,7 @@ def _label_shares(label_map: npt.NDArray[np.uint8], labels: list[Label], height:
 
 
 def detect(picture: Rgb, runtime: Runtime, manifest: Manifest) -> Detection:
-    """Judge one picture: preprocess, run, interpret."""
+    """Predict for one picture: preprocess, run, interpret."""
     return interpret(runtime.run(runtime.prepare(picture)), manifest, picture.shape[:2])
 
 
@@ -175,7 +175,15 @@ class MaskRows:
 
 
 def mask_rows(label_map: npt.NDArray[np.uint8], labels: list[Label], height: int, width: int, room: memoryview | None = None) -> MaskRows:
-    """The mask of a height x width picture, nearest neighbour. The parts lie at the start of `room` where that is given."""
+    """The mask of a height x width picture, nearest neighbour. The parts lie at the start of `room` where that is given.
+
+    Args:
+        label_map: h x w uint8, 0 background, i + 1 the i-th label.
+        labels: of the model, with the colours.
+        height: of the picture, in pixels.
+        width: of the picture, in pixels.
+        room: memory for the parts; None takes new memory.
+    """
     h, w = label_map.shape
     busy = np.flatnonzero(label_map.any(axis=1))
     slot = np.zeros(h, np.intp)
@@ -183,7 +191,7 @@ def mask_rows(label_map: npt.NDArray[np.uint8], labels: list[Label], height: int
     index = slot[_nearest(h, height)]
     if not len(busy):
         return MaskRows(np.empty((0, 0), np.uint8), 0, index)
-    # Coloured while small, then widened byte by byte, which is four times faster than widening pixels; and only from the
+    # Coloured while small, then expanded byte by byte, which is four times faster than expanding pixels; and only from the
     # first column with something on it to the last.
     columns = np.flatnonzero(label_map.any(axis=0))
     left, right = int(columns[0]), int(columns[-1]) + 1
@@ -196,7 +204,14 @@ def mask_rows(label_map: npt.NDArray[np.uint8], labels: list[Label], height: int
 
 
 def draw_mask(label_map: npt.NDArray[np.uint8], labels: list[Label], height: int, width: int) -> Rgb:
-    """The mask as a picture, height x width x 3."""
+    """The mask as a picture, height x width x 3.
+
+    Args:
+        label_map: h x w uint8, 0 background, i + 1 the i-th label.
+        labels: of the model, with the colours.
+        height: of the picture, in pixels.
+        width: of the picture, in pixels.
+    """
     mask = mask_rows(label_map, labels, height, width)
     distinct = np.full((len(mask.parts) + 1, width * 3), 255, np.uint8)
     distinct[1:, mask.left : mask.left + mask.parts.shape[1]] = mask.parts

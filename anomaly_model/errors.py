@@ -1,8 +1,10 @@
-"""The errors that users of this package can meet.
+"""The errors that several modules raise or catch, and what can be done about them.
 
-Each message says what was found, what was expected and, where it is not obvious, what to do next. Doors (gRPC, command
-line, the HTTP API) map these classes to status codes in one table of their own. What can be done is a flag at one door and
-a call at another: such advice is a `Remedy`, and each door has its own words for it.
+An error that one module alone raises stands there: SettingsError, KeyFileError, ParityError, GroundTruthError.
+
+Each message says what was found, what was expected and, where it is not obvious, what to do next. The interfaces (gRPC,
+command line, the HTTP API) map these classes to status codes in one table of their own. What can be done is a flag in one
+interface and a call in another: such advice is a `Remedy`, and each interface has its own words for it.
 """
 
 from collections.abc import Sequence
@@ -10,7 +12,7 @@ from enum import StrEnum
 
 
 class Remedy(StrEnum):
-    """What can be done about an error, where doors say it differently."""
+    """What can be done about an error, where interfaces say it differently."""
 
     LEAVE_OUT = "leave out"
     """Go on without the pictures that cannot be read."""

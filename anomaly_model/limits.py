@@ -1,11 +1,14 @@
-"""Every limit on input, in one place. Sizes are checked against these before memory is taken."""
+"""Every limit on pictures, datasets, bundles and their keys, in one place. Sizes are checked against these before memory is taken.
+
+Limits of a protocol stand in its room: those of the server's APIs in `linewatch.control_plane.limits`.
+"""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Bounds on pictures and bundles. Bytes unless the name says otherwise."""
+    """Bounds on what is read. Bytes unless the name says otherwise."""
 
     picture_side_min: int = 64
     """Pixels; the edge contract's smallest side."""
@@ -24,6 +27,14 @@ class Limits:
     bundle_total_bytes: int = 2 * 1024 * 1024 * 1024
     bundle_files: int = 1000
     bundle_name_chars: int = 200
+    signature_bytes: int = 1024
+    """bundle.sig."""
+    key_file_bytes: int = 4096
+    """A private or public key in PEM."""
+    trusted_keys: int = 64
+    """Public keys of a folder; more are not read."""
+    measured_bytes: int = 64 * 1024
+    """The record of which runtime was the fastest for a bundle."""
 
 
 LIMITS = Limits()

@@ -192,7 +192,11 @@ _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.\-]*(/[A-Za-z0-9_][A-Za-z0-9_.\-]*)
 
 
 def check_name(name: str, limits: Limits = LIMITS) -> None:
-    """Refuse names that could reach outside the bundle: absolute, `..`, backslashes, drive letters, control characters."""
+    """Refuse names that could reach outside the bundle: absolute, `..`, backslashes, drive letters, control characters.
+
+    Raises:
+        UnsafePathError: the name is not allowed.
+    """
     if len(name) > limits.bundle_name_chars or not _NAME.fullmatch(name):
         raise UnsafePathError(
             f"file name {name[: limits.bundle_name_chars]!r} is not allowed in a bundle: expected a relative path of "
@@ -202,13 +206,21 @@ def check_name(name: str, limits: Limits = LIMITS) -> None:
 
 
 def check_size(name: str, size: int, limits: Limits = LIMITS) -> None:
-    """Refuse one file over the limit."""
+    """Refuse one file over the limit.
+
+    Raises:
+        OversizeError: it is over the limit.
+    """
     if size > limits.bundle_file_bytes:
         raise OversizeError(f"{name} has {size} bytes; at most {limits.bundle_file_bytes} are allowed in a bundle")
 
 
 def check_totals(names: Iterable[str], sizes: Iterable[int], limits: Limits = LIMITS) -> None:
-    """Refuse too many files or too many bytes together."""
+    """Refuse too many files or too many bytes together.
+
+    Raises:
+        OversizeError: they are over a limit.
+    """
     count = sum(1 for _ in names)
     if count > limits.bundle_files:
         raise OversizeError(f"the bundle has {count} files; at most {limits.bundle_files} are allowed")
@@ -218,7 +230,13 @@ def check_totals(names: Iterable[str], sizes: Iterable[int], limits: Limits = LI
 
 
 def verify_files(manifest: Manifest, found: Mapping[str, FileFacts]) -> None:
-    """Compare what is there with what is listed. `found` holds every file but bundle.json itself."""
+    """Compare what is there with what is listed. `found` holds every file but bundle.json itself.
+
+    Raises:
+        MissingFileError: a listed file is not there.
+        HashMismatchError: a file is not what the list says.
+        UnlistedFileError: a file is there that is not listed.
+    """
     for name, listed in manifest.files.items():
         facts = found.get(name)
         if facts is None:

@@ -9,10 +9,11 @@ import msgspec
 
 from linewatch.anomaly_model.bundle import Bundle
 from linewatch.anomaly_model.files import replace_file
+from linewatch.anomaly_model.limits import LIMITS
 from linewatch.anomaly_model.manifest import MANIFEST_NAME
 
 Measurable = Literal["tvm", "onnxruntime", "onnxruntime-gpu"]
-_BYTES = 64 << 10
+
 
 
 class Measured(msgspec.Struct, frozen=True):
@@ -41,7 +42,7 @@ def read_measured(folder: Path, bundle: Bundle) -> Measured | None:
     """The record of exactly this bundle; None when there is none that counts."""
     try:
         with _path(folder, bundle).open("rb") as stream:
-            record = msgspec.json.decode(stream.read(_BYTES), type=Measured)
+            record = msgspec.json.decode(stream.read(LIMITS.measured_bytes), type=Measured)
     except (OSError, msgspec.DecodeError):
         return None  # a hint is no reason not to start a model
     return record if record.machine == platform.machine() else None

@@ -77,6 +77,12 @@ def read_picture(path: Path, name: str = "", limits: Limits = LIMITS) -> Rgb:
 def wrap_rgb888(data: bytes | bytearray | memoryview, width: int, height: int, limits: Limits = LIMITS) -> Rgb:
     """View packed RGB888 bytes as a picture, without copying them.
 
+    Args:
+        data: rows from the top, R, G, B of each pixel, without padding.
+        width: in pixels.
+        height: in pixels.
+        limits: on the sides.
+
     Raises:
         PictureError: a forbidden size, or a number of bytes that is not width x height x 3.
     """
@@ -136,7 +142,14 @@ class Strip:
 
 
 def strips(height: int, width: int, spec: InputSpec, largest: int) -> list[Strip]:
-    """Cut the resizing of a height x width picture into strips that need `largest` bytes of it at most, or one row of the input each."""
+    """Cut the resizing of a height x width picture into strips that need `largest` bytes of it at most, or one row of the input each.
+
+    Args:
+        height: of the picture, in pixels.
+        width: of the picture, in pixels.
+        spec: of the graph's input.
+        largest: bytes of the picture that a strip may need.
+    """
     first, count, _ = _box_windows(height, spec.height)
     ends, found, begin = first + count, [], 0
     for y in range(1, spec.height + 1):

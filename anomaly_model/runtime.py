@@ -1,21 +1,16 @@
-"""What it takes to run a bundle's graph, and how a runtime is chosen."""
+"""What it takes to run a bundle's graph. `linewatch.anomaly_model.runtime_choice` opens one."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Literal, Protocol
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-from linewatch.anomaly_model.bundle import Bundle
-from linewatch.anomaly_model.errors import PlatformError, RuntimeUnavailableError
-from linewatch.anomaly_model.measured import read_measured
 from linewatch.anomaly_model.picture import Rgb
 
 ReadPicture = Callable[[memoryview, int], None]
 """Fills a buffer with a picture's bytes from an offset on."""
-RuntimeName = Literal["auto", "tvm", "onnxruntime", "onnxruntime-gpu"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,34 +64,3 @@ def split_outputs(arrays: list[npt.NDArray[np.float32]]) -> ModelOutputs:
     """Give the graph's outputs, in its order (score, map, labels), their names."""
     score, anomaly_map, *labels = arrays
     return ModelOutputs(float(score.reshape(-1)[0]), anomaly_map[0, 0], labels[0][0] if labels else None)
-
-
-def open_runtime(bundle: Bundle, name: RuntimeName = "auto", *, threads: int = 1, measured: Path | None = None) -> Runtime:
-    """Load a bundle's graph.
-
-    `auto` takes what was measured to be the fastest for this bundle here (see `linewatch.anomaly_model.measured`); without a
-    measurement TVM when the bundle holds code for this machine, and ONNX Runtime when it holds no code at all.
-
-    Raises:
-        RuntimeUnavailableError: the named runtime cannot run this bundle here.
-        PlatformError: the bundle holds code for other machines only.
-    """
-    from linewatch.anomaly_model.runtime_tvm import TvmRuntime, host_target
-
-    if name == "auto" and measured is not None and (record := read_measured(measured, bundle)):
-        name = record.runtime
-    if name == "auto" and bundle.targets() and host_target() not in bundle.targets():
-        raise PlatformError(
-            f"the bundle in {bundle.folder} is made for {', '.join(bundle.targets())}; this machine is {host_target()}. Deploy the "
-            "component that is made for it, or set runtime to onnxruntime"
-        )
-    if name == "tvm" or (name == "auto" and host_target() in bundle.targets()):
-        return TvmRuntime(bundle, threads=threads)
-    try:
-        from linewatch.anomaly_model.runtime_onnx import OnnxRuntime
-    except ImportError as error:
-        raise RuntimeUnavailableError(
-            f"the bundle in {bundle.folder} has no compiled code for this machine ({host_target()}; it has "
-            f"{bundle.targets() or 'none'}), and ONNX Runtime is not installed: pip install 'linewatch[agent]'"
-        ) from error
-    return OnnxRuntime(bundle.read("model.onnx"), threads=threads, gpu=name == "onnxruntime-gpu")

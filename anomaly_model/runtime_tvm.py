@@ -27,7 +27,7 @@ _STRIP_BYTES = 256 * 1024  # of a picture at a time: fits into the second cache 
 _POOLED = 2  # TVM's allocator that keeps freed blocks for the next picture
 
 
-class Variant(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class CompiledVariant(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """One compiled library and the CPU flags it needs."""
 
     library: str
@@ -38,7 +38,7 @@ class TargetDescription(msgspec.Struct, frozen=True, kw_only=True):
     """compiled/TARGET/target.json: what the runtime needs of it. The packager writes more into it, for people."""
 
     runtime: str
-    variants: list[Variant]
+    variants: list[CompiledVariant]
     machine: str
     glibc: Annotated[str, msgspec.Meta(pattern=r"^[0-9]{1,3}\.[0-9]{1,3}$")]
 
@@ -211,7 +211,7 @@ def _check_library(name: str, data: bytes) -> None:
         raise PlatformError(f"{name} is no shared library for {platform.machine()}; deploy the component that is made for this machine")
 
 
-def _choose_variant(description: TargetDescription, wanted: str | None) -> Variant:
+def _choose_variant(description: TargetDescription, wanted: str | None) -> CompiledVariant:
     flags = cpu_flags()
     for variant in description.variants:
         if wanted in (None, Path(variant.library).stem) and flags.issuperset(variant.flags):

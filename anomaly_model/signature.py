@@ -14,14 +14,13 @@ from typing import TYPE_CHECKING, Literal
 import msgspec
 
 from linewatch.anomaly_model.errors import LinewatchError, SignatureError
+from linewatch.anomaly_model.limits import LIMITS
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
 SIGNATURE_NAME = "bundle.sig"
-SIGNATURE_BYTES = 1024
-_KEY_BYTES = 4096
-_MOST_KEYS = 64
+
 
 
 class KeyFileError(LinewatchError):
@@ -131,7 +130,7 @@ def read_trusted_keys(path: Path) -> "list[Ed25519PublicKey]":
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
     from cryptography.hazmat.primitives.serialization import load_pem_public_key
 
-    files = sorted(path.glob("*.pub"))[:_MOST_KEYS] if path.is_dir() else [path]
+    files = sorted(path.glob("*.pub"))[: LIMITS.trusted_keys] if path.is_dir() else [path]
     keys = []
     for file in files:
         try:
@@ -149,6 +148,6 @@ def read_trusted_keys(path: Path) -> "list[Ed25519PublicKey]":
 def _read(path: Path) -> bytes:
     try:
         with path.open("rb") as stream:
-            return stream.read(_KEY_BYTES)
+            return stream.read(LIMITS.key_file_bytes)
     except OSError as error:
         raise KeyFileError(f"the key file {path} cannot be read: {error.strerror}") from None

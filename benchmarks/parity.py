@@ -63,8 +63,8 @@ def main() -> int:
     parser.add_argument("--pictures", type=int, default=PICTURES)
     arguments = parser.parse_args()
     from linewatch.packager.compile import compile_model
-    from linewatch.packager.prove import prove, where
     from linewatch.packager.schedule import choose
+    from linewatch.packager.verification import execution_host, verify_parity
 
     with tempfile.TemporaryDirectory() as folder:
         bundle = open_bundle(arguments.bundle) if arguments.bundle else make_model(Path(folder))
@@ -78,13 +78,13 @@ def main() -> int:
         for machine, names in PROFILES.items():
             for mcpu in names:
                 isa = CPUS[machine][mcpu]
-                ran_on = where(machine, isa)
+                ran_on = execution_host(machine, isa)
                 if ran_on is None:
                     print(f"{mcpu:16} cannot be run here", flush=True)
                     continue
                 started = time.monotonic()
                 library = compile_model(bundle.read("model.onnx"), machine, isa, choose)
-                parity = prove(bundle, library, machine, isa, pictures)
+                parity = verify_parity(bundle, library, machine, isa, pictures)
                 rows.append({"mcpu": mcpu, "machine": machine, "ran_on": ran_on, "pictures": parity.pictures, "changed": parity.changed_answers,
                              "score": parity.score_difference, "map": parity.map_difference, "labels": parity.labels_difference,
                              "mask": parity.mask_difference, "resize": parity.resize_differences})  # fmt: skip

@@ -49,7 +49,7 @@ from pathlib import Path
 from linewatch.anomaly_model.bundle import open_bundle
 from linewatch.anomaly_model.detection import detect
 from linewatch.anomaly_model.picture import read_picture
-from linewatch.anomaly_model.runtime import open_runtime
+from linewatch.anomaly_model.runtime_choice import open_runtime
 bundle = open_bundle(Path(sys.argv[1]))
 picture, runtime = read_picture(Path(sys.argv[2])), open_runtime(bundle, "auto", threads=1)
 for _ in range(10):

@@ -9,7 +9,7 @@ from linewatch.anomaly_model.bundle import Bundle, open_bundle
 from linewatch.anomaly_model.errors import LinewatchError
 from linewatch.anomaly_model.measured import Measurable, write_measured
 from linewatch.anomaly_model.parity import compare, golden_inputs
-from linewatch.anomaly_model.runtime import open_runtime
+from linewatch.anomaly_model.runtime_choice import open_runtime
 from linewatch.anomaly_model.signature import read_trusted_keys
 from linewatch.commands.machine_checkup import Finding, examine_machine, examine_socket
 

@@ -10,7 +10,6 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
@@ -21,62 +20,28 @@ from linewatch.anomaly_model.files import replace_file
 from linewatch.anomaly_model.picture import read_picture
 from linewatch.anomaly_model.progress import ProgressCallback
 from linewatch.anomaly_model.runtime_tvm import host_target
+from linewatch.commands.demo_result import DemoResult, PictureResult, Summary
 from linewatch.commands.drawn_parts import PartSet, write_set
 from linewatch.commands.splits import find_splits
 from linewatch.edge_agent.client import AgentClient
-from linewatch.packager.package import Package, package
+from linewatch.packager.package import package
 from linewatch.packager.targets import find_target
 from linewatch.training.data.dataset import Dataset
-from linewatch.training.metrics import ImageMetrics, image_metrics
+from linewatch.training.metrics import image_metrics
 from linewatch.training.options import TrainingOptions
 from linewatch.training.train import train
 
 _END_S = 20
 
 
-@dataclass(frozen=True, slots=True)
-class Row:
-    """One held-out picture and the agent's answer."""
-
-    file: str
-    path: Path
-    is_anomaly: bool
-    answer: bool
-    confidence: float
-    score: float
-    labels: str
-    milliseconds: float
-
-
-class Summary(msgspec.Struct, frozen=True):
-    """summary.json."""
-
-    f1: float
-    precision: float
-    recall: float
-    p50_ms: float
-    p99_ms: float
-    tvm_over_onnxruntime: float
-    train_seconds: float
-    package_seconds: float
-    pictures: int
-
-
-@dataclass(frozen=True, slots=True)
-class DemoResult:
-    """What the demo gave."""
-
-    rows: list[Row]
-    metrics: ImageMetrics
-    summary: Summary
-    package: Package
-    test: Dataset
-    weak: str
-    warnings: tuple[str, ...]
-
-
 def run_demo(output: Path, data: Path | None, options: TrainingOptions, progress: ProgressCallback) -> DemoResult:
     """Run the whole path and write bundle, package, summary.json and report.html below `output`.
+
+    Args:
+        output: folder for everything that is made.
+        data: pictures in a layout that `find_splits` knows; None draws some.
+        options: of the training; its name is replaced.
+        progress: called with what is being done, how many steps are done, and how many there are.
 
     Raises:
         LinewatchError: any step failed; the message says which.
@@ -94,23 +59,23 @@ def run_demo(output: Path, data: Path | None, options: TrainingOptions, progress
     bundle = trained.bundle
     train_seconds = time.monotonic() - started
     packed = package(bundle, find_target(host_target()), output / "package", progress=progress)
-    rows = list(_ask_agent(output / "package", packed.component.name, test, progress))
-    truth, scores = np.array([r.is_anomaly for r in rows]), np.array([r.score for r in rows])
+    answers = list(_ask_agent(output / "package", packed.component.name, test, progress))
+    truth, scores = np.array([r.is_anomaly for r in answers]), np.array([r.score for r in answers])
     metrics = image_metrics(scores, truth, bundle.manifest.decision.threshold)
-    times = np.array([r.milliseconds for r in rows])
+    times = np.array([r.milliseconds for r in answers])
     summary = Summary(
         f1=round(metrics.f1, 4), precision=round(metrics.precision, 4), recall=round(metrics.recall, 4),
         p50_ms=round(float(np.median(times)), 2), p99_ms=round(float(np.quantile(times, 0.99)), 2),
         tvm_over_onnxruntime=next(v.timing.tvm_over_onnxruntime for v in packed.variants if v.timing), train_seconds=round(train_seconds, 1),
-        package_seconds=packed.seconds, pictures=len(rows),
+        package_seconds=packed.seconds, pictures=len(answers),
     )  # fmt: skip
     replace_file(output / "summary.json", msgspec.json.format(msgspec.json.encode(summary)) + b"\n")
-    result = DemoResult(rows, metrics, summary, packed, test, trained.weak, trained.warnings)
+    result = DemoResult(answers, metrics, summary, packed, test, trained.weak, trained.warnings)
     write_report(output / "report.html", result, progress)
     return result
 
 
-def _ask_agent(models: Path, model: str, test: Dataset, progress: ProgressCallback) -> Iterator[Row]:
+def _ask_agent(models: Path, model: str, test: Dataset, progress: ProgressCallback) -> Iterator[PictureResult]:
     """Send every picture of `test` through shared memory."""
     with running_agent(models) as address, AgentClient(address) as client:
         client.wait_until_listening(30)
@@ -126,8 +91,8 @@ def _ask_agent(models: Path, model: str, test: Dataset, progress: ProgressCallba
             found = ", ".join(
                 f"{a.name} {a.pixel_anomaly.total_percentage_area:.1%}" for a in result.anomalies if a.name != "background"
             )
-            yield Row(sample.name, sample.path, bool(sample.is_anomaly), result.is_anomalous, result.confidence,
-                      result.anomaly_score, found, spent)  # fmt: skip
+            yield PictureResult(sample.name, sample.path, bool(sample.is_anomaly), result.is_anomalous, result.confidence,
+                                result.anomaly_score, found, spent)  # fmt: skip
         progress("asking the agent", len(test.samples), len(test.samples))
         client.stop(model)
 

@@ -41,7 +41,7 @@ def package(
     bundle: Path, targets: tuple[str, ...], compiler_options: str | None, output: Path, name: str, component_version: str, description: str,
     tags: tuple[str, ...], location: str, tune: bool, tuning_log: Path | None, key: Path | None, as_json: bool,
 ) -> None:  # fmt: skip
-    """Compile a bundle, prove that it agrees with ONNX Runtime, and write a Greengrass component."""
+    """Compile a bundle, verify that it agrees with ONNX Runtime, and write a Greengrass component."""
     from linewatch.anomaly_model.bundle import open_bundle
     from linewatch.anomaly_model.signature import read_private_key
     from linewatch.packager.package import PackageOptions, package_each

@@ -14,12 +14,12 @@ from linewatch.training.report.overlay import data_url, heatmap
 
 if TYPE_CHECKING:
     from linewatch.anomaly_model.progress import ProgressCallback
-    from linewatch.commands.demo import DemoResult, Row
+    from linewatch.commands.demo_result import DemoResult, PictureResult
 
 
 @dataclass(frozen=True, slots=True)
 class _Card:
-    row: "Row"
+    result: "PictureResult"
     verdict: str
     picture: str
     overlay: str
@@ -35,10 +35,10 @@ class _Dot:
 
 
 def write_report(path: Path, result: "DemoResult", progress: "ProgressCallback") -> None:
-    """Write the report. Maps come from ONNX Runtime, which packaging proved equal to what the agent ran."""
+    """Write the report. Maps come from ONNX Runtime, which packaging verified to be equal to what the agent ran."""
     bundle = result.package.bundle
     runtime = OnnxRuntime(bundle.read("model.onnx"))
-    rows = sorted(result.rows, key=lambda r: (r.answer == r.is_anomaly, -r.score))
+    rows = sorted(result.pictures, key=lambda r: (r.answer == r.is_anomaly, -r.score))
     cards = []
     for i, row in enumerate(rows):
         progress("writing the report", i, len(rows))
@@ -54,7 +54,7 @@ def write_report(path: Path, result: "DemoResult", progress: "ProgressCallback")
         lstrip_blocks=True,
     )  # fmt: skip
     threshold = bundle.manifest.decision.threshold
-    dots, line = _strip(result.rows, threshold)
+    dots, line = _strip(result.pictures, threshold)
     html = environment.get_template("report.html").render(
         name=bundle.manifest.model.name, metrics=result.metrics, summary=result.summary, cards=cards, dots=dots, line=line,
         threshold=threshold, variants=result.package.variants, training=bundle.manifest.training,
@@ -63,13 +63,13 @@ def write_report(path: Path, result: "DemoResult", progress: "ProgressCallback")
     replace_file(path, html.encode())
 
 
-def _verdict(row: "Row") -> str:
-    if row.answer == row.is_anomaly:
+def _verdict(result: "PictureResult") -> str:
+    if result.answer == result.is_anomaly:
         return "right"
-    return "false alarm" if row.answer else "missed"
+    return "false alarm" if result.answer else "missed"
 
 
-def _strip(rows: list["Row"], threshold: float) -> tuple[list[_Dot], float]:
+def _strip(rows: list["PictureResult"], threshold: float) -> tuple[list[_Dot], float]:
     """Scores as dots on a strip 0 to 100 wide, normals above anomalies, and where the threshold lies."""
     values = [*(r.score for r in rows), threshold]
     low, span = min(values), max(max(values) - min(values), 1e-6)

@@ -119,16 +119,16 @@ def jobs() -> None:
     """Trainings, packagings and other work of the server."""
 
 
-def _job_desk(settings_file: Path | None, **flags: Any) -> Any:
+def _job_admin(settings_file: Path | None, **flags: Any) -> Any:
     from linewatch.anomaly_model.settings import SettingsError
-    from linewatch.control_plane.jobs.desk import JobDesk
+    from linewatch.control_plane.jobs.admin import JobAdmin
     from linewatch.control_plane.server import open_store
     from linewatch.control_plane.settings import load_settings
 
     settings = load_settings(settings_file, flags=flags)
     if not settings.folder.is_dir():
         raise SettingsError(f"there is no data folder {settings.folder}; name the server's with --data")
-    return JobDesk(open_store(settings))
+    return JobAdmin(open_store(settings))
 
 
 def _line(job: dict[str, Any]) -> str:
@@ -143,7 +143,7 @@ def _line(job: dict[str, Any]) -> str:
 @guarded
 def list_jobs(everything: bool, as_json: bool, **flags: Any) -> None:
     """List jobs that wait or run."""
-    rows = _job_desk(**flags).list(everything)
+    rows = _job_admin(**flags).list(everything)
     if as_json:
         print_json(rows)
         return
@@ -158,7 +158,7 @@ def list_jobs(everything: bool, as_json: bool, **flags: Any) -> None:
 @guarded
 def show_job(job: int, as_json: bool, **flags: Any) -> None:
     """Show a job's steps and the end of its log."""
-    found = _job_desk(**flags).show(job)
+    found = _job_admin(**flags).show(job)
     if as_json:
         print_json(found)
         return
@@ -177,7 +177,7 @@ def show_job(job: int, as_json: bool, **flags: Any) -> None:
 @guarded
 def cancel_job(job: int, as_json: bool, **flags: Any) -> None:
     """Cancel a training or packaging. A running server ends its process within seconds."""
-    found = _job_desk(**flags).cancel(job, f"{getpass.getuser()} with linewatch jobs cancel")
+    found = _job_admin(**flags).cancel(job, f"{getpass.getuser()} with linewatch jobs cancel")
     if as_json:
         print_json(found)
     else:

@@ -10,7 +10,7 @@ from rich.table import Table
 from linewatch.training.data.survey import MOST_SKIPPED
 
 if TYPE_CHECKING:
-    from linewatch.commands.demo import DemoResult
+    from linewatch.commands.demo_result import DemoResult
     from linewatch.packager.component import Component
     from linewatch.packager.package import Package
     from linewatch.training.train import Trained
@@ -26,7 +26,7 @@ def print_demo(result: "DemoResult", output: Path) -> None:
     """The demo's table and figures."""
     console = _console()
     table = Table("file", "truth", "answer", "confidence", "ms", "found")
-    for row in result.rows:
+    for row in result.pictures:
         wrong = row.answer != row.is_anomaly
         table.add_row(
             row.file, "anomaly" if row.is_anomaly else "normal", "anomaly" if row.answer else "normal",
@@ -98,7 +98,7 @@ def print_metrics(title: str, metrics: dict[str, Any]) -> None:
 
 
 def print_package(done: "Package") -> None:
-    """What packaging made and proved."""
+    """What packaging made and verified."""
     from linewatch.anomaly_model.runtime_tvm import host_target
 
     console = _console()
@@ -109,7 +109,7 @@ def print_package(done: "Package") -> None:
             v.isa.name, *((f"{timing.tvm.p50_ms}", f"{timing.onnxruntime.p50_ms}", f"{timing.tvm_over_onnxruntime}") if timing
                           else ("", "", "")),
             *((parity.ran_on, f"{parity.score_difference:.1e} of its range", f"{parity.changed_answers} of {parity.pictures}")
-              if parity else ("nothing here", "not proven", "")),
+              if parity else ("nothing here", "not verified", "")),
         )  # fmt: skip
     console.print(table)
     for v in done.variants:

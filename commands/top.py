@@ -1,4 +1,4 @@
-"""What the agent does now, computed from two looks at its metrics."""
+"""What the agent does now, computed from two snapshots of its metrics."""
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
@@ -11,7 +11,7 @@ Buckets = Mapping[float, float]
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class ModelActivity:
     """One model.
 
     Attributes:
@@ -44,7 +44,7 @@ class Row:
 
 
 @dataclass(slots=True)
-class Look:
+class MetricsSnapshot:
     """The metrics at one moment, by name and labels."""
 
     values: dict[tuple[str, tuple[tuple[str, str], ...]], float] = field(default_factory=dict)
@@ -58,9 +58,9 @@ class Look:
         return [(dict(labels), value) for (found, labels), value in self.values.items() if found == name]
 
 
-def parse(text: str) -> Look:
+def parse(text: str) -> MetricsSnapshot:
     """Prometheus's text format."""
-    look = Look()
+    look = MetricsSnapshot()
     for family in text_string_to_metric_families(text):
         for sample in family.samples:
             look.values[sample.name, tuple(sorted(sample.labels.items()))] = sample.value
@@ -84,8 +84,8 @@ def quantile(share: float, buckets: Buckets) -> float | None:
     return lower
 
 
-def rows(before: Look, now: Look, seconds: float) -> list[Row]:
-    """The models, from two looks that lie `seconds` apart; `before` may be empty: then since the agent's start."""
+def rows(before: MetricsSnapshot, now: MetricsSnapshot, seconds: float) -> list[ModelActivity]:
+    """The models, from two snapshots that lie `seconds` apart; `before` may be empty: then since the agent's start."""
     found = []
     states = {(labels["model"], labels["version"]): labels["state"] for labels, value in now.having("linewatch_model_state") if value}
     for (model, version), state in sorted(states.items()):
@@ -101,7 +101,7 @@ def rows(before: Look, now: Look, seconds: float) -> list[Row]:
         p50, p99 = quantile(0.5, buckets), quantile(0.99, buckets)
         anomalies = now.get("linewatch_anomalies_total", model=model) - before.get("linewatch_anomalies_total", model=model)
         moved = [value for labels, value in now.having("linewatch_score_drift") if labels["model"] == model]
-        found.append(Row(
+        found.append(ModelActivity(
             model, version, state, good / seconds, int(sum(calls.values())), p50 and p50 * 1e3, p99 and p99 * 1e3,
             int(now.get("linewatch_queue", model=model)), anomalies / good if good else None, moved[0] if moved else None,
             now.get("linewatch_resident_bytes", process=model) / 2**20, int(now.get("linewatch_worker_deaths_total", model=model)),
@@ -113,7 +113,7 @@ DRIFTED = 0.25
 """A population stability index above this is a change that somebody should look into; a common rule of thumb."""
 
 
-def table(found: list[Row], agent_mib: float) -> Table:
+def table(found: list[ModelActivity], agent_mib: float) -> Table:
     """For a terminal."""
     made = Table(
         "model", "version", "state", "calls/s", "failed", "p50 ms", "p99 ms", "queue", "anomalous", "drift", "MiB", "deaths",

@@ -9,6 +9,7 @@ import sqlalchemy as sa
 
 from linewatch.anomaly_model.errors import LinewatchError
 from linewatch.control_plane.access.credentials import KEY_FILE
+from linewatch.control_plane.limits import BACKUP_BYTES, BACKUP_FILES
 from linewatch.control_plane.server import only_server
 from linewatch.control_plane.settings import Settings
 from linewatch.control_plane.store.database import Store
@@ -16,7 +17,6 @@ from linewatch.control_plane.store.schema import metadata
 
 _TABLES, _MODELS = "tables", "models"
 _ROWS = 1000
-_MOST_FILES, _MOST_BYTES = 1_000_000, 1 << 40
 
 
 class BackupError(LinewatchError):
@@ -105,7 +105,7 @@ def _unpack(source: Path, folder: Path) -> None:
             files, size = 0, 0
             for member in archive:
                 files, size = files + 1, size + member.size
-                if files > _MOST_FILES or size > _MOST_BYTES:
+                if files > BACKUP_FILES or size > BACKUP_BYTES:
                     raise BackupError(f"{source} is larger than a backup can be")
                 archive.extract(member, folder, filter="data")
     except (OSError, tarfile.TarError) as error:

@@ -16,10 +16,10 @@ from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-HEADER_BYTES = 64 << 10
+from linewatch.control_plane.limits import HEADER_BYTES
 
 
-def neighbourhood(address: str) -> str:
+def address_group(address: str) -> str:
     """What counts as one address: an IPv4 address, or the /64 that a host of IPv6 has to itself."""
     try:
         found = ip_address(address.partition("%")[0])
@@ -30,7 +30,7 @@ def neighbourhood(address: str) -> str:
     return str(found)
 
 
-class Places:
+class ConnectionLimiter:
     """Connections that may be open, in all and of one address."""
 
     def __init__(self, most: int, each: int, exempt: frozenset[str] = frozenset()) -> None:
@@ -47,56 +47,56 @@ class Places:
 
     def take(self, address: str) -> Callable[[], None] | None:
         """Take a place; returns what gives it back, or None where there is none left."""
-        who = neighbourhood(address)
+        who = address_group(address)
         if self._all >= self._most or (who not in self._exempt and self._taken[who] >= self._each):
             return None
         self._all += 1
         self._taken[who] += 1
 
-        def leave() -> None:
+        def release() -> None:
             self._all -= 1
             self._taken[who] -= 1
             if not self._taken[who]:
                 del self._taken[who]
 
-        return leave
+        return release
 
 
 class Connection(socket.socket):
     """An accepted connection; closing it gives its place back."""
 
-    leave: Callable[[], None] | None = None
+    release: Callable[[], None] | None = None
 
     def close(self) -> None:
         """Close it."""
         super().close()
-        leave, self.leave = self.leave, None
-        if leave is not None:
-            leave()
+        release, self.release = self.release, None
+        if release is not None:
+            release()
 
 
 class Listener(socket.socket):
     """A listening socket that accepts as many connections as there are places, and closes the rest at once."""
 
-    def __init__(self, bound: socket.socket, places: Places) -> None:
+    def __init__(self, bound: socket.socket, limiter: ConnectionLimiter) -> None:
         """Take over a bound socket."""
         super().__init__(bound.family, bound.type, bound.proto, fileno=bound.detach())
-        self._places = places
+        self._limiter = limiter
 
     def accept(self) -> tuple[Connection, Any]:
         """The next connection that has a place."""
         while True:
             accepted, address = super().accept()
-            leave = self._places.take(address[0])
-            if leave is None:
+            release = self._limiter.take(address[0])
+            if release is None:
                 accepted.close()
                 continue
             connection = Connection(accepted.family, accepted.type, accepted.proto, fileno=accepted.detach())
-            connection.leave = leave
+            connection.release = release
             return connection, address
 
 
-class Loop(asyncio.SelectorEventLoop):
+class ServerLoop(asyncio.SelectorEventLoop):
     """An event loop whose servers do not wait long for a TLS peer."""
 
     def __init__(self, patience_s: float) -> None:
@@ -117,7 +117,7 @@ class BoundedProtocol(HttpToolsProtocol):
     headers_s = 10.0
     _overhead = 0  # bytes since the last piece of a body
     _clock: asyncio.TimerHandle | None = None
-    _unsent = 0
+    _unacknowledged = 0
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """A new connection."""
@@ -172,28 +172,28 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def _start_clock(self) -> None:
         self._stop_clock()
-        self._unsent = self._not_taken()
-        self._clock = self.loop.call_later(self.headers_s, self._late)
+        self._unacknowledged = self._unacknowledged_bytes()
+        self._clock = self.loop.call_later(self.headers_s, self._timed_out)
 
     def _stop_clock(self) -> None:
         if self._clock is not None:
             self._clock.cancel()
             self._clock = None
 
-    def _late(self) -> None:
-        before = self._unsent
-        if 0 < self._not_taken() < before:  # slow, but it takes its answer
+    def _timed_out(self) -> None:
+        before = self._unacknowledged
+        if 0 < self._unacknowledged_bytes() < before:  # slow, but it takes its answer
             self._start_clock()
         else:
             self.transport.abort()
 
-    def _not_taken(self) -> int:
+    def _unacknowledged_bytes(self) -> int:
         """Bytes of answers that wait here, or in the kernel for the peer's acknowledgement."""
         queued = bytearray(4)
         fcntl.ioctl(self.transport.get_extra_info("socket").fileno(), termios.TIOCOUTQ, queued)
         return self.transport.get_write_buffer_size() + int.from_bytes(queued, sys.byteorder)
 
 
-def bounded(patience_s: float) -> type[BoundedProtocol]:
+def bounded_protocol(patience_s: float) -> type[BoundedProtocol]:
     """The protocol with a setting, as uvicorn takes classes only."""
     return type("BoundedProtocol", (BoundedProtocol,), {"headers_s": patience_s})

@@ -14,7 +14,7 @@ from linewatch.control_plane.operations import HANDLERS
 from linewatch.control_plane.operations.detection import detect_anomalies
 from linewatch.control_plane.operations.lookup import find_model
 from linewatch.control_plane.operations.models import model_tags
-from linewatch.control_plane.services import Call, Result
+from linewatch.control_plane.services import Call, OperationResult
 from linewatch.control_plane.store.database import now
 from linewatch.control_plane.store.schema import client_tokens
 from linewatch.control_plane.wire.requests import Params
@@ -23,7 +23,7 @@ from linewatch.control_plane.wire.service_model import Operation
 _ON_MODELS = {"DescribeModel", "DeleteModel", "StartModel", "StopModel", "DetectAnomalies", "StartModelPackagingJob"}
 
 
-def invoke(call: Call, operation: Operation, params: Params) -> Result:
+def invoke(call: Call, operation: Operation, params: Params) -> OperationResult:
     """Run an operation for a caller.
 
     Raises:
@@ -47,7 +47,7 @@ def invoke(call: Call, operation: Operation, params: Params) -> Result:
     return result
 
 
-def _write(call: Call, operation: Operation, params: Params) -> Result:
+def _write(call: Call, operation: Operation, params: Params) -> OperationResult:
     token = params.get("ClientToken")
     with call.services.store.write() as connection:
         if token is None:

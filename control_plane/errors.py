@@ -1,6 +1,6 @@
-"""Every error that the API answers with: code, HTTP status and members, on the class.
+"""Every error that the API answers with: code, HTTP status and members, on the class. S3's own are in `linewatch.control_plane.s3_api.errors`.
 
-The codes and statuses of the first group are the service model's; the second group is what AWS's front door answers before
+The codes and statuses of the first group are the service model's; the second group is what AWS's own endpoint answers before
 an operation is known. A message says what was found, what was expected and what to do next.
 """
 
@@ -59,7 +59,14 @@ class ConflictError(_ResourceError):
 
 
 class QuotaError(ApiError):
-    """A quota, which is a setting, is reached."""
+    """A quota, which is a setting, is reached.
+
+    Args:
+        message: for people.
+        quota: name of the setting.
+        resource_id: of what was to be made or started.
+        resource_type: of the same.
+    """
 
     code, status = "ServiceQuotaExceededException", 402
 
@@ -85,6 +92,12 @@ class InternalError(ApiError):
 
     def __init__(self, message: str, retry_after_s: int = 1) -> None:
         super().__init__(message, RetryAfterSeconds=retry_after_s)
+
+
+class InvalidPageTokenError(ApiError):
+    """A page token is not one of the list; Rekognition has a code of its own for it."""
+
+    code, status = "InvalidPaginationTokenException", 400
 
 
 class SerializationError(ApiError):

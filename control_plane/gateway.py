@@ -1,7 +1,7 @@
-"""The door of the server: every request comes in here and goes through the same steps.
+"""The server's HTTP endpoint: every request comes in here and goes through the same steps.
 
-    find the operation -> find the credential -> prove the signature, where the headers tell what is signed -> read the body,
-    bounded -> prove the signature over it -> check the parameters by the service model -> authorise -> run -> serialise by
+    find the operation -> find the credential -> verify the signature, where the headers tell what is signed -> read the body,
+    bounded -> verify the signature over it -> check the parameters by the service model -> authorise -> run -> serialise by
     the model -> audit
 
 Whatever goes wrong on the way becomes an answer in the caller's protocol; a fault of ours says no more than its request id.
@@ -17,17 +17,17 @@ from typing import Any
 
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Histogram, generate_latest
 
-from linewatch.anomaly_model.limits import LIMITS
 from linewatch.control_plane.access.audit import AuditLog, loggable
-from linewatch.control_plane.access.authenticate import Caller, identify, prove, prove_early, sha256
 from linewatch.control_plane.access.origin import check_origin
 from linewatch.control_plane.access.sigv4 import query_pairs
-from linewatch.control_plane.bodies import BodyBudget
+from linewatch.control_plane.authentication import Caller, identify, sha256, verify_signature, verify_signature_early
+from linewatch.control_plane.body_budget import BodyBudget
 from linewatch.control_plane.dispatch import invoke
 from linewatch.control_plane.errors import ApiError, InternalError, ThrottlingError, UnknownOperationError
-from linewatch.control_plane.exchange import ClientGoneError, Exchange, Message, Receive, Send, in_thread
+from linewatch.control_plane.limits import CALL_BYTES, MIB, PICTURE_BYTES, UPDATE_BYTES
 from linewatch.control_plane.metrics import HostingCollector
-from linewatch.control_plane.s3_door.door import S3Door
+from linewatch.control_plane.request_context import ClientGoneError, Message, Receive, RequestContext, Send, in_thread
+from linewatch.control_plane.s3_api.handler import S3Handler
 from linewatch.control_plane.services import Call, Services
 from linewatch.control_plane.wire.answers import Headers, render, render_error
 from linewatch.control_plane.wire.requests import Source, parse_json, parse_rest
@@ -36,14 +36,8 @@ from linewatch.control_plane.wire.service_model import API_PREFIX, Operation, op
 log = logging.getLogger(__name__)
 
 TARGET = "RekognitionService."
-OWN = "/-/"
+INTERNAL_PREFIX = "/-/"
 """Below it are health and metrics; no bucket can be called so."""
-MIB = 1 << 20
-UPDATE_BYTES = 15 * MIB
-"""10 MiB of lines are 13,981,014 characters in base64, and JSON around them."""
-CALL_BYTES = MIB
-PICTURE_BYTES = 2 * LIMITS.picture_file_bytes
-"""So that a picture which is somewhat too large gets the operation's own answer."""
 
 CALLS = Counter("linewatch_calls", "Calls by operation and error code", ("operation", "code"))
 SECONDS = Histogram("linewatch_call_seconds", "Time of calls", ("operation",),
@@ -63,82 +57,82 @@ class Gateway:
         self._calls, self._most_calls = 0, 2 * threads + services.settings.calls_waiting
         self._hosting = CollectorRegistry()
         self._hosting.register(HostingCollector(services.store, services.hosting))
-        self._s3 = S3Door(services, self._pool, self._budget)
+        self._s3 = S3Handler(services, self._pool, self._budget)
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
         """ASGI's entry."""
         if scope["type"] != "http":
             return
-        exchange = Exchange.of(scope, receive, send, self._services.settings.body_s)
+        context = RequestContext.of(scope, receive, send, self._services.settings.body_s)
         try:
-            await self._answer(exchange)
+            await self._answer(context)
         except ClientGoneError:
-            exchange.facts["errorCode"] = "ClientGone"
+            context.facts["errorCode"] = "ClientGone"
         finally:
-            exchange.release()
-            self._finish(exchange)
+            context.release()
+            self._finish(context)
 
-    async def _answer(self, exchange: Exchange) -> None:
-        if "x-amz-target" in exchange.headers:
+    async def _answer(self, context: RequestContext) -> None:
+        if "x-amz-target" in context.headers:
             service = "rekognition"
-        elif exchange.path.startswith((OWN, API_PREFIX)) or not self._s3.is_meant(exchange):
+        elif context.path.startswith((INTERNAL_PREFIX, API_PREFIX)) or not self._s3.handles(context):
             service = "lookoutvision"
         else:
             service = "s3"
         try:
             if self._services.settings.anonymous:
-                check_origin(exchange.scheme, exchange.headers)
-            if exchange.path.startswith(OWN):
-                return await self._own(exchange)
+                check_origin(context.scheme, context.headers)
+            if context.path.startswith(INTERNAL_PREFIX):
+                return await self._answer_internal(context)
             self._require_room()
         except ApiError as error:
             refuse = self._s3.refuse if service == "s3" else partial(self._refuse, service)
-            return await refuse(exchange, error)
+            return await refuse(context, error)
         if service == "s3":
-            return await self._s3.answer(exchange)
-        return await self._api(exchange, service)
+            return await self._s3.answer(context)
+        return await self._api(context, service)
 
-    async def _own(self, exchange: Exchange) -> None:
-        name = exchange.path.removeprefix(OWN)
+    async def _answer_internal(self, context: RequestContext) -> None:
+        name = context.path.removeprefix(INTERNAL_PREFIX)
         if name in ("health", "metrics"):  # a metric for each path that somebody thinks of would have no end
-            exchange.facts["eventName"] = exchange.path
+            context.facts["eventName"] = context.path
         match name:
             case "health":
-                await exchange.answer(200, [("content-type", "application/json")], b'{"status":"ok"}')
+                await context.answer(200, [("content-type", "application/json")], b'{"status":"ok"}')
             case "metrics":
                 hosting = await in_thread(self._pool, generate_latest, self._hosting)
-                await exchange.answer(200, [("content-type", CONTENT_TYPE_LATEST)], generate_latest() + hosting)
+                await context.answer(200, [("content-type", CONTENT_TYPE_LATEST)], generate_latest() + hosting)
             case _:
-                raise UnknownOperationError(f"there is nothing at {exchange.path[:500]}")
+                raise UnknownOperationError(f"there is nothing at {context.path[:500]}")
 
-    async def _api(self, exchange: Exchange, service: str) -> None:
-        exchange.facts["eventSource"] = f"{service}.amazonaws.com"
+    async def _api(self, context: RequestContext, service: str) -> None:
+        context.facts["eventSource"] = f"{service}.amazonaws.com"
         try:
-            operation, labels = _find(exchange, service)
-            exchange.facts |= {"eventName": operation.name, "readOnly": operation.is_read}
-            caller: Caller = await self._turn(self._pool, identify, self._services, exchange.received)
-            exchange.facts |= {"accessKey": caller.identity.access_key, "account": caller.scope.account,
+            operation, labels = _find(context, service)
+            context.facts |= {"eventName": operation.name, "readOnly": operation.is_read}
+            caller: Caller = await self._run_in_pool(self._pool, identify, self._services, context.raw)
+            context.facts |= {"accessKey": caller.identity.access_key, "account": caller.scope.account,
                                "region": caller.scope.region}  # fmt: skip
-            proven = prove_early(caller, exchange.received)
-            body = await exchange.body(_body_limit(operation), self._budget, proven)
+            verified = verify_signature_early(caller, context.raw)
+            body = await context.body(_body_limit(operation), self._budget, verified)
             pool = self._pictures if operation.name == "DetectAnomalies" else self._pool
-            answer = await self._turn(pool, self._call, exchange, operation, labels, caller, body)
+            answer = await self._run_in_pool(pool, self._call, context, operation, labels, caller, body)
         except ApiError as error:
-            await self._refuse(service, exchange, error)
+            await self._refuse(service, context, error)
         except ClientGoneError:
             raise
         # A fault of ours: the log has the trace, the client an id to ask with.
         except Exception:
-            log.exception("request %s failed", exchange.request_id)
-            await self._refuse(service, exchange, InternalError(f"internal error; the server's log has request {exchange.request_id}"))
+            log.exception("request %s failed", context.request_id)
+            await self._refuse(service, context, InternalError(context.fault_message))
         else:
-            await exchange.answer(*answer)
+            await context.answer(*answer)
 
     def _require_room(self) -> None:
         if self._calls >= self._most_calls:
             raise ThrottlingError(f"{self._calls} calls are being answered or wait; send fewer at a time")
 
-    async def _turn(self, pool: ThreadPoolExecutor, function: Callable[..., Any], *arguments: Any) -> Any:
+    async def _run_in_pool(self, pool: ThreadPoolExecutor, function: Callable[..., Any], *arguments: Any) -> Any:
         """Wait for a thread, and run what blocks there. Calls whose bodies are still coming wait for none, and count for none."""
         self._require_room()
         self._calls += 1
@@ -148,34 +142,34 @@ class Gateway:
             self._calls -= 1
 
     def _call(
-        self, exchange: Exchange, operation: Operation, labels: dict[str, str], caller: Caller, body: bytes
+        self, context: RequestContext, operation: Operation, labels: dict[str, str], caller: Caller, body: bytes
     ) -> tuple[int, Headers, bytes]:
-        prove(caller, exchange.received, sha256(body))
-        exchange.proven()
+        verify_signature(caller, context.raw, sha256(body))
+        context.mark_verified()
         if operation.service == "rekognition":
             params = parse_json(operation, body)
         else:
-            params = parse_rest(operation, Source(labels, query_pairs(exchange.query), exchange.headers, body))
-        exchange.facts["requestParameters"] = loggable(params)
+            params = parse_rest(operation, Source(labels, query_pairs(context.query), context.headers, body))
+        context.facts["requestParameters"] = loggable(params)
         call = Call(self._services, caller.scope, caller.identity)
         return render(operation, invoke(call, operation, params))
 
-    async def _refuse(self, service: str, exchange: Exchange, error: ApiError) -> None:
-        exchange.facts |= {"errorCode": error.code, "errorMessage": str(error)[:500]}
+    async def _refuse(self, service: str, context: RequestContext, error: ApiError) -> None:
+        context.facts |= {"errorCode": error.code, "errorMessage": str(error)[:500]}
         status, headers, body = render_error(service, error)
-        await exchange.drain()
-        await exchange.answer(status, headers, body)
+        await context.drain()
+        await context.answer(status, headers, body)
 
-    def _finish(self, exchange: Exchange) -> None:
-        seconds = time.perf_counter() - exchange.began
-        name = exchange.facts.get("eventName", "unknown")
-        CALLS.labels(name, exchange.facts.get("errorCode", "")).inc()
+    def _finish(self, context: RequestContext) -> None:
+        seconds = time.perf_counter() - context.began
+        name = context.facts.get("eventName", "unknown")
+        CALLS.labels(name, context.facts.get("errorCode", "")).inc()
         SECONDS.labels(name).observe(seconds)
-        if not exchange.path.startswith(OWN):
+        if not context.path.startswith(INTERNAL_PREFIX):
             self._audit.write(
-                eventTime=datetime.now(UTC).isoformat(), requestId=exchange.request_id, sourceIPAddress=exchange.peer,
-                userAgent=exchange.headers.get("user-agent", "")[:500], status=exchange.status,
-                milliseconds=round(1000 * seconds, 2), **exchange.facts,
+                eventTime=datetime.now(UTC).isoformat(), requestId=context.request_id, sourceIPAddress=context.peer,
+                userAgent=context.headers.get("user-agent", "")[:500], status=context.status,
+                milliseconds=round(1000 * seconds, 2), **context.facts,
             )  # fmt: skip
 
     def close(self) -> None:
@@ -184,17 +178,17 @@ class Gateway:
         self._pictures.shutdown()
 
 
-def _find(exchange: Exchange, service: str) -> tuple[Operation, dict[str, str]]:
+def _find(context: RequestContext, service: str) -> tuple[Operation, dict[str, str]]:
     if service == "rekognition":
-        target = exchange.headers["x-amz-target"]
+        target = context.headers["x-amz-target"]
         operation = operations(service).get(target.removeprefix(TARGET)) if target.startswith(TARGET) else None
         if operation is None:
             known = ", ".join(operations(service))
             raise UnknownOperationError(f"the target {target[:200]!r} is not known; of Rekognition there are {known}")
         return operation, {}
-    found = route(exchange.method, exchange.path)
+    found = route(context.method, context.path)
     if found is None:
-        raise UnknownOperationError(f"no operation has the method {exchange.method} and the path {exchange.path[:500]}")
+        raise UnknownOperationError(f"no operation has the method {context.method} and the path {context.path[:500]}")
     return found
 
 

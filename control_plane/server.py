@@ -21,11 +21,11 @@ from linewatch.anomaly_model.settings import SettingsError
 from linewatch.control_plane.access.audit import AuditLog
 from linewatch.control_plane.access.credentials import MasterKey
 from linewatch.control_plane.access.registry import account_of_found
-from linewatch.control_plane.connections import Listener, Loop, Places, bounded, neighbourhood
+from linewatch.control_plane.connections import ConnectionLimiter, Listener, ServerLoop, address_group, bounded_protocol
 from linewatch.control_plane.gateway import Gateway
 from linewatch.control_plane.hosting.manager import HostingManager
-from linewatch.control_plane.jobs.place import open_objects
 from linewatch.control_plane.jobs.runner import JobRunner
+from linewatch.control_plane.jobs.worker import open_objects
 from linewatch.control_plane.objects.directory import DirectoryObjects
 from linewatch.control_plane.services import Services
 from linewatch.control_plane.settings import Settings
@@ -124,7 +124,7 @@ def serve(settings: Settings) -> None:
         audit = AuditLog(settings.audit_file, settings.audit_mib << 20, settings.audit_files)
         gateway = Gateway(services, audit)
         config = uvicorn.Config(
-            gateway, host=settings.host, port=settings.port, http=bounded(settings.headers_s), ws="none", lifespan="off",
+            gateway, host=settings.host, port=settings.port, http=bounded_protocol(settings.headers_s), ws="none", lifespan="off",
             log_config=None, access_log=False, server_header=False, timeout_graceful_shutdown=_GRACE_S, backlog=512,
             proxy_headers=bool(settings.proxy_names), forwarded_allow_ips=list(settings.proxy_names),
             ssl_certfile=settings.tls_certificate or None, ssl_keyfile=settings.tls_key or None,
@@ -133,9 +133,9 @@ def serve(settings: Settings) -> None:
         # Each connection is a descriptor, and so is much else.
         least, most = resource.getrlimit(resource.RLIMIT_NOFILE)
         resource.setrlimit(resource.RLIMIT_NOFILE, (max(least, min(most, _DESCRIPTORS)), most))
-        places = Places(settings.connections, settings.connections_each, frozenset(map(neighbourhood, settings.proxy_names)))
+        limiter = ConnectionLimiter(settings.connections, settings.connections_each, frozenset(map(address_group, settings.proxy_names)))
         try:
-            listening = Listener(config.bind_socket(), places)
+            listening = Listener(config.bind_socket(), limiter)
             listening.listen(config.backlog)  # who reads that we listen may call at once; uvicorn would listen later
         except SystemExit:  # uvicorn's way to say so
             raise SettingsError(f"{settings.host}:{settings.port} cannot be bound: it is in use, or no address of this machine") from None
@@ -152,7 +152,7 @@ def serve(settings: Settings) -> None:
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: None)
         try:
-            with asyncio.Runner(loop_factory=lambda: Loop(settings.headers_s)) as loop:
+            with asyncio.Runner(loop_factory=lambda: ServerLoop(settings.headers_s)) as loop:
                 loop.run(uvicorn.Server(config).serve(sockets=[listening]))
         finally:
             log.info("server stopping")

@@ -17,7 +17,7 @@ from linewatch.control_plane.wire.page_tokens import PageTokens
 if TYPE_CHECKING:
     from linewatch.control_plane.hosting.manager import HostingManager
 
-Result = dict[str, Any]
+OperationResult = dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)

@@ -44,7 +44,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
         proxies: addresses of proxies, by commas: X-Forwarded-For of theirs is believed, and connections_each is not for them.
         jobs_scheduler: address of a dask scheduler, tcp://HOST:PORT; empty runs jobs on this machine.
         jobs_parallel: trainings and packagings that run at the same time, over all workers.
-        jobs_lease_s: seconds without a sign of life after which a job is given to another worker.
+        jobs_lease_s: seconds without a heartbeat after which a job is given to another worker.
         jobs_attempts: how often a job that was lost is tried.
         jobs_keep_days: days after which finished jobs, their folders and logs are removed; 0 keeps them.
         training_effort: quick, standard or thorough.
@@ -148,6 +148,10 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     def database_url(self) -> str:
         """Address of the database."""
         return self.database or f"sqlite:///{self.folder.absolute() / 'linewatch.db'}"
+
+    def bundle_folder(self, model_id: int) -> Path:
+        """Where a trained model lies, by the number of its row."""
+        return (self.folder / "models" / str(model_id) / "bundle").absolute()
 
     def most_pictures(self, kind: str) -> int:
         """Most pictures of a train or test dataset."""

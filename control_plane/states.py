@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True)
-class Machine:
+class StateMachine:
     """A table of transitions: event to (allowed states, next state)."""
 
     initial: frozenset[str]
@@ -29,13 +29,13 @@ class Machine:
         return self.initial.union(*(sources | {target} for sources, target in self.events.values()))
 
 
-def _machine(initial: set[str], events: Mapping[str, tuple[set[str], str]]) -> Machine:
-    return Machine(frozenset(initial), {name: (frozenset(sources), target) for name, (sources, target) in events.items()})
+def _state_machine(initial: set[str], events: Mapping[str, tuple[set[str], str]]) -> StateMachine:
+    return StateMachine(frozenset(initial), {name: (frozenset(sources), target) for name, (sources, target) in events.items()})
 
 
 _SETTLED = {"CREATE_COMPLETE", "UPDATE_COMPLETE", "UPDATE_FAILED_ROLLBACK_COMPLETE"}
 
-DATASET = _machine(
+DATASET = _state_machine(
     {"CREATE_IN_PROGRESS", "CREATE_COMPLETE"},
     {
         "imported": ({"CREATE_IN_PROGRESS"}, "CREATE_COMPLETE"),
@@ -48,7 +48,7 @@ DATASET = _machine(
     },
 )
 
-MODEL = _machine(
+MODEL = _state_machine(
     {"TRAINING"},
     {
         "trained": ({"TRAINING"}, "TRAINED"),
@@ -64,7 +64,7 @@ MODEL = _machine(
     },
 )
 
-PACKAGING = _machine(
+PACKAGING = _state_machine(
     {"CREATED"},
     {
         "run": ({"CREATED"}, "RUNNING"),
@@ -73,7 +73,7 @@ PACKAGING = _machine(
     },
 )
 
-JOB = _machine(
+JOB = _state_machine(
     {"QUEUED"},
     {
         "claim": ({"QUEUED"}, "RUNNING"),

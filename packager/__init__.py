@@ -1,1 +1,1 @@
-"""From a bundle to a Greengrass component: compile with TVM through our own schedules, prove parity, zip, write the recipe."""
+"""From a bundle to a Greengrass component: compile with TVM through our own schedules, verify parity, zip, write the recipe."""

@@ -24,7 +24,15 @@ from packaging.utils import canonicalize_name
 from linewatch.anomaly_model.errors import LinewatchError
 from linewatch.anomaly_model.files import zip_files
 from linewatch.anomaly_model.progress import ProgressCallback, no_progress
-from linewatch.packager.component import AGENT, AGENT_VERSIONS, Component, Draft, Identity, check_identity, finish_component
+from linewatch.packager.component import (
+    AGENT,
+    AGENT_VERSIONS,
+    Component,
+    ComponentIdentity,
+    Draft,
+    check_identity,
+    finish_component,
+)
 from linewatch.packager.elf import LibraryError, read_machine
 from linewatch.packager.targets import ARCHITECTURES
 from linewatch.packager.toolchain import ToolError, run_pip
@@ -82,7 +90,7 @@ def write_agent_component(
             files = {f"wheels/{path.name}": path.read_bytes() for path in sorted([*built.glob("*.whl"), *wheels.glob("*.whl")])}
             drafts.append(_draft(own, machine, files, archives.get(machine)))
         progress("writing the component", len(machines) + 1, len(machines) + 2)
-        return finish_component(folder, Identity(name, component_version), drafts, recipe="agent", values={}, location=location)
+        return finish_component(folder, ComponentIdentity(name, component_version), drafts, recipe="agent", values={}, location=location)
 
 
 def _draft(own: str, machine: str, files: dict[str, bytes], python: Path | None) -> Draft:

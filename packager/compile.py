@@ -26,6 +26,12 @@ Choose = Callable[[Isa, Step], Choice]
 def compile_model(model: bytes, machine: str, isa: Isa, choose: Choose) -> bytes:
     """Compile an ONNX graph for one kind of CPU; returns the shared library. The same input gives the same bytes.
 
+    Args:
+        model: the serialised graph.
+        machine: architecture, such as x86_64.
+        isa: what the code may use.
+        choose: gives the schedule of each convolution.
+
     Raises:
         UnsupportedGraphError: the graph has something that no schedule covers.
         ToolError: no linker for the architecture.

@@ -37,7 +37,7 @@ class ComponentError(LinewatchError):
 
 
 @dataclass(frozen=True, slots=True)
-class Identity:
+class ComponentIdentity:
     """Who a component is."""
 
     name: str
@@ -91,7 +91,11 @@ def default_version(manifest: Manifest) -> str:
 
 
 def check_identity(name: str, version: str, description: str = "") -> None:
-    """Refuse names, versions and descriptions that Greengrass would refuse."""
+    """Refuse names, versions and descriptions that Greengrass would refuse.
+
+    Raises:
+        ComponentError: names what is not allowed.
+    """
     if not NAME.fullmatch(name):
         raise ComponentError(f"component name {name!r} is not allowed: 1 to 128 letters, digits, '-', '_' and '.'")
     if not VERSION.fullmatch(version):
@@ -131,11 +135,11 @@ def write_component(
         "AGENT_VERSIONS": f">={above} <{below}",
         "DESCRIPTION": description or f"Anomaly model {model.name} version {model.version}, packaged by Linewatch",
     }  # fmt: skip
-    return finish_component(folder, Identity(name, version, tags or {}), drafts, recipe="model", values=values, location=location)
+    return finish_component(folder, ComponentIdentity(name, version, tags or {}), drafts, recipe="model", values=values, location=location)
 
 
 def finish_component(
-    folder: Path, identity: Identity, drafts: Sequence[Draft], *, recipe: str, values: Mapping[str, str], location: str = "",
+    folder: Path, identity: ComponentIdentity, drafts: Sequence[Draft], *, recipe: str, values: Mapping[str, str], location: str = "",
 ) -> Component:  # fmt: skip
     """Write artifacts, recipe and component.json: the same for models and for the agent.
 
@@ -184,6 +188,12 @@ def _digest(path: Path) -> str:
 
 def render_recipe(kind: str, values: Mapping[str, str], platforms: Sequence[Mapping[str, str]], location: str) -> bytes:
     """Fill the `model` or `agent` template, its one manifest once for each platform.
+
+    Args:
+        kind: of template: model or agent.
+        values: of the template's markers.
+        platforms: further values, one mapping for each platform.
+        location: address of the folder that the artifacts will lie in.
 
     Raises:
         RecipeError: the recipe breaks a rule.

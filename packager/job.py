@@ -15,7 +15,7 @@ from linewatch.packager.package import PackageOptions, package
 from linewatch.packager.publish import ComponentExistsError, RefusedError, publish_to_aws, publish_to_store
 from linewatch.packager.targets import TargetError, find_target
 
-TOLD = (TargetError, ComponentError, DisparityError, ComponentExistsError, RefusedError)
+USER_ERRORS = (TargetError, ComponentError, DisparityError, ComponentExistsError, RefusedError)
 """What is wrong with the wish, the model's code, or the account that the component goes to."""
 
 
@@ -49,7 +49,7 @@ class Spec(msgspec.Struct, frozen=True):
 
 
 def run(spec: Spec, progress: ProgressFile) -> dict[str, Any]:
-    """Compile, prove, pack and publish; returns where artifact and recipe lie, relative to the output."""
+    """Compile, verify, pack and publish; returns where artifact and recipe lie, relative to the output."""
     output = Path(spec.output)
     options = PackageOptions(
         name=spec.name, version=spec.version, description=spec.description, tags=spec.tags, location=spec.location,
@@ -68,4 +68,4 @@ def run(spec: Spec, progress: ProgressFile) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    sys.exit(main(run, Spec, sys.argv[1:], told=TOLD))
+    sys.exit(main(run, Spec, sys.argv[1:], user_errors=USER_ERRORS))

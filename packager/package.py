@@ -1,4 +1,4 @@
-"""Packaging: compile every variant of a target, prove that it agrees, and write the component."""
+"""Packaging: compile every variant of a target, verify that it agrees with ONNX Runtime, and write the component."""
 
 import platform
 import shutil
@@ -16,7 +16,6 @@ from linewatch.anomaly_model.bundle import Bundle, write_bundle
 from linewatch.anomaly_model.files import replace_file
 from linewatch.anomaly_model.parity import Parity
 from linewatch.anomaly_model.progress import ProgressCallback, no_progress
-from linewatch.packager.bill import BILL_NAME, bill_of_materials
 from linewatch.packager.component import (
     REGISTER_NAME,
     Component,
@@ -28,10 +27,11 @@ from linewatch.packager.component import (
 )
 from linewatch.packager.elf import check_library, find_cubins
 from linewatch.packager.measure import Timing, measure_in_child
-from linewatch.packager.prove import prove, where
+from linewatch.packager.sbom import SBOM_NAME, make_sbom
 from linewatch.packager.targets import Isa, Target
 from linewatch.packager.toolchain import RUNTIME, runtime_library
 from linewatch.packager.tune import Log, chooser, read_log, tune
+from linewatch.packager.verification import execution_host, verify_parity
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -65,12 +65,12 @@ class PackageOptions:
 
 
 @dataclass(frozen=True, slots=True)
-class Variant:
+class VariantResult:
     """One compiled library and what is known of it.
 
     Attributes:
         isa: what it is for.
-        parity: against ONNX Runtime; None when nothing here can run it, so that nothing is proven.
+        parity: against ONNX Runtime; None when nothing here can run it, so that it is not verified.
         timing: beside ONNX Runtime; None when this machine cannot run it.
     """
 
@@ -92,7 +92,7 @@ class Package:
 
     component: Component
     bundle: Bundle
-    variants: list[Variant]
+    variants: list[VariantResult]
     cubins: list[str]
     seconds: float
 
@@ -101,7 +101,18 @@ def package(
     bundle: Bundle, target: Target, folder: Path, options: PackageOptions | None = None,
     progress: ProgressCallback = no_progress,
 ) -> Package:  # fmt: skip
-    """Compile, compare, write: `package_each` for a single target."""
+    """Compile, compare, write: `package_each` for a single target.
+
+    Args:
+        bundle: to compile.
+        target: to compile for.
+        folder: for the component.
+        options: what a user may choose.
+        progress: see `Progress`.
+
+    Raises:
+        Whatever `package_each` raises.
+    """
     return package_each(bundle, [target], folder, options, progress)
 
 
@@ -113,6 +124,13 @@ def package_each(
 
     The same bundle, targets, options and schedules give the same artifacts, byte by byte. What was timed is written beside
     them, to measured.json.
+
+    Args:
+        bundle: to compile.
+        targets: each of another architecture.
+        folder: for the component.
+        options: what a user may choose.
+        progress: see `Progress`.
 
     Raises:
         ParityError, UnsupportedGraphError, ComponentError, RecipeError, ToolError, LibraryError, TuningError
@@ -159,13 +177,13 @@ class _Build:
 
     target: Target
     files: dict[str, bytes]
-    variants: list[Variant]
+    variants: list[VariantResult]
     cubins: list[str]
 
 
 def _build(bundle: Bundle, target: Target, options: PackageOptions, steps: "_Steps") -> _Build:
     # An artifact is for one platform: what was compiled for others stays behind.
-    files = {n: bundle.read(n) for n in bundle.manifest.files if not n.startswith("compiled/") and n != BILL_NAME}
+    files = {n: bundle.read(n) for n in bundle.manifest.files if not n.startswith("compiled/") and n != SBOM_NAME}
     files[REGISTER_NAME] = (Path(__file__).parent / "device" / REGISTER_NAME).read_bytes()
     base = f"compiled/{target.cpu}"
     files[f"{base}/{RUNTIME}"] = runtime_library(target.machine)
@@ -178,8 +196,8 @@ def _build(bundle: Bundle, target: Target, options: PackageOptions, steps: "_Ste
     parities = {}
     for isa in target.variants:
         steps.next(f"comparing {isa.name} with ONNX Runtime")
-        if where(target.machine, isa):
-            parities[isa.name] = prove(bundle, files[f"{base}/{isa.name}.so"], target.machine, isa)
+        if execution_host(target.machine, isa):
+            parities[isa.name] = verify_parity(bundle, files[f"{base}/{isa.name}.so"], target.machine, isa)
             parities[isa.name].check()
     files[f"{base}/target.json"] = _json(_describe(target, files, logs, parities))
     cubins: list[str] = []
@@ -187,9 +205,9 @@ def _build(bundle: Bundle, target: Target, options: PackageOptions, steps: "_Ste
         steps.next(f"compiling for {target.gpu.arch}")
         cubins = _add_gpu(target, files)
     tools = {tool: version(tool) for tool in _TOOLS}
-    files[BILL_NAME] = bill_of_materials(bundle.manifest, files, tools, {f"{base}/{RUNTIME}": "apache-tvm"})
+    files[SBOM_NAME] = make_sbom(bundle.manifest, files, tools, {f"{base}/{RUNTIME}": "apache-tvm"})
     timings = _timed(bundle, target, files, options.rounds)
-    return _Build(target, files, [Variant(isa, parities.get(isa.name), timings.get(isa.name)) for isa in target.variants], cubins)
+    return _Build(target, files, [VariantResult(isa, parities.get(isa.name), timings.get(isa.name)) for isa in target.variants], cubins)
 
 
 class _Steps:
@@ -209,7 +227,7 @@ def _schedules(model: bytes, target: Target, isa: Isa, tuning: str) -> Log:
         return {}
     if tuning != "measure":
         return read_log(Path(tuning))
-    return tune(model, isa) if where(target.machine, isa) == "this machine" else {}
+    return tune(model, isa) if execution_host(target.machine, isa) == "this machine" else {}
 
 
 def _compiled(model: bytes, target: Target, isa: Isa, log: Log) -> bytes:
@@ -233,7 +251,7 @@ def _add_gpu(target: Target, files: dict[str, bytes]) -> list[str]:
 
 
 def _timed(bundle: Bundle, target: Target, files: Mapping[str, bytes], rounds: int) -> dict[str, Timing]:
-    runnable = [isa for isa in target.variants if where(target.machine, isa) == "this machine"]
+    runnable = [isa for isa in target.variants if execution_host(target.machine, isa) == "this machine"]
     if not rounds or not runnable:
         return {}
     scratch = Path(tempfile.mkdtemp(prefix="linewatch-package-"))

@@ -164,4 +164,4 @@ def _labels_in_mask(sample: Sample, learn: Dataset) -> set[str]:
 
 
 if __name__ == "__main__":
-    sys.exit(main(run, Spec, sys.argv[1:], told=(DatasetError, PictureError)))
+    sys.exit(main(run, Spec, sys.argv[1:], user_errors=(DatasetError, PictureError)))

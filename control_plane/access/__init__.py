@@ -1,1 +1,1 @@
-"""Who may call: signatures, credentials, policies and the audit log."""
+"""What access rests on, apart from any request: signatures, credentials, policies, origins, and the audit log."""

@@ -40,7 +40,7 @@ class AuditLog:
         self._descriptor = self._open()
 
     def write(self, **facts: Any) -> None:
-        """Append a line. A full disk must not keep the line from being judged: the failure is logged."""
+        """Append a line. A full disk must not keep pictures from being inspected: the failure is logged."""
         line = msgspec.json.encode(facts) + b"\n"
         with self._lock:
             try:

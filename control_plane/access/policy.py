@@ -95,7 +95,14 @@ class Permission:
 
 
 def is_allowed(policy: Policy, action: str, resource: str, tags: Mapping[str, str]) -> bool:
-    """Whether a policy allows an action on a resource (an ARN) with these tags."""
+    """Whether a policy allows an action on a resource (an ARN) with these tags.
+
+    Args:
+        policy: of the caller.
+        action: SERVICE:NAME.
+        resource: an ARN.
+        tags: of the resource.
+    """
     return Permission(policy, action, tags).allows(resource)
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from urllib.parse import unquote
 
 from linewatch.anomaly_model.numbers import read_digits
-from linewatch.control_plane.access.sigv4 import LONGEST_PRESIGNED_S, SKEW_S, Received, query_pairs
+from linewatch.control_plane.access.sigv4 import LONGEST_PRESIGNED_S, SKEW_S, RawRequest, query_pairs
 from linewatch.control_plane.errors import ExpiredRequestError, IncompleteSignatureError, InvalidSignatureError
 
 NAMES = ("AWSAccessKeyId", "Signature", "Expires")
@@ -27,23 +27,23 @@ _SUBRESOURCES = frozenset([
 
 
 @dataclass(frozen=True, slots=True)
-class QueryClaim:
-    """What a URL says of its signature. Nothing of it is proven yet.
+class PresignedSignature:
+    """What a URL says of its signature. Nothing of it is verified yet.
 
     Attributes:
         access_key: id of the credential.
         expires: epoch seconds.
-        signature: base64.
+        digest: the signature itself, base64.
         headers: that the query has, by lower-case name; a header of the request counts before them.
     """
 
     access_key: str
     expires: int
-    signature: str
+    digest: str
     headers: Mapping[str, str]
 
 
-def read_claim(request: Received) -> QueryClaim | None:
+def parse_signature(request: RawRequest) -> PresignedSignature | None:
     """Read the signature of a URL; None when it has none of version 2.
 
     Raises:
@@ -59,49 +59,49 @@ def read_claim(request: Received) -> QueryClaim | None:
     if expires is None:
         raise IncompleteSignatureError(f"Expires is {pairs['Expires'][:40]!r}; expected epoch seconds")
     headers = {k.lower(): v for k, v in pairs.items() if k.lower().startswith("x-amz-") or k.lower() in _STANDARD}
-    return QueryClaim(pairs["AWSAccessKeyId"], expires, pairs["Signature"], headers)
+    return PresignedSignature(pairs["AWSAccessKeyId"], expires, pairs["Signature"], headers)
 
 
-def check_time(claim: QueryClaim, now: float) -> None:
+def check_time(signature: PresignedSignature, now: float) -> None:
     """Refuse a URL after its time, or for longer than Signature Version 4 has it.
 
     Args:
-        claim: of the request.
+        signature: of the request.
         now: epoch seconds.
 
     Raises:
         ExpiredRequestError
     """
-    if now > claim.expires:
-        raise ExpiredRequestError(f"the presigned request was good until {claim.expires}; it is {int(now)}")
-    if claim.expires > now + LONGEST_PRESIGNED_S + SKEW_S:
+    if now > signature.expires:
+        raise ExpiredRequestError(f"the presigned request was good until {signature.expires}; it is {int(now)}")
+    if signature.expires > now + LONGEST_PRESIGNED_S + SKEW_S:
         raise ExpiredRequestError(f"the presigned request is good for over {LONGEST_PRESIGNED_S} s; sign it for a shorter time")
 
 
-def verify(request: Received, claim: QueryClaim, secret: str) -> None:
+def verify(request: RawRequest, signature: PresignedSignature, secret: str) -> None:
     """Check the signature.
 
     Args:
         request: as it was received.
-        claim: its signature.
+        signature: its signature.
         secret: of the access key.
 
     Raises:
         InvalidSignatureError: another signature.
     """
-    digest = hmac.new(secret.encode(), _text(request, claim).encode(), hashlib.sha1).digest()
-    if not hmac.compare_digest(base64.b64encode(digest), claim.signature.encode()):
+    digest = hmac.new(secret.encode(), _text(request, signature).encode(), hashlib.sha1).digest()
+    if not hmac.compare_digest(base64.b64encode(digest), signature.digest.encode()):
         raise InvalidSignatureError(
             "The request signature we calculated does not match the signature you provided. Check the secret access key, and "
             "that the request has the method, the path and the Content-Type that were signed"
         )
 
 
-def _text(request: Received, claim: QueryClaim) -> str:
+def _text(request: RawRequest, signature: PresignedSignature) -> str:
     """What is signed."""
-    headers = {**claim.headers, **request.headers}
+    headers = {**signature.headers, **request.headers}
     amz = [f"{name}:{' '.join(headers[name].split())}" for name in sorted(headers) if name.startswith("x-amz-")]
     parts = [part.partition("=") for part in request.query.split("&") if part]
     signed = sorted((unquote(k), f"{unquote(k)}{equals}{unquote(v)}") for k, equals, v in parts if unquote(k) in _SUBRESOURCES)
     resource = request.path + ("?" + "&".join(text for _, text in signed) if signed else "")
-    return "\n".join([request.method, *(headers.get(name, "") for name in _STANDARD), str(claim.expires), *amz, resource])
+    return "\n".join([request.method, *(headers.get(name, "") for name in _STANDARD), str(signature.expires), *amz, resource])

@@ -39,7 +39,7 @@ _SIGNATURE = re.compile(r"[0-9a-f]{64}")
 
 
 @dataclass(frozen=True, slots=True)
-class Received:
+class RawRequest:
     """The parts of a request that are signed, as they were received.
 
     Attributes:
@@ -56,8 +56,8 @@ class Received:
 
 
 @dataclass(frozen=True, slots=True)
-class Claim:
-    """What a request says of its signature. Nothing of it is proven yet.
+class ParsedSignature:
+    """What a request says of its signature. Nothing of it is verified yet.
 
     Attributes:
         access_key: id of the credential.
@@ -65,7 +65,7 @@ class Claim:
         region: any is accepted, and names the region of the resources.
         service: signing name.
         signed_headers: lower-case names, in order.
-        signature: 64 hexadecimal digits.
+        digest: the signature itself, 64 hexadecimal digits.
         timestamp: YYYYMMDDTHHMMSSZ.
         expires: seconds that a presigned request is good for; None for signed headers.
         session_token: of temporary credentials.
@@ -76,7 +76,7 @@ class Claim:
     region: str
     service: str
     signed_headers: tuple[str, ...]
-    signature: str
+    digest: str
     timestamp: str
     expires: int | None
     session_token: str | None
@@ -87,7 +87,7 @@ class Claim:
         return f"{self.day}/{self.region}/{self.service}/aws4_request"
 
 
-def read_claim(request: Received) -> Claim:
+def parse_signature(request: RawRequest) -> ParsedSignature:
     """Read the signature of a request.
 
     Raises:
@@ -95,16 +95,16 @@ def read_claim(request: Received) -> Claim:
     """
     header = request.headers.get("authorization")
     if header is not None:
-        return _claim_of_header(header, request)
+        return _parse_header(header, request)
     pairs = dict(query_pairs(request.query))
     if "X-Amz-Signature" in pairs or "X-Amz-Algorithm" in pairs:
-        return _claim_of_query(pairs, request)
+        return _parse_query(pairs, request)
     raise MissingTokenError(
         "the request is not signed; configure an access key made by `linewatch credentials create` in your AWS SDK or CLI"
     )
 
 
-def _claim_of_header(header: str, request: Received) -> Claim:
+def _parse_header(header: str, request: RawRequest) -> ParsedSignature:
     algorithm, _, rest = header.partition(" ")
     if algorithm != ALGORITHM:
         raise IncompleteSignatureError(f"the Authorization header begins with {algorithm[:40]!r}; expected {ALGORITHM}")
@@ -115,13 +115,13 @@ def _claim_of_header(header: str, request: Received) -> Claim:
     timestamp = request.headers.get("x-amz-date") or _from_http_date(request.headers.get("date"))
     if not timestamp:
         raise IncompleteSignatureError("the request has neither an X-Amz-Date nor a Date header")
-    return _claim(
+    return _parse_parts(
         parts["Credential"], parts["SignedHeaders"], parts["Signature"], timestamp, None,
         request.headers.get("x-amz-security-token"),
     )  # fmt: skip
 
 
-def _claim_of_query(pairs: Mapping[str, str], request: Received) -> Claim:
+def _parse_query(pairs: Mapping[str, str], request: RawRequest) -> ParsedSignature:
     names = ("X-Amz-Algorithm", "X-Amz-Credential", "X-Amz-Date", "X-Amz-Expires", "X-Amz-SignedHeaders", "X-Amz-Signature")
     missing = [name for name in names if name not in pairs]
     if missing:
@@ -133,14 +133,14 @@ def _claim_of_query(pairs: Mapping[str, str], request: Received) -> Claim:
     if not expires:
         raise IncompleteSignatureError(f"X-Amz-Expires is {text[:40]!r}; expected 1 to {LONGEST_PRESIGNED_S} seconds")
     token = pairs.get("X-Amz-Security-Token") or request.headers.get("x-amz-security-token")
-    return _claim(
+    return _parse_parts(
         pairs["X-Amz-Credential"], pairs["X-Amz-SignedHeaders"], pairs["X-Amz-Signature"], pairs["X-Amz-Date"], expires, token
     )
 
 
-def _claim(
+def _parse_parts(
     credential: str, headers: str, signature: str, timestamp: str, expires: int | None, token: str | None
-) -> Claim:  # fmt: skip
+) -> ParsedSignature:  # fmt: skip
     scope = _SCOPE.fullmatch(credential)
     if not scope:
         raise IncompleteSignatureError(
@@ -153,7 +153,7 @@ def _claim(
         raise IncompleteSignatureError("the host header is not signed")
     if not timestamp.startswith(scope[2]):
         raise InvalidSignatureError(f"the date {timestamp[:40]!r} is not of the day of the credential's scope, {scope[2]}")
-    return Claim(scope[1], scope[2], scope[3], scope[4], signed, signature, timestamp, expires, token)
+    return ParsedSignature(scope[1], scope[2], scope[3], scope[4], signed, signature, timestamp, expires, token)
 
 
 def _from_http_date(text: str | None) -> str | None:
@@ -168,11 +168,11 @@ def _from_http_date(text: str | None) -> str | None:
     return when.strftime("%Y%m%dT%H%M%SZ")
 
 
-def check_time(claim: Claim, now: float) -> None:
+def check_time(signature: ParsedSignature, now: float) -> None:
     """Refuse a request that is too old or from the future.
 
     Args:
-        claim: of the request.
+        signature: of the request.
         now: epoch seconds.
 
     Raises:
@@ -180,47 +180,47 @@ def check_time(claim: Claim, now: float) -> None:
         ExpiredRequestError: a presigned request after its time.
     """
     try:
-        signed = datetime.strptime(claim.timestamp, "%Y%m%dT%H%M%SZ").replace(tzinfo=UTC).timestamp()
+        signed = datetime.strptime(signature.timestamp, "%Y%m%dT%H%M%SZ").replace(tzinfo=UTC).timestamp()
     except ValueError:
         raise IncompleteSignatureError(
-            f"the date {claim.timestamp[:40]!r} is not of the form YYYYMMDDTHHMMSSZ"
+            f"the date {signature.timestamp[:40]!r} is not of the form YYYYMMDDTHHMMSSZ"
         ) from None
     ours = datetime.fromtimestamp(now, UTC).strftime("%Y%m%dT%H%M%SZ")
     if signed > now + SKEW_S:
         raise SkewedClockError(
-            f"Signature not yet current: {claim.timestamp} is still later than {ours} ({SKEW_S // 60} min later)"
+            f"Signature not yet current: {signature.timestamp} is still later than {ours} ({SKEW_S // 60} min later)"
         )
-    if claim.expires is None and signed < now - SKEW_S:
+    if signature.expires is None and signed < now - SKEW_S:
         raise SkewedClockError(
-            f"Signature expired: {claim.timestamp} is now earlier than {ours} ({SKEW_S // 60} min earlier)"
+            f"Signature expired: {signature.timestamp} is now earlier than {ours} ({SKEW_S // 60} min earlier)"
         )
-    if claim.expires is not None and now > signed + claim.expires:
-        raise ExpiredRequestError(f"the presigned request was good for {claim.expires} s from {claim.timestamp}")
+    if signature.expires is not None and now > signed + signature.expires:
+        raise ExpiredRequestError(f"the presigned request was good for {signature.expires} s from {signature.timestamp}")
 
 
-def declared_hash(request: Received, claim: Claim) -> str | None:
+def declared_hash(request: RawRequest, signature: ParsedSignature) -> str | None:
     """The payload's hash as the request declares it, `UNSIGNED-PAYLOAD` or a streaming marker; None: the body is to be hashed."""
     declared = request.headers.get("x-amz-content-sha256")
-    if declared is None and claim.expires is not None and claim.service == "s3":
+    if declared is None and signature.expires is not None and signature.service == "s3":
         return UNSIGNED
     return declared
 
 
-def verify(request: Received, claim: Claim, secret: str, payload_hash: str) -> bytes:
+def verify(request: RawRequest, signature: ParsedSignature, secret: str, payload_hash: str) -> bytes:
     """Check the signature; returns the signing key, which signed chunks need.
 
     Args:
         request: as it was received.
-        claim: its signature.
+        signature: its signature.
         secret: of the access key.
         payload_hash: what the canonical request names: the body's SHA-256, or what was declared.
 
     Raises:
         InvalidSignatureError: another signature.
     """
-    key = signing_key(secret, claim)
-    text = "\n".join([ALGORITHM, claim.timestamp, claim.scope, _sha256(_canonical(request, claim, payload_hash))])
-    if not hmac.compare_digest(_hmac_hex(key, text), claim.signature):
+    key = signing_key(secret, signature)
+    text = "\n".join([ALGORITHM, signature.timestamp, signature.scope, _sha256(_canonical(request, signature, payload_hash))])
+    if not hmac.compare_digest(_hmac_hex(key, text), signature.digest):
         raise InvalidSignatureError(
             "The request signature we calculated does not match the signature you provided. Check the secret access key; a "
             "proxy in between must keep the Host header and the path as they are"
@@ -228,33 +228,47 @@ def verify(request: Received, claim: Claim, secret: str, payload_hash: str) -> b
     return key
 
 
-def signing_key(secret: str, claim: Claim) -> bytes:
+def signing_key(secret: str, signature: ParsedSignature) -> bytes:
     """The key of a day, region and service."""
     key = f"AWS4{secret}".encode()
-    for part in (claim.day, claim.region, claim.service, "aws4_request"):
+    for part in (signature.day, signature.region, signature.service, "aws4_request"):
         key = hmac.new(key, part.encode(), hashlib.sha256).digest()
     return key
 
 
-def chunk_signature(key: bytes, claim: Claim, previous: str, data: bytes) -> str:
-    """Signature of a chunk of a STREAMING-AWS4-HMAC-SHA256-PAYLOAD body; `previous` is the seed's or the last chunk's."""
+def chunk_signature(key: bytes, signature: ParsedSignature, previous: str, data: bytes) -> str:
+    """Signature of a chunk of a STREAMING-AWS4-HMAC-SHA256-PAYLOAD body; `previous` is the seed's or the last chunk's.
+
+    Args:
+        key: signing key, as `verify` returns it.
+        signature: of the request.
+        previous: signature of the chunk before; for the first chunk that of the request.
+        data: of the chunk.
+    """
     text = "\n".join(
-        [f"{ALGORITHM}-PAYLOAD", claim.timestamp, claim.scope, previous, EMPTY_SHA256, hashlib.sha256(data).hexdigest()]
+        [f"{ALGORITHM}-PAYLOAD", signature.timestamp, signature.scope, previous, EMPTY_SHA256, hashlib.sha256(data).hexdigest()]
     )
     return _hmac_hex(key, text)
 
 
-def trailer_signature(key: bytes, claim: Claim, previous: str, digest: str) -> str:
-    """Signature of what follows the last signed chunk; `digest` is the SHA-256 of its lines, NAME:VALUE, each with its end."""
-    return _hmac_hex(key, "\n".join([f"{ALGORITHM}-TRAILER", claim.timestamp, claim.scope, previous, digest]))
+def trailer_signature(key: bytes, signature: ParsedSignature, previous: str, digest: str) -> str:
+    """Signature of what follows the last signed chunk; `digest` is the SHA-256 of its lines, NAME:VALUE, each with its end.
+
+    Args:
+        key: signing key, as `verify` returns it.
+        signature: of the request.
+        previous: signature of the last chunk.
+        digest: hexadecimal SHA-256 of the trailers' lines, NAME:VALUE, each with its end.
+    """
+    return _hmac_hex(key, "\n".join([f"{ALGORITHM}-TRAILER", signature.timestamp, signature.scope, previous, digest]))
 
 
-def _canonical(request: Received, claim: Claim, payload_hash: str) -> str:
-    path = request.path if claim.service == "s3" else quote(_normalized(request.path), safe="/-_.~")
+def _canonical(request: RawRequest, signature: ParsedSignature, payload_hash: str) -> str:
+    path = request.path if signature.service == "s3" else quote(_normalized(request.path), safe="/-_.~")
     pairs = [(quote(k, safe="-_.~"), quote(v, safe="-_.~")) for k, v in query_pairs(request.query) if k != "X-Amz-Signature"]
     query = "&".join(f"{k}={v}" for k, v in sorted(pairs))
-    headers = "".join(f"{name}:{_trim(request.headers.get(name, ''))}\n" for name in claim.signed_headers)
-    return "\n".join([request.method, path or "/", query, headers, ";".join(claim.signed_headers), payload_hash])
+    headers = "".join(f"{name}:{_trim(request.headers.get(name, ''))}\n" for name in signature.signed_headers)
+    return "\n".join([request.method, path or "/", query, headers, ";".join(signature.signed_headers), payload_hash])
 
 
 def _normalized(path: str) -> str:

@@ -114,7 +114,7 @@ class HostedModel:
         """
         models = self._folder / "models"
         models.mkdir()
-        command = [sys.executable, "-P", "-m", "linewatch", "agent", "--models", str(models), "--socket", self._address,
+        command = [sys.executable, "-P", "-m", "linewatch.edge_agent", "--models", str(models), "--socket", self._address,
                    "--threads", str(self._threads)]  # fmt: skip
         self._process = _SPAWNER.submit(_spawn, command, self._folder / "agent.log").result()
         try:
@@ -172,12 +172,12 @@ class HostedModel:
             self.shrink()
 
     def detect(self, picture: Rgb) -> tuple[Any, Rgb | None]:
-        """Judge a picture: the agent's DetectAnomalyResult, and the mask if the model makes one.
+        """Predict for a picture: the agent's DetectAnomalyResult, and the mask if the model makes one.
 
         Raises:
             ThrottlingError: more calls than units and their queues hold. AgentCallError: the agent's answer.
         """
-        with self._place(), self._unit() as unit:
+        with self._admission(), self._unit() as unit:
             began = time.monotonic()
             try:
                 return unit.client.detect(picture, unit.name)
@@ -186,11 +186,11 @@ class HostedModel:
                     self._busy_s += time.monotonic() - began
 
     @contextlib.contextmanager
-    def _place(self) -> Iterator[None]:
+    def _admission(self) -> Iterator[None]:
         with self._lock:
             if self._draining or self._calls >= self.units * (1 + self._queue):
                 raise ThrottlingError(
-                    f"{self._calls} pictures are being judged or wait, as many as {self.units} inference units take; send fewer at "
+                    f"{self._calls} pictures are being processed or wait, as many as {self.units} inference units take; send fewer at "
                     "a time, or start the model with more units"
                 )
             self._calls += 1
@@ -253,6 +253,6 @@ class HostedModel:
 def _spawn(command: list[str], log_file: Path) -> "subprocess.Popen[bytes]":
     with log_file.open("ab") as stream:
         return subprocess.Popen(
-            [sys.executable, "-P", "-m", "linewatch.control_plane.hosting.tether", str(os.getpid()), *command], stdin=subprocess.DEVNULL,
+            [sys.executable, "-P", "-m", "linewatch.control_plane.hosting.end_with_parent", str(os.getpid()), *command], stdin=subprocess.DEVNULL,
             stdout=stream, stderr=stream,
         )  # fmt: skip

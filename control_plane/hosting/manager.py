@@ -15,11 +15,9 @@ from linewatch.anomaly_model.child_job import describe_fault
 from linewatch.anomaly_model.errors import LinewatchError
 from linewatch.control_plane.errors import ConflictError, ThrottlingError
 from linewatch.control_plane.hosting.hosted_model import HostedModel, clear_leftovers
-from linewatch.control_plane.jobs.preparation import bundle_folder
-from linewatch.control_plane.jobs.table import Row
 from linewatch.control_plane.settings import Settings
 from linewatch.control_plane.store.database import Store
-from linewatch.control_plane.store.schema import models
+from linewatch.control_plane.store.schema import Row, models
 from linewatch.control_plane.store.transitions import advance
 from linewatch.edge_agent.client import AgentCallError
 
@@ -147,7 +145,7 @@ class HostingManager:
         s = self._settings
         try:
             model = HostedModel(
-                bundle_folder(s, row.id), row.min_units, row.max_units, s.hosting_threads, s.hosting_queue, s.hosting_start_s
+                s.bundle_folder(row.id), row.min_units, row.max_units, s.hosting_threads, s.hosting_queue, s.hosting_start_s
             )
             model.start()
         except LinewatchError as error:

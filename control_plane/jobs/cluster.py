@@ -8,40 +8,40 @@ from typing import Any
 
 import msgspec
 
-from linewatch.control_plane.jobs.place import HEARTBEAT, STOPPING, Placement, run_job
-from linewatch.control_plane.jobs.table import Row
+from linewatch.control_plane.jobs.worker import HEARTBEAT, STOPPING, JobSpec, run_job
 from linewatch.control_plane.settings import Settings
 from linewatch.control_plane.store.database import now
+from linewatch.control_plane.store.schema import Row
 
 log = logging.getLogger(__name__)
 _CONNECT_S, _CLOSE_S = 10, 15
 
 
-class Pulse:
-    """Whether an attempt shows signs of life. Pure, and no clock but ours is asked: a worker's may be hours off."""
+class HeartbeatMonitor:
+    """Whether an attempt sends heartbeats. Pure, and no clock but ours is asked: a worker's may be hours off."""
 
     def __init__(self, last: float, moment: float) -> None:
         """Begin to look.
 
         Args:
-            last: mark of the last sign before this attempt.
+            last: mark of the last heartbeat before this attempt.
             moment: of our clock, in seconds.
         """
         self._last, self._since = last, moment
         self.begun = False
 
     def look(self, mark: float, moment: float) -> None:
-        """Take what the sign is now; each change of it is a beat."""
+        """Take the heartbeat file's time as it is now; each change of it is a heartbeat."""
         if mark != self._last:
             self._last, self._since, self.begun = mark, moment, True
 
     def silent_s(self, moment: float) -> float:
-        """Seconds since the last beat; of an attempt that has not begun, none."""
+        """Seconds since the last heartbeat; of an attempt that has not begun, none."""
         return moment - self._since if self.begun else 0.0
 
 
 def heartbeat_of(folder: Path) -> float:
-    """Mark of a job's last sign of life; 0 before the first."""
+    """Mark of a job's last heartbeat, as the file system dates it; 0 before the first."""
     try:
         return (folder / HEARTBEAT).stat().st_mtime
     except OSError:
@@ -49,47 +49,47 @@ def heartbeat_of(folder: Path) -> float:
 
 
 @dataclass(slots=True)
-class Placed:
+class RunningJob:
     """A job on a worker.
 
     Attributes:
         job: its row, as it was claimed.
         future: of its outcome.
         folder: of the job.
-        pulse: of the attempt.
-        message: as it was last told.
-        told: when, epoch seconds.
+        heartbeat: watches this attempt's.
+        message: as it was last reported.
+        reported_at: when it was, epoch seconds.
     """
 
     job: Row
     future: Any
     folder: Path
-    pulse: Pulse
+    heartbeat: HeartbeatMonitor
     message: str = ""
-    told: float = 0.0
+    reported_at: float = 0.0
 
 
 class Cluster:
-    """Where jobs are placed."""
+    """Where trainings and packagings run."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._client: Any = None
         self._local: Any = None
 
-    def submit(self, job: Row, placement: Placement) -> Placed:
+    def submit(self, job: Row, spec: JobSpec) -> RunningJob:
         """Give a job to a worker.
 
         Raises:
             OSError: the scheduler does not answer.
         """
         client = self._connected()
-        folder = Path(placement.folder)
-        pulse = Pulse(heartbeat_of(folder), time.monotonic())
+        folder = Path(spec.folder)
+        heartbeat = HeartbeatMonitor(heartbeat_of(folder), time.monotonic())
         future = client.submit(
-            run_job, msgspec.json.encode(placement), key=f"linewatch-{job.id}-{job.attempt}-{now()}", pure=False, retries=0
+            run_job, msgspec.json.encode(spec), key=f"linewatch-{job.id}-{job.attempt}-{now()}", pure=False, retries=0
         )
-        return Placed(job, future, folder, pulse)
+        return RunningJob(job, future, folder, heartbeat)
 
     def _connected(self) -> Any:
         if self._client is not None and self._client.status == "running":

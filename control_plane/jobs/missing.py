@@ -12,7 +12,7 @@ _THREADS = 8
 """An S3 endpoint takes some 20 ms to say whether an object is there."""
 
 
-def tell_missing(objects: Objects, named: Mapping[str, str]) -> str:
+def describe_missing(objects: Objects, named: Mapping[str, str]) -> str:
     """Look for objects; returns a sentence about those that are not there, or nothing when all are.
 
     The lines stay in the dataset: their pictures may be stored later. A store that does not answer is no fault of theirs either.

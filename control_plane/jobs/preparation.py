@@ -1,4 +1,4 @@
-"""What a training or packaging needs before it is placed, and what its outcome changes."""
+"""What a training or packaging needs before it is submitted, and what its outcome changes."""
 
 import logging
 from pathlib import Path
@@ -10,21 +10,20 @@ from sqlalchemy.engine import Connection
 from linewatch.anomaly_model.child_job import Outcome
 from linewatch.anomaly_model.errors import LinewatchError
 from linewatch.anomaly_model.files import atomic_file
-from linewatch.control_plane.access.rights import caller_of, require_readable, require_writable
 from linewatch.control_plane.entries import EntryError, parse_entry
 from linewatch.control_plane.errors import AccessDeniedError
 from linewatch.control_plane.identifiers import Scope
-from linewatch.control_plane.jobs.place import LOG, Placement, write_spec
 from linewatch.control_plane.jobs.remedies import advise
-from linewatch.control_plane.jobs.table import Row
+from linewatch.control_plane.jobs.worker import LOG, JobSpec, write_spec
 from linewatch.control_plane.operations.datasets import training_lines
 from linewatch.control_plane.operations.lookup import dataset_of
 from linewatch.control_plane.operations.packaging import compiler_options, target_name
 from linewatch.control_plane.results import component, evaluation
+from linewatch.control_plane.rights import caller_of, require_readable, require_writable
 from linewatch.control_plane.services import Call, Services
 from linewatch.control_plane.settings import Settings
 from linewatch.control_plane.store.database import now
-from linewatch.control_plane.store.schema import components, models, packagings, projects
+from linewatch.control_plane.store.schema import Row, components, models, packagings, projects
 from linewatch.control_plane.store.transitions import advance
 
 log = logging.getLogger(__name__)
@@ -39,12 +38,7 @@ class PreparationError(LinewatchError):
     """The job cannot be done."""
 
 
-def bundle_folder(settings: Settings, model_id: int) -> Path:
-    """Where a trained model lies."""
-    return (settings.folder / "models" / str(model_id) / "bundle").absolute()
-
-
-def prepare(services: Services, job: Row) -> Placement:
+def prepare(services: Services, job: Row) -> JobSpec:
     """Write a job's folder: spec, and for a training the manifests as they are now.
 
     Raises:
@@ -61,7 +55,7 @@ def prepare(services: Services, job: Row) -> Placement:
     except AccessDeniedError as error:
         raise PreparationError(str(error)) from None
     settings = services.settings
-    return Placement(
+    return JobSpec(
         job.kind, str(folder), float(settings.training_hours) if job.kind == "train" else _PACKAGE_HOURS,
         settings.objects_root, settings.objects_endpoint, settings.region, settings.objects_timeout_s, fetch, upload,
         account,
@@ -103,7 +97,7 @@ def _prepare_training(services: Services, connection: Connection, job: Row, fold
         "manifest": str(manifests["train"]),
         "test_manifest": str(manifests["test"]) if "test" in manifests else None,
         "root": str(folder / "pictures"),
-        "output": str(bundle_folder(services.settings, model.id)),
+        "output": str(services.settings.bundle_folder(model.id)),
         "results": str(folder / "results"),
         "masks_at": f"s3://{model.output_bucket}/{places.masks}",
         "name": model.name,
@@ -119,7 +113,7 @@ def _prepare_training(services: Services, connection: Connection, job: Row, fold
             "most_labels": settings.quota_labels, "most_labels_in_mask": settings.quota_mask_labels,
         },
     })  # fmt: skip
-    bundle_folder(services.settings, model.id).parent.mkdir(parents=True, exist_ok=True)
+    services.settings.bundle_folder(model.id).parent.mkdir(parents=True, exist_ok=True)
     bucket, name = model.output_bucket, f"{model.name}-{version}.json"
     files = [
         ("results/masks/*.png", bucket, places.masks, "image/png"),
@@ -154,7 +148,7 @@ def _prepare_packaging(services: Services, connection: Connection, job: Row, fol
         raise PreparationError("the project is gone")
     query = sa.select(models.c.id).where(models.c.project_id == row.project_id, models.c.version == row.model_version)
     model_id = connection.execute(query).scalar()
-    if model_id is None or not bundle_folder(services.settings, model_id).is_dir():
+    if model_id is None or not services.settings.bundle_folder(model_id).is_dir():
         raise PreparationError(f"the model version {row.model_version} is gone")
     wanted = row.configuration["Greengrass"]
     name, version = wanted["ComponentName"], wanted["ComponentVersion"]
@@ -163,7 +157,7 @@ def _prepare_packaging(services: Services, connection: Connection, job: Row, fol
     if caller is not None:
         require_writable(caller, place["Bucket"], (), base)
     write_spec(folder, {
-        "bundle": str(bundle_folder(services.settings, model_id)), "target": target_name(wanted), "output": str(folder / "output"),
+        "bundle": str(services.settings.bundle_folder(model_id)), "target": target_name(wanted), "output": str(folder / "output"),
         "name": name, "version": version, "compiler_options": compiler_options(wanted),
         "description": wanted.get("ComponentDescription", ""), "tags": {t["Key"]: t["Value"] for t in wanted.get("Tags", [])},
         "location": f"s3://{place['Bucket']}/{base}", "key": services.settings.packaging_key,
@@ -184,13 +178,20 @@ def _publishing(settings: Settings, owner: Scope, place: dict[str, str]) -> dict
 
 
 def finish(connection: Connection, services: Services, job: Row, outcome: Outcome) -> None:
-    """Carry an outcome to the model or packaging, in the transaction that ends the job."""
+    """Carry an outcome to the model or packaging, in the transaction that ends the job.
+
+    Args:
+        connection: of the transaction that ends the job.
+        services: of the server.
+        job: its row.
+        outcome: of its process.
+    """
     log.info("job %s %s: %s", job.id, job.kind, outcome.error or "succeeded")
-    settle(connection, job, outcome)
+    apply_outcome(connection, job, outcome)
     services.work.set()
 
 
-def settle(connection: Connection, job: Row, outcome: Outcome) -> None:
+def apply_outcome(connection: Connection, job: Row, outcome: Outcome) -> None:
     """What an outcome changes in the store."""
     if job.kind == "train":
         _finish_training(connection, job, outcome)

@@ -4,7 +4,6 @@ import shutil
 
 import sqlalchemy as sa
 
-from linewatch.control_plane.jobs.preparation import bundle_folder
 from linewatch.control_plane.settings import Settings
 from linewatch.control_plane.store.database import Store
 from linewatch.control_plane.store.schema import job_events, jobs
@@ -36,7 +35,7 @@ def forget_old_jobs(store: Store, settings: Settings, moment: float) -> int:
         for row in rows:
             shutil.rmtree(settings.folder / "jobs" / str(row.id), ignore_errors=True)
             if row.kind == "train" and row.state != "SUCCEEDED":  # what a child wrote that was cut off
-                shutil.rmtree(bundle_folder(settings, row.subject_id).parent, ignore_errors=True)
+                shutil.rmtree(settings.bundle_folder(row.subject_id).parent, ignore_errors=True)
         ids = [row.id for row in rows]
         with store.write() as connection:
             connection.execute(sa.delete(job_events).where(job_events.c.job_id.in_(ids)))

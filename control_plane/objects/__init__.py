@@ -77,6 +77,12 @@ class Objects(Protocol):
     def put(self, bucket: str, key: str, path: Path, content_type: str) -> None:
         """Store a file as an object; either whole or not at all.
 
+        Args:
+            bucket: where.
+            key: as what.
+            path: of the file.
+            content_type: of the object.
+
         Raises:
             NoSuchBucketError, InvalidNameError, UnavailableError
         """

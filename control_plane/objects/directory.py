@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from linewatch.anomaly_model.files import replace_file
+from linewatch.control_plane.limits import KEY_BYTES, NAME_BYTES
 from linewatch.control_plane.objects import (
     BucketNotEmptyError,
     BucketTakenError,
@@ -25,21 +26,20 @@ from linewatch.control_plane.objects import (
     Stream,
 )
 from linewatch.control_plane.objects.keys import Keys
-from linewatch.control_plane.objects.notes import DEFAULT_TYPE, Note, Notes
+from linewatch.control_plane.objects.metadata import DEFAULT_TYPE, MetadataStore, ObjectMetadata
 
 PRIVATE = ".linewatch"
 _BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{1,61}[A-Za-z0-9]")
-_KEY_BYTES = 1024
-_NAME_BYTES = 255
+
 _STRIPES = 64
 _TRIES = 100
 
-Check = Callable[[str | None], None]
+Precondition = Callable[[str | None], None]
 """Given the ETag of the object that is there, or None, raises what keeps it from being replaced or deleted."""
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class ListedObject:
     """An object in a listing."""
 
     key: str
@@ -63,7 +63,7 @@ class DirectoryObjects:
         self._private = root / PRIVATE
         for name in ("incoming", "owners", "uploads"):
             (self._private / name).mkdir(parents=True, exist_ok=True)
-        self._notes = Notes(self._private / "notes")
+        self._metadata = MetadataStore(self._private / "notes")
         self._keys = Keys()
         self._buckets = threading.Lock()  # of what makes and removes buckets
         self._stripes = [threading.Lock() for _ in range(_STRIPES)]
@@ -127,7 +127,7 @@ class DirectoryObjects:
                 if error.errno in (errno.ENOTEMPTY, errno.EEXIST):
                     raise BucketNotEmptyError(f"bucket {bucket!r} has objects; delete them first") from None
                 raise
-            self._notes.remove_bucket(bucket)
+            self._metadata.remove_bucket(bucket)
             self._owner_path(bucket).unlink(missing_ok=True)
 
     def buckets(self, account: str) -> list[tuple[str, float]]:
@@ -151,12 +151,12 @@ class DirectoryObjects:
         """Where an object lies, whether or not it is there."""
         folder = self._bucket(bucket)
         names = key.removesuffix("/").split("/")
-        if len(key.encode(errors="surrogatepass")) > _KEY_BYTES:
-            raise InvalidNameError(f"the key has over {_KEY_BYTES} bytes")
+        if len(key.encode(errors="surrogatepass")) > KEY_BYTES:
+            raise InvalidNameError(f"the key has over {KEY_BYTES} bytes")
         for name in names:
-            if name in ("", ".", "..") or "\0" in name or len(name.encode(errors="surrogatepass")) > _NAME_BYTES:
+            if name in ("", ".", "..") or "\0" in name or len(name.encode(errors="surrogatepass")) > NAME_BYTES:
                 raise InvalidNameError(
-                    f"the key {key[:200]!r} cannot be a file: its parts between slashes must be 1 to {_NAME_BYTES} bytes "
+                    f"the key {key[:200]!r} cannot be a file: its parts between slashes must be 1 to {NAME_BYTES} bytes "
                     "and not '.' or '..'"
                 )
         return folder.joinpath(*names)
@@ -209,7 +209,7 @@ class DirectoryObjects:
 
     def adopt(
         self, bucket: str, key: str, incoming: Path, etag: str, content_type: str | None = None,
-        metadata: dict[str, str] | None = None, check: Check | None = None,
+        metadata: dict[str, str] | None = None, check: Precondition | None = None,
     ) -> None:  # fmt: skip
         """Make a file of `incoming` an object, on disk for good when this returns.
 
@@ -234,11 +234,11 @@ class DirectoryObjects:
             with self._stripe(bucket, key):
                 if check is not None:
                     check(self._etag(bucket, key))
-                self._place(bucket, target, incoming, is_folder=key.endswith("/"))
+                self._move_into_place(bucket, target, incoming, is_folder=key.endswith("/"))
                 if not key.endswith("/"):
                     status = target.stat()
-                    note = Note(key, status.st_size, status.st_mtime_ns, etag, content_type or DEFAULT_TYPE, metadata or {})
-                    self._notes.write(bucket, note)
+                    stored = ObjectMetadata(key, status.st_size, status.st_mtime_ns, etag, content_type or DEFAULT_TYPE, metadata or {})
+                    self._metadata.write(bucket, stored)
         except OSError as error:
             if error.errno in (errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENOTEMPTY):
                 raise InvalidNameError(
@@ -248,7 +248,7 @@ class DirectoryObjects:
         finally:
             incoming.unlink(missing_ok=True)
 
-    def _place(self, bucket: str, target: Path, incoming: Path, is_folder: bool) -> None:
+    def _move_into_place(self, bucket: str, target: Path, incoming: Path, is_folder: bool) -> None:
         """Move a file, or make a folder, below a bucket; the bucket itself, which may just have been deleted, is never made."""
         folder = self._bucket(bucket)
         above = [p for p in reversed(target.parents) if p.is_relative_to(folder) and p != folder]
@@ -278,11 +278,11 @@ class DirectoryObjects:
 
     def _etag(self, bucket: str, key: str) -> str | None:
         try:
-            return self.note(bucket, key)[0].etag
+            return self.describe(bucket, key)[0].etag
         except NoSuchObjectError:
             return None
 
-    def delete(self, bucket: str, key: str, check: Check | None = None) -> None:
+    def delete(self, bucket: str, key: str, check: Precondition | None = None) -> None:
         """Remove an object; nothing happens when it is not there. Folders that become empty go too.
 
         Args:
@@ -304,7 +304,7 @@ class DirectoryObjects:
                         path.rmdir()
                     else:
                         path.unlink()
-                self._notes.remove(bucket, key)
+                self._metadata.remove(bucket, key)
                 for parent in path.parents:
                     if parent == folder:
                         break
@@ -313,7 +313,7 @@ class DirectoryObjects:
                     except OSError:
                         break
 
-    def note(self, bucket: str, key: str) -> tuple[Note, float, Path]:
+    def describe(self, bucket: str, key: str) -> tuple[ObjectMetadata, float, Path]:
         """What is known of an object, its time of change, and its file.
 
         Raises:
@@ -324,7 +324,7 @@ class DirectoryObjects:
             status = path.stat()
         except FileNotFoundError:  # deleted in this moment
             raise NoSuchObjectError(f"there is no object s3://{bucket}/{key}") from None
-        return self._notes.read(bucket, key, status), status.st_mtime, path
+        return self._metadata.read(bucket, key, status), status.st_mtime, path
 
     def keys(self, bucket: str, prefix: str = "", after: str = "") -> Iterator[str]:
         """Keys in the order of their bytes.
@@ -339,17 +339,17 @@ class DirectoryObjects:
         """
         return self._keys.walk(self._bucket(bucket), prefix, after)
 
-    def entry(self, bucket: str, key: str) -> Entry | None:
+    def entry(self, bucket: str, key: str) -> ListedObject | None:
         """A key that `keys` gave, with what a listing tells of it; None when it was deleted meanwhile.
 
         Raises:
             NoSuchBucketError
         """
         try:
-            note, modified, _ = self.note(bucket, key)
+            stored, modified, _ = self.describe(bucket, key)
         except NoSuchObjectError:
             return None
-        return Entry(key, note.size, modified, note.etag)
+        return ListedObject(key, stored.size, modified, stored.etag)
 
 
 def _no_bucket(bucket: str) -> NoSuchBucketError:

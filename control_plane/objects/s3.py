@@ -18,6 +18,14 @@ class S3Objects:
     """Buckets of an S3 endpoint. The server's own S3 keys open them all, so they belong to one account of the server."""
 
     def __init__(self, endpoint: str | None, region: str, timeout_s: int, account: str = "") -> None:
+        """Nothing is asked yet.
+
+        Args:
+            endpoint: address; None for AWS's own.
+            region: of the buckets.
+            timeout_s: seconds without an answer after which S3 is asked again.
+            account: twelve digits, of the server, that all buckets belong to.
+        """
         self._account = account
         # Path style: host names such as BUCKET.minio.plant.local rarely resolve.
         style = {"addressing_style": "path"} if endpoint else {}

@@ -5,10 +5,10 @@ from collections.abc import Callable
 from sqlalchemy.engine import Connection
 
 from linewatch.control_plane.operations import datasets, models, packaging, projects, rekognition, tagging
-from linewatch.control_plane.services import Call, Result
+from linewatch.control_plane.services import Call, OperationResult
 from linewatch.control_plane.wire.requests import Params
 
-Handler = Callable[[Call, Connection, Params], Result]
+Handler = Callable[[Call, Connection, Params], OperationResult]
 
 HANDLERS: dict[str, dict[str, Handler]] = {
     "lookoutvision": {

@@ -5,20 +5,26 @@ from collections.abc import Iterator
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from linewatch.control_plane.access.rights import CALLER
 from linewatch.control_plane.errors import ConflictError, ValidationError
-from linewatch.control_plane.jobs.table import add_job, store_changes, waiting_training
-from linewatch.control_plane.operations.lookup import Row, dataset_of, find_dataset, find_project
+from linewatch.control_plane.operations.lookup import dataset_of, find_dataset, find_project
 from linewatch.control_plane.operations.paging import read_page
-from linewatch.control_plane.services import Call, Result
+from linewatch.control_plane.rights import CALLER
+from linewatch.control_plane.services import Call, OperationResult
 from linewatch.control_plane.store.database import now
-from linewatch.control_plane.store.schema import datasets, entries
+from linewatch.control_plane.store.job_queue import add_job, store_changes, waiting_training
+from linewatch.control_plane.store.schema import Row, datasets, entries
 from linewatch.control_plane.store.transitions import advance
 from linewatch.control_plane.wire.requests import Params
 
 
-def create_dataset(call: Call, connection: Connection, params: Params) -> Result:
-    """CreateDataset: empty at once, or from a manifest in the background."""
+def create_dataset(call: Call, connection: Connection, params: Params) -> OperationResult:
+    """CreateDataset: empty at once, or from a manifest in the background.
+
+    Raises:
+        ConflictError: the project has such a dataset.
+        ValidationError: the source is none.
+        AccessDeniedError: the caller may not read the manifest.
+    """
     name, kind = params["ProjectName"], params["DatasetType"]
     project = find_project(connection, call.scope, name)
     if dataset_of(connection, project.id, kind) is not None:
@@ -45,7 +51,7 @@ def create_dataset(call: Call, connection: Connection, params: Params) -> Result
     return {"DatasetMetadata": describe_metadata(row)}
 
 
-def describe_dataset(call: Call, connection: Connection, params: Params) -> Result:
+def describe_dataset(call: Call, connection: Connection, params: Params) -> OperationResult:
     """DescribeDataset."""
     row = find_dataset(connection, call.scope, params["ProjectName"], params["DatasetType"])
     return {
@@ -69,8 +75,12 @@ def image_stats(connection: Connection, dataset_id: int) -> dict[str, int]:
     return {"Total": sum(counts.values()), "Labeled": normal + anomaly, "Normal": normal, "Anomaly": anomaly}
 
 
-def delete_dataset(call: Call, connection: Connection, params: Params) -> Result:
-    """DeleteDataset: gone at once for everybody; its entries are removed in the background."""
+def delete_dataset(call: Call, connection: Connection, params: Params) -> OperationResult:
+    """DeleteDataset: gone at once for everybody; its entries are removed in the background.
+
+    Raises:
+        ConflictError: the dataset is busy, or a training waits for it.
+    """
     name, kind = params["ProjectName"], params["DatasetType"]
     row = find_dataset(connection, call.scope, name, kind)
     version = waiting_training(connection, row.project_id)
@@ -92,7 +102,7 @@ def release(connection: Connection, row: Row) -> bool:
     return True
 
 
-def list_dataset_entries(call: Call, connection: Connection, params: Params) -> Result:
+def list_dataset_entries(call: Call, connection: Connection, params: Params) -> OperationResult:
     """ListDatasetEntries, in the order in which they were added. The filters combine."""
     row = find_dataset(connection, call.scope, params["ProjectName"], params["DatasetType"])
     filters = {k: params[k] for k in ("Labeled", "AnomalyClass", "BeforeCreationDate", "AfterCreationDate", "SourceRefContains")
@@ -114,8 +124,12 @@ def list_dataset_entries(call: Call, connection: Connection, params: Params) -> 
     return {"DatasetEntries": [r.line for r in rows], "NextToken": token}
 
 
-def update_dataset_entries(call: Call, connection: Connection, params: Params) -> Result:
-    """UpdateDatasetEntries: all lines or none, in the background."""
+def update_dataset_entries(call: Call, connection: Connection, params: Params) -> OperationResult:
+    """UpdateDatasetEntries: all lines or none, in the background.
+
+    Raises:
+        ConflictError: the dataset is busy.
+    """
     name, kind = params["ProjectName"], params["DatasetType"]
     row = find_dataset(connection, call.scope, name, kind)
     if not advance(connection, "dataset", row.id, "update"):
@@ -127,7 +141,7 @@ def update_dataset_entries(call: Call, connection: Connection, params: Params) -
     return {"Status": "UPDATE_IN_PROGRESS"}
 
 
-def describe_metadata(row: Row) -> Result:
+def describe_metadata(row: Row) -> OperationResult:
     """DatasetMetadata. The message is always there: scripts read it without looking."""
     return {
         "DatasetType": row.kind, "CreationTimestamp": row.created, "Status": row.status, "StatusMessage": row.message,

@@ -12,14 +12,14 @@ from linewatch.anomaly_model.limits import LIMITS
 from linewatch.anomaly_model.picture import Rgb, decode_picture
 from linewatch.control_plane.errors import ApiError, InternalError, ThrottlingError, ValidationError
 from linewatch.control_plane.operations.lookup import find_model
-from linewatch.control_plane.services import Call, Result
+from linewatch.control_plane.services import Call, OperationResult
 from linewatch.control_plane.wire.requests import Params
 from linewatch.edge_agent.client import AgentCallError
 
 _SIGNATURES = {"image/png": b"\x89PNG\r\n\x1a\n", "image/jpeg": b"\xff\xd8\xff"}
 _LABELS = ("ProjectName", "ModelVersion")
-PROCESSED = Counter("linewatch_processed_images", "ProcessedImageCount and SuccessfulRequestCount: pictures that were judged", _LABELS)
-ANOMALIES = Counter("linewatch_detected_anomalies", "DetectedAnomalyCount: pictures that were judged anomalous", _LABELS)
+PROCESSED = Counter("linewatch_processed_images", "ProcessedImageCount and SuccessfulRequestCount: pictures that were answered", _LABELS)
+ANOMALIES = Counter("linewatch_detected_anomalies", "DetectedAnomalyCount: pictures that were predicted anomalous", _LABELS)
 INVALID = Counter("linewatch_invalid_images", "InvalidImageCount: pictures that were refused", _LABELS)
 THROTTLED = Counter("linewatch_throttled_requests", "ThrottledCount: calls over capacity", _LABELS)
 FAILED = Counter("linewatch_failed_requests", "ErrorCount: calls that failed for another reason", _LABELS)
@@ -29,7 +29,7 @@ TIME = Histogram(
 )  # fmt: skip
 
 
-def detect_anomalies(call: Call, params: Params) -> Result:
+def detect_anomalies(call: Call, params: Params) -> OperationResult:
     """DetectAnomalies.
 
     Raises:
@@ -52,7 +52,7 @@ def detect_anomalies(call: Call, params: Params) -> Result:
         raise
 
 
-def _detect(call: Call, params: Params, row: Any, labels: tuple[str, str]) -> Result:
+def _detect(call: Call, params: Params, row: Any, labels: tuple[str, str]) -> OperationResult:
     model = call.services.hosting.find(row, "/".join(labels))
     picture = _decode(params["Body"], params["ContentType"])
     height, width = picture.shape[:2]
@@ -68,7 +68,7 @@ def _detect(call: Call, params: Params, row: Any, labels: tuple[str, str]) -> Re
     PROCESSED.labels(*labels).inc()
     if found.is_anomalous:
         ANOMALIES.labels(*labels).inc()
-    result: Result = {
+    result: OperationResult = {
         "Source": {"Type": "direct"}, "IsAnomalous": found.is_anomalous, "Confidence": found.confidence,
     }  # fmt: skip
     if model.is_segmentation and mask is not None:

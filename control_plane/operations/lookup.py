@@ -1,16 +1,11 @@
 """Finding what a call names, or answering that it is not there."""
 
-from typing import Any
-
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from linewatch.control_plane.errors import NotFoundError
 from linewatch.control_plane.identifiers import Scope
-from linewatch.control_plane.store.schema import datasets, models, packagings, projects
-
-Row = Any
-"""A row of a table; its columns are attributes."""
+from linewatch.control_plane.store.schema import Row, datasets, models, packagings, projects
 
 
 def count(connection: Connection, source: sa.FromClause, *conditions: sa.ColumnElement[bool]) -> int:
@@ -43,6 +38,12 @@ def find_project(connection: Connection, scope: Scope, name: str) -> Row:
 def find_dataset(connection: Connection, scope: Scope, project: str, kind: str) -> Row:
     """A project's train or test dataset.
 
+    Args:
+        connection: to read with.
+        scope: of the caller.
+        project: name.
+        kind: train or test.
+
     Raises:
         NotFoundError
     """
@@ -62,6 +63,12 @@ def dataset_of(connection: Connection, project_id: int, kind: str) -> Row | None
 def find_model(connection: Connection, scope: Scope, project: str, version: str) -> Row:
     """A model version; `latest` is the highest number.
 
+    Args:
+        connection: to read with.
+        scope: of the caller.
+        project: name.
+        version: a number, or latest.
+
     Raises:
         NotFoundError
     """
@@ -79,6 +86,12 @@ def find_model(connection: Connection, scope: Scope, project: str, version: str)
 
 def find_packaging(connection: Connection, scope: Scope, project: str, name: str) -> Row:
     """A packaging job.
+
+    Args:
+        connection: to read with.
+        scope: of the caller.
+        project: name.
+        name: of the job.
 
     Raises:
         NotFoundError

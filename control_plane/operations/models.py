@@ -3,26 +3,26 @@
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from linewatch.control_plane.access.rights import CALLER, require_readable, require_writable
 from linewatch.control_plane.entries import parse_entry
 from linewatch.control_plane.errors import ConflictError, QuotaError, ValidationError
-from linewatch.control_plane.jobs.table import add_job
 from linewatch.control_plane.operations.datasets import both_datasets, training_lines
-from linewatch.control_plane.operations.lookup import Row, count, find_model, find_project
+from linewatch.control_plane.operations.lookup import count, find_model, find_project
 from linewatch.control_plane.operations.packaging import UNFINISHED
 from linewatch.control_plane.operations.paging import read_page
 from linewatch.control_plane.operations.tagging import put_tags
 from linewatch.control_plane.results import evaluation
-from linewatch.control_plane.services import Call, Result
+from linewatch.control_plane.rights import CALLER, require_readable, require_writable
+from linewatch.control_plane.services import Call, OperationResult
 from linewatch.control_plane.store.database import now
-from linewatch.control_plane.store.schema import models, packagings, projects, tags
+from linewatch.control_plane.store.job_queue import add_job
+from linewatch.control_plane.store.schema import Row, models, packagings, projects, tags
 from linewatch.control_plane.store.transitions import advance
 from linewatch.control_plane.wire.requests import Params
 
 ACTIVE = ("STARTING_HOSTING", "HOSTED", "SYSTEM_UPDATING", "STOPPING_HOSTING")
 
 
-def create_model(call: Call, connection: Connection, params: Params) -> Result:
+def create_model(call: Call, connection: Connection, params: Params) -> OperationResult:
     """CreateModel: a new version, trained in the background."""
     name, settings, scope = params["ProjectName"], call.services.settings, call.scope
     project = find_project(connection, scope, name)
@@ -70,13 +70,13 @@ def _check_quotas(connection: Connection, call: Call, project: Row) -> None:
         )  # fmt: skip
 
 
-def describe_model(call: Call, connection: Connection, params: Params) -> Result:
+def describe_model(call: Call, connection: Connection, params: Params) -> OperationResult:
     """DescribeModel."""
     name = params["ProjectName"]
     row = find_model(connection, call.scope, name, params["ModelVersion"])
     bucket = row.output_bucket
 
-    def place(key: str | None) -> Result | None:
+    def place(key: str | None) -> OperationResult | None:
         return None if key is None else {"Bucket": bucket, "Key": key}
 
     return {
@@ -93,7 +93,7 @@ def describe_model(call: Call, connection: Connection, params: Params) -> Result
     }
 
 
-def list_models(call: Call, connection: Connection, params: Params) -> Result:
+def list_models(call: Call, connection: Connection, params: Params) -> OperationResult:
     """ListModels, newest first."""
     name = params["ProjectName"]
     project = find_project(connection, call.scope, name)
@@ -108,8 +108,13 @@ _BEFORE_DELETING = {
 }
 
 
-def delete_model(call: Call, connection: Connection, params: Params) -> Result:
-    """DeleteModel, of a model that nothing works on: not while it is trained, hosted or packaged."""
+def delete_model(call: Call, connection: Connection, params: Params) -> OperationResult:
+    """DeleteModel, of a model that nothing works on: not while it is trained, hosted or packaged.
+
+    Raises:
+        NotFoundError: there is no such model.
+        ConflictError: something works on it.
+    """
     name, version = params["ProjectName"], params["ModelVersion"]
     row = find_model(connection, call.scope, name, version)
     if not advance(connection, "model", row.id, "delete"):
@@ -127,8 +132,15 @@ def delete_model(call: Call, connection: Connection, params: Params) -> Result:
     return {"ModelArn": call.scope.model(name, row.version)}
 
 
-def start_model(call: Call, connection: Connection, params: Params) -> Result:
-    """StartModel: hosting begins in the background."""
+def start_model(call: Call, connection: Connection, params: Params) -> OperationResult:
+    """StartModel: hosting begins in the background.
+
+    Raises:
+        NotFoundError: there is no such model.
+        ValidationError: more units at least than at most.
+        QuotaError: too many units, or too many hosted models.
+        ConflictError: the model is not trained, or is hosted.
+    """
     name, version, settings = params["ProjectName"], params["ModelVersion"], call.services.settings
     low, high = params["MinInferenceUnits"], params.get("MaxInferenceUnits")
     row = find_model(connection, call.scope, name, version)
@@ -153,8 +165,13 @@ def start_model(call: Call, connection: Connection, params: Params) -> Result:
     return {"Status": "STARTING_HOSTING"}
 
 
-def stop_model(call: Call, connection: Connection, params: Params) -> Result:
-    """StopModel: running calls are answered, then the processes end."""
+def stop_model(call: Call, connection: Connection, params: Params) -> OperationResult:
+    """StopModel: running calls are answered, then the processes end.
+
+    Raises:
+        NotFoundError: there is no such model.
+        ConflictError: the model is not hosted.
+    """
     name = params["ProjectName"]
     row = find_model(connection, call.scope, name, params["ModelVersion"])
     if not advance(connection, "model", row.id, "stop"):
@@ -171,7 +188,7 @@ def model_tags(connection: Connection, model_id: int) -> dict[str, str]:
     return {row.key: row.value for row in rows}
 
 
-def _metadata(call: Call, project: str, row: Row) -> Result:
+def _metadata(call: Call, project: str, row: Row) -> OperationResult:
     """ModelMetadata. The message is always there: scripts read it without looking."""
     return {
         "CreationTimestamp": row.created,

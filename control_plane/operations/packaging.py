@@ -6,15 +6,15 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from linewatch.control_plane.access.rights import CALLER, require_writable
 from linewatch.control_plane.errors import ConflictError, QuotaError, ValidationError
-from linewatch.control_plane.jobs.table import add_job
-from linewatch.control_plane.operations.lookup import Row, count, find_model, find_packaging, find_project
+from linewatch.control_plane.operations.lookup import count, find_model, find_packaging, find_project
 from linewatch.control_plane.operations.paging import read_page
 from linewatch.control_plane.results import component as component_prefix
-from linewatch.control_plane.services import Call, Result
+from linewatch.control_plane.rights import CALLER, require_writable
+from linewatch.control_plane.services import Call, OperationResult
 from linewatch.control_plane.store.database import now
-from linewatch.control_plane.store.schema import components, models, packagings, projects
+from linewatch.control_plane.store.job_queue import add_job
+from linewatch.control_plane.store.schema import Row, components, models, packagings, projects
 from linewatch.control_plane.wire.requests import Params
 from linewatch.packager.targets import GPU_OPTIONS, TargetError, find_target, parse_options
 
@@ -25,8 +25,16 @@ PACKABLE = ("TRAINED", "STARTING_HOSTING", "HOSTED", "SYSTEM_UPDATING", "STOPPIN
 UNFINISHED = ("CREATED", "RUNNING")
 
 
-def start_model_packaging_job(call: Call, connection: Connection, params: Params) -> Result:
-    """StartModelPackagingJob: compiled and packed in the background."""
+def start_model_packaging_job(call: Call, connection: Connection, params: Params) -> OperationResult:
+    """StartModelPackagingJob: compiled and packed in the background.
+
+    Raises:
+        NotFoundError: there is no such project or model.
+        ValidationError: the target cannot be packaged for.
+        ConflictError: the model is not trained, or the job's or component's name is taken.
+        QuotaError: too many packagings at the same time.
+        AccessDeniedError: the caller may not write to the place for the results.
+    """
     project_name, scope = params["ProjectName"], call.scope
     project = find_project(connection, scope, project_name)
     model = find_model(connection, scope, project_name, params["ModelVersion"])
@@ -118,7 +126,7 @@ def compiler_options(wanted: dict[str, Any]) -> dict[str, str | list[str]]:
     return parse_options(text) if text is not None else {}
 
 
-def describe_model_packaging_job(call: Call, connection: Connection, params: Params) -> Result:
+def describe_model_packaging_job(call: Call, connection: Connection, params: Params) -> OperationResult:
     """DescribeModelPackagingJob."""
     row = find_packaging(connection, call.scope, params["ProjectName"], params["JobName"])
     wanted = row.configuration["Greengrass"]
@@ -139,7 +147,7 @@ def describe_model_packaging_job(call: Call, connection: Connection, params: Par
     }
 
 
-def list_model_packaging_jobs(call: Call, connection: Connection, params: Params) -> Result:
+def list_model_packaging_jobs(call: Call, connection: Connection, params: Params) -> OperationResult:
     """ListModelPackagingJobs, newest first."""
     name = params["ProjectName"]
     project = find_project(connection, call.scope, name)
@@ -148,7 +156,7 @@ def list_model_packaging_jobs(call: Call, connection: Connection, params: Params
     return {"ModelPackagingJobs": [_metadata(name, row) for row in rows], "NextToken": token}
 
 
-def _metadata(project: str, row: Row) -> Result:
+def _metadata(project: str, row: Row) -> OperationResult:
     return {
         "JobName": row.name, "ProjectName": project, "ModelVersion": str(row.model_version),
         "ModelPackagingJobDescription": row.description, "ModelPackagingMethod": METHOD, "Status": row.status,

@@ -5,8 +5,8 @@ from typing import Any
 from sqlalchemy import ColumnElement, Select
 from sqlalchemy.engine import Connection
 
-from linewatch.control_plane.operations.lookup import Row
 from linewatch.control_plane.services import Call
+from linewatch.control_plane.store.schema import Row
 from linewatch.control_plane.wire.requests import Params
 
 PAGE = 100

@@ -5,16 +5,21 @@ from sqlalchemy.engine import Connection
 
 from linewatch.control_plane.errors import ConflictError, QuotaError
 from linewatch.control_plane.operations.datasets import describe_metadata, release
-from linewatch.control_plane.operations.lookup import Row, count, find_project, owned, project_of
+from linewatch.control_plane.operations.lookup import count, find_project, owned, project_of
 from linewatch.control_plane.operations.paging import read_page
-from linewatch.control_plane.services import Call, Result
+from linewatch.control_plane.services import Call, OperationResult
 from linewatch.control_plane.store.database import now
-from linewatch.control_plane.store.schema import datasets, entries, models, projects
+from linewatch.control_plane.store.schema import Row, datasets, entries, models, projects
 from linewatch.control_plane.wire.requests import Params
 
 
-def create_project(call: Call, connection: Connection, params: Params) -> Result:
-    """CreateProject."""
+def create_project(call: Call, connection: Connection, params: Params) -> OperationResult:
+    """CreateProject.
+
+    Raises:
+        ConflictError: there is one of this name.
+        QuotaError: there are too many.
+    """
     name, scope, quota = params["ProjectName"], call.scope, call.services.settings.quota_projects
     if project_of(connection, scope, name) is not None:
         raise ConflictError(f"The project {name} exists already", name, "PROJECT")
@@ -26,7 +31,7 @@ def create_project(call: Call, connection: Connection, params: Params) -> Result
     return {"ProjectMetadata": _metadata(call, row)}
 
 
-def describe_project(call: Call, connection: Connection, params: Params) -> Result:
+def describe_project(call: Call, connection: Connection, params: Params) -> OperationResult:
     """DescribeProject."""
     row = find_project(connection, call.scope, params["ProjectName"])
     query = sa.select(datasets).where(datasets.c.project_id == row.id, datasets.c.kind.is_not(None))
@@ -34,7 +39,7 @@ def describe_project(call: Call, connection: Connection, params: Params) -> Resu
     return {"ProjectDescription": {**_metadata(call, row), "Datasets": [describe_metadata(d) for d in found]}}
 
 
-def list_projects(call: Call, connection: Connection, params: Params) -> Result:
+def list_projects(call: Call, connection: Connection, params: Params) -> OperationResult:
     """ListProjects, by name."""
     scope, query = call.scope, sa.select(projects).where(owned(call.scope))
     listing = ["projects", scope.account, scope.region]
@@ -42,8 +47,13 @@ def list_projects(call: Call, connection: Connection, params: Params) -> Result:
     return {"Projects": [_metadata(call, row) for row in rows], "NextToken": token}
 
 
-def delete_project(call: Call, connection: Connection, params: Params) -> Result:
-    """DeleteProject. Models go first; empty datasets go with it, others where the settings say so."""
+def delete_project(call: Call, connection: Connection, params: Params) -> OperationResult:
+    """DeleteProject. Models go first; empty datasets go with it, others where the settings say so.
+
+    Raises:
+        NotFoundError: there is no such project.
+        ConflictError: it has models, or datasets with entries.
+    """
     name = params["ProjectName"]
     row = find_project(connection, call.scope, name)
     left = connection.execute(sa.select(models.c.version, models.c.status).where(models.c.project_id == row.id)).all()
@@ -65,5 +75,5 @@ def delete_project(call: Call, connection: Connection, params: Params) -> Result
     return {"ProjectArn": call.scope.project(name)}
 
 
-def _metadata(call: Call, row: Row) -> Result:
+def _metadata(call: Call, row: Row) -> OperationResult:
     return {"ProjectArn": call.scope.project(row.name), "ProjectName": row.name, "CreationTimestamp": row.created}

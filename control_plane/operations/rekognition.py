@@ -1,18 +1,17 @@
 """The calls of Rekognition that scripts made on their datasets: DistributeDatasetEntries, and what hands out the ARNs."""
 
-from typing import ClassVar
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from linewatch.control_plane.errors import ApiError, ConflictError, NotFoundError, ValidationError
+from linewatch.control_plane.errors import ConflictError, InvalidPageTokenError, NotFoundError, ValidationError
 from linewatch.control_plane.identifiers import parse_dataset_arn
-from linewatch.control_plane.jobs.table import add_job
 from linewatch.control_plane.operations.datasets import image_stats
-from linewatch.control_plane.operations.lookup import Row, count, dataset_of, owned, project_of
+from linewatch.control_plane.operations.lookup import count, dataset_of, owned, project_of
 from linewatch.control_plane.operations.paging import read_page
-from linewatch.control_plane.services import Call, Result
-from linewatch.control_plane.store.schema import datasets, entries, projects
+from linewatch.control_plane.services import Call, OperationResult
+from linewatch.control_plane.store.job_queue import add_job
+from linewatch.control_plane.store.schema import Row, datasets, entries, projects
 from linewatch.control_plane.store.transitions import advance
 from linewatch.control_plane.wire.requests import Params
 
@@ -21,20 +20,17 @@ _STATUS = {
     "UPDATE_FAILED_ROLLBACK_COMPLETE": "UPDATE_FAILED",
 }
 """What Rekognition calls our statuses. Those that are not here have the same name there."""
-
-
 _LEAST_ENTRIES = 5
 
 
-class InvalidPageTokenError(ApiError):
-    """As Rekognition calls it."""
+def distribute_dataset_entries(call: Call, connection: Connection, params: Params) -> OperationResult:
+    """DistributeDatasetEntries: a fifth of the training entries moves to the empty test dataset, in the background.
 
-    code: ClassVar[str] = "InvalidPaginationTokenException"
-    status: ClassVar[int] = 400
-
-
-def distribute_dataset_entries(call: Call, connection: Connection, params: Params) -> Result:
-    """DistributeDatasetEntries: a fifth of the training entries moves to the empty test dataset, in the background."""
+    Raises:
+        NotFoundError: there is no such dataset.
+        ValidationError: the two are not an empty test dataset and a training dataset of one project.
+        ConflictError: a dataset is busy.
+    """
     found = [_find(call, connection, item["Arn"]) for item in params["Datasets"]]
     (first, project), (second, other) = found
     if project.id != other.id:
@@ -69,7 +65,7 @@ def _find(call: Call, connection: Connection, arn: str) -> tuple[Row, Row]:
     return row, project
 
 
-def describe_dataset(call: Call, connection: Connection, params: Params) -> Result:
+def describe_dataset(call: Call, connection: Connection, params: Params) -> OperationResult:
     """DescribeDataset."""
     row, _ = _find(call, connection, params["DatasetArn"])
     stats = image_stats(connection, row.id)
@@ -86,14 +82,18 @@ def describe_dataset(call: Call, connection: Connection, params: Params) -> Resu
     }  # fmt: skip
 
 
-def _status(row: Row) -> Result:
+def _status(row: Row) -> OperationResult:
     status = _STATUS.get(row.status, row.status)
     code = "CLIENT_ERROR" if status.endswith("FAILED") else "SUCCESS"
     return {"Status": status, "StatusMessage": row.message, "StatusMessageCode": code}
 
 
-def describe_projects(call: Call, connection: Connection, params: Params) -> Result:
-    """DescribeProjects: ours, with the ARNs by which Rekognition's calls know their datasets."""
+def describe_projects(call: Call, connection: Connection, params: Params) -> OperationResult:
+    """DescribeProjects: ours, with the ARNs by which Rekognition's calls know their datasets.
+
+    Raises:
+        InvalidPageTokenError: not a token of this list.
+    """
     scope, query = call.scope, sa.select(projects).where(owned(call.scope))
     if "ProjectNames" in params:
         query = query.where(projects.c.name.in_(params["ProjectNames"]))
@@ -105,7 +105,7 @@ def describe_projects(call: Call, connection: Connection, params: Params) -> Res
     except ValidationError as error:
         raise InvalidPageTokenError(str(error)) from None
     theirs = sa.and_(datasets.c.project_id.in_([r.id for r in shown]), datasets.c.kind.is_not(None))
-    below: dict[int, list[Result]] = {}
+    below: dict[int, list[OperationResult]] = {}
     names = {r.id: r.name for r in shown}
     for row in connection.execute(sa.select(datasets).where(theirs).order_by(datasets.c.kind.desc())):
         arn = scope.rekognition_dataset(names[row.project_id], row.kind, row.created)

@@ -7,9 +7,9 @@ from sqlalchemy.engine import Connection
 
 from linewatch.control_plane.errors import NotFoundError, QuotaError, ValidationError
 from linewatch.control_plane.identifiers import parse_model_arn
-from linewatch.control_plane.operations.lookup import Row, count, find_model
-from linewatch.control_plane.services import Call, Result
-from linewatch.control_plane.store.schema import tags
+from linewatch.control_plane.operations.lookup import count, find_model
+from linewatch.control_plane.services import Call, OperationResult
+from linewatch.control_plane.store.schema import Row, tags
 from linewatch.control_plane.wire.requests import Params
 
 
@@ -22,6 +22,13 @@ def _find(call: Call, connection: Connection, arn: str) -> Row:
 
 def put_tags(connection: Connection, model_id: int, wanted: list[dict[str, Any]], quota: int, resource: str) -> None:
     """Add tags, or change their values.
+
+    Args:
+        connection: to write with.
+        model_id: of the model's row.
+        wanted: tags as {"Key": ..., "Value": ...}.
+        quota: most tags of a model.
+        resource: ARN of the model, for errors.
 
     Raises:
         ValidationError: one key twice. QuotaError: too many.
@@ -37,21 +44,21 @@ def put_tags(connection: Connection, model_id: int, wanted: list[dict[str, Any]]
         raise QuotaError(f"the model would have {total} tags; quota_tags allows {quota}", "quota_tags", resource, "MODEL")
 
 
-def tag_resource(call: Call, connection: Connection, params: Params) -> Result:
+def tag_resource(call: Call, connection: Connection, params: Params) -> OperationResult:
     """TagResource."""
     row = _find(call, connection, params["ResourceArn"])
     put_tags(connection, row.id, params["Tags"], call.services.settings.quota_tags, params["ResourceArn"])
     return {}
 
 
-def untag_resource(call: Call, connection: Connection, params: Params) -> Result:
+def untag_resource(call: Call, connection: Connection, params: Params) -> OperationResult:
     """UntagResource; keys that are not there are ignored."""
     row = _find(call, connection, params["ResourceArn"])
     connection.execute(sa.delete(tags).where(tags.c.model_id == row.id, tags.c.key.in_(params["TagKeys"])))
     return {}
 
 
-def list_tags_for_resource(call: Call, connection: Connection, params: Params) -> Result:
+def list_tags_for_resource(call: Call, connection: Connection, params: Params) -> OperationResult:
     """ListTagsForResource."""
     row = _find(call, connection, params["ResourceArn"])
     query = sa.select(tags.c.key, tags.c.value).where(tags.c.model_id == row.id).order_by(tags.c.key)

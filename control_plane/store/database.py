@@ -34,6 +34,9 @@ class Store:
 
         Args:
             url: sqlite:///PATH or postgresql://USER@HOST/NAME.
+
+        Raises:
+            StoreError: the address is malformed, or of another kind of database.
         """
         try:
             parsed = make_url(url)

@@ -1,5 +1,7 @@
 """The tables. Times are epoch seconds; every resource belongs to an account and a region through its project."""
 
+from typing import Any
+
 from sqlalchemy import (
     JSON,
     BigInteger,
@@ -25,6 +27,9 @@ metadata = MetaData(
 )
 Id = BigInteger().with_variant(Integer, "sqlite")
 """SQLite numbers rows by itself only where the type is INTEGER."""
+
+Row = Any
+"""A row of a table, as a query gives it; its columns are attributes."""
 
 credentials = Table(
     "credentials",

@@ -5,11 +5,11 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from linewatch.control_plane.states import DATASET, JOB, MODEL, PACKAGING, Machine
+from linewatch.control_plane.states import DATASET, JOB, MODEL, PACKAGING, StateMachine
 from linewatch.control_plane.store.database import now
 from linewatch.control_plane.store.schema import datasets, job_events, jobs, models, packagings
 
-MACHINES: dict[str, tuple[sa.Table, Machine, str]] = {
+STATE_MACHINES: dict[str, tuple[sa.Table, StateMachine, str]] = {
     "dataset": (datasets, DATASET, "status"),
     "model": (models, MODEL, "status"),
     "packaging": (packagings, PACKAGING, "status"),
@@ -30,7 +30,7 @@ def advance(connection: Connection, subject: str, row_id: int, event: str, **val
     Returns:
         Whether it applied. False: the row is gone, or in another state.
     """
-    table, machine, column = MACHINES[subject]
+    table, machine, column = STATE_MACHINES[subject]
     changes = {"message": "", **values, column: machine.target(event)}
     if "updated" in table.c:
         changes["updated"] = now()

@@ -30,7 +30,7 @@ def render(operation: Operation, result: dict[str, Any]) -> tuple[int, Headers, 
     return operation.status, [("content-type", _TYPES[operation.service])], msgspec.json.encode(body)
 
 
-_SPREAD = 4
+_JITTER = 4
 """Callers that are refused together are told times between one and this many times more, lest they come back together."""
 
 
@@ -47,7 +47,7 @@ def render_error(service: str, error: ApiError, chance: Callable[[], float] = ra
     members = dict(error.members)
     retry_after = members.pop("RetryAfterSeconds", None)
     if retry_after is not None:
-        headers.append(("retry-after", str(int(int(retry_after) * (1 + _SPREAD * chance())))))
+        headers.append(("retry-after", str(int(int(retry_after) * (1 + _JITTER * chance())))))
     if service == "rekognition":
         code, members = _REKOGNITION_CODES.get(code, code), {}
         status = 500 if code == "InternalServerError" else 400

@@ -23,7 +23,8 @@ from linewatch.anomaly_model.errors import LinewatchError, NotFiniteError, Pictu
 from linewatch.anomaly_model.manifest import GOLDEN_NAME
 from linewatch.anomaly_model.parity import ParityError, compare, golden_inputs
 from linewatch.anomaly_model.picture import check_size, wrap_rgb888
-from linewatch.anomaly_model.runtime import Runtime, open_runtime
+from linewatch.anomaly_model.runtime import Runtime
+from linewatch.anomaly_model.runtime_choice import open_runtime
 from linewatch.anomaly_model.signature import read_trusted_keys
 from linewatch.edge_agent.errors import InvalidRequestError
 from linewatch.edge_agent.memory import keep_freed_memory

@@ -12,7 +12,18 @@ from tvm.s_tir import SBlock, SBlockRealize
 from tvm.tirx import PrimFunc, Var, decl_buffer
 
 from linewatch.anomaly_model.picture import BOX_BITS
-from linewatch.packager.kernels.writer import PARALLEL_WORK, Buffer, Expr, Stmt, integer, load, loop, sequence, spread, store
+from linewatch.packager.kernels.writer import (
+    PARALLEL_WORK,
+    Buffer,
+    Expr,
+    Stmt,
+    broadcast,
+    integer,
+    load,
+    loop,
+    sequence,
+    store,
+)
 
 _PIXEL = 4
 """A pixel is a vector of four: R, G, B and the next pixel's R, which is ignored."""
@@ -41,8 +52,8 @@ def box_resize(height: int, width: int) -> PrimFunc:
 
     def mean(total: Expr, factor: Expr, lanes: int) -> Expr:
         """The total over count, rounded: factor is 2^BOX_BITS / count."""
-        half, shift = (spread(tirx.const(v, "int32"), lanes) for v in (1 << (BOX_BITS - 1), BOX_BITS))
-        return tirx.shift_right(total * spread(factor, lanes) + half, shift)
+        half, shift = (broadcast(tirx.const(v, "int32"), lanes) for v in (1 << (BOX_BITS - 1), BOX_BITS))
+        return tirx.shift_right(total * broadcast(factor, lanes) + half, shift)
 
     def several(at: Expr, taps: int, lanes: int) -> Expr:
         """The sum of some pixels next to each other."""
@@ -62,7 +73,7 @@ def box_resize(height: int, width: int) -> PrimFunc:
         part = decl_buffer((lanes,), "int32", name="part", scope="local", layout=None)
         return sequence([
             tirx.AllocBuffer(part),
-            store(part, spread(integer(0), lanes), 0, lanes),
+            store(part, broadcast(integer(0), lanes), 0, lanes),
             loop(column(1, x), lambda t: store(part, load(part, 0, lanes) + several(first_tap + t * 3, 1, lanes), 0, lanes)),
             add(load(part, 0, lanes)),
         ])  # fmt: skip
@@ -81,7 +92,7 @@ def box_resize(height: int, width: int) -> PrimFunc:
 
         return sequence([
             tirx.AllocBuffer(sums),
-            loop(width, lambda x: store(sums, spread(integer(0), _PIXEL), x * _PIXEL, _PIXEL)),
+            loop(width, lambda x: store(sums, broadcast(integer(0), _PIXEL), x * _PIXEL, _PIXEL)),
             loop(row(1, y), input_row),
             columns(lambda x, lanes, channel: finish(sums, y, x, lanes, channel)),
         ])  # fmt: skip

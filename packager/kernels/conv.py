@@ -19,11 +19,11 @@ from linewatch.packager.kernels.writer import (
     Stmt,
     accumulators,
     apply,
+    broadcast,
     integer,
     load,
     loop,
     sequence,
-    spread,
     store,
 )  # fmt: skip
 from linewatch.packager.plan import Step
@@ -56,7 +56,14 @@ class Geometry:
 
 
 def pack_weights(weight: F32, stored_out: int, blocks: int, lanes: int) -> F32:
-    """O x I x KH x KW to the packed order, channels padded with zeros; flat."""
+    """O x I x KH x KW to the packed order, channels padded with zeros; flat.
+
+    Args:
+        weight: O x I x KH x KW float32.
+        stored_out: output channels in whole vectors.
+        blocks: vectors of output channels that a tile computes.
+        lanes: float32 values of a vector.
+    """
     out, inner, ky, kx = weight.shape
     padded = np.zeros((stored_out, inner, ky, kx), np.float32)
     padded[:out] = weight
@@ -152,7 +159,7 @@ def _body(isa: Isa, step: Step, g: Geometry, tile: Tile, x: Buffer, w: Buffer, b
                 updates = []
                 for m in members:
                     position = (column + m) * g.sx - g.left + kx * g.dx
-                    value = spread(load(x, ((row * g.sy + ky * g.dy - g.top) * iw + position) * pitch + c), lanes)
+                    value = broadcast(load(x, ((row * g.sy + ky * g.dy - g.top) * iw + position) * pitch + c), lanes)
                     for j in range(blocks):
                         weight = load(w, (((group * g.ky + ky) * g.kx + kx) * ic + c) * (blocks * lanes) + j * lanes, lanes)
                         updates.append(store(acc, load(acc, slot(m, j), lanes) + value * weight, slot(m, j), lanes))
@@ -197,7 +204,15 @@ def _body(isa: Isa, step: Step, g: Geometry, tile: Tile, x: Buffer, w: Buffer, b
 
 
 def over_window_rows(g: Geometry, row: Expr, ih: int, oh: int, window_row: Callable[[Expr], Stmt]) -> Stmt:
-    """`window_row(ky)` for each row of the window at output row `row` that lies inside the input's `ih` rows."""
+    """`window_row(ky)` for each row of the window at output row `row` that lies inside the input's `ih` rows.
+
+    Args:
+        g: of the convolution.
+        row: of the output.
+        ih: rows of the input.
+        oh: rows of the output.
+        window_row: writes the code of a row of the window, ky.
+    """
     if g.top <= 0 and (oh - 1) * g.sy - g.top + (g.ky - 1) * g.dy < ih:  # all of them, always
         return loop(g.ky, window_row) if g.ky > 1 else window_row(integer(0))
     if g.dy == 1:
@@ -213,7 +228,14 @@ def over_window_rows(g: Geometry, row: Expr, ih: int, oh: int, window_row: Calla
 
 
 def row_segments(g: Geometry, ow: int, iw: int, pixels: int) -> list[tuple[int, int, int, bool]]:
-    """Split an output row in runs of tiles: (first column, pixels a tile, tiles, whether the window stays inside)."""
+    """Split an output row in runs of tiles: (first column, pixels a tile, tiles, whether the window stays inside).
+
+    Args:
+        g: of the convolution.
+        ow: columns of the output.
+        iw: columns of the input.
+        pixels: most that a tile computes.
+    """
     runs: list[tuple[int, int, int, bool]] = []
     column = 0
     while column < ow:

@@ -10,6 +10,7 @@ from linewatch.packager.kernels.writer import (
     Kernel,
     Stmt,
     apply,
+    broadcast,
     each_place,
     floats,
     integer,
@@ -18,7 +19,6 @@ from linewatch.packager.kernels.writer import (
     loop,
     real,
     sequence,
-    spread,
     store,
 )
 from linewatch.packager.plan import Output, Source, Step, Tensor
@@ -103,7 +103,7 @@ def elementwise(isa: Isa, step: Step) -> object:
     def pixel(place: Expr) -> Stmt:
         def vector(v: Expr) -> Stmt:
             index = place * target.stored + v * lanes
-            other = load(inputs[1], v * lanes, lanes) if second == "channels" else spread(load(inputs[1], place), lanes)
+            other = load(inputs[1], v * lanes, lanes) if second == "channels" else broadcast(load(inputs[1], place), lanes)
             value = _OPERATORS[op](load(inputs[0], index, lanes), other)
             return store(y, apply(value, step.epilogue, lanes), index, lanes)
 
@@ -172,7 +172,7 @@ def pad(isa: Isa, step: Step) -> object:
             inside = tirx.all(i >= 0, i < source.height, j >= 0, j < source.width)
 
             def vector(v: Expr, *, copied: bool) -> Stmt:
-                filling = spread(real(value), lanes)
+                filling = broadcast(real(value), lanes)
                 read = load(x, (i * source.width + j) * source.stored + v * lanes, lanes) if copied else filling
                 return store(y, read, (r * target.width + c) * target.stored + v * lanes, lanes)
 

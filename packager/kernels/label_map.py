@@ -4,12 +4,19 @@ from tvm import tirx
 from tvm.s_tir import SBlock, SBlockRealize
 from tvm.tirx import BufferLoad, BufferStore, PrimFunc, Ramp, decl_buffer
 
-from linewatch.packager.kernels.writer import Expr, Stmt, integer, load, loop, sequence, spread, store
+from linewatch.packager.kernels.writer import Expr, Stmt, broadcast, integer, load, loop, sequence, store
 from linewatch.packager.targets import Isa
 
 
 def label_map(isa: Isa, labels: int, height: int, width: int) -> PrimFunc:
-    """Parameters: logits (1 x labels x height x width float32), output (height x width uint8)."""
+    """Parameters: logits (1 x labels x height x width float32), output (height x width uint8).
+
+    Args:
+        isa: what the code may use.
+        labels: with the background.
+        height: of the map.
+        width: of the map.
+    """
     logits = decl_buffer((1, labels, height, width), "float32", name="logits", layout=None)
     target = decl_buffer((height, width), "uint8", name="label_map", layout=None)
     zero = integer(0)
@@ -21,13 +28,13 @@ def label_map(isa: Isa, labels: int, height: int, width: int) -> PrimFunc:
 
         def compare(k: int) -> list[Stmt]:
             value = BufferLoad(logits, [zero, integer(k), y, at])
-            stronger = tirx.Select(value > load(best, 0, lanes), spread(integer(k), lanes), load(label, 0, lanes))
+            stronger = tirx.Select(value > load(best, 0, lanes), broadcast(integer(k), lanes), load(label, 0, lanes))
             return [store(label, stronger, 0, lanes), store(best, tirx.max(load(best, 0, lanes), value), 0, lanes)]
 
         narrow = f"uint8x{lanes}" if lanes > 1 else "uint8"
         return sequence([
             tirx.AllocBuffer(best), tirx.AllocBuffer(label),
-            store(best, BufferLoad(logits, [zero, zero, y, at]), 0, lanes), store(label, spread(zero, lanes), 0, lanes),
+            store(best, BufferLoad(logits, [zero, zero, y, at]), 0, lanes), store(label, broadcast(zero, lanes), 0, lanes),
             *(part for k in range(1, labels) for part in compare(k)),
             BufferStore(target, tirx.Cast(narrow, load(label, 0, lanes)), [y, at]),
         ])  # fmt: skip

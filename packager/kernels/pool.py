@@ -11,6 +11,7 @@ from linewatch.packager.kernels.writer import (
     Stmt,
     accumulators,
     apply,
+    broadcast,
     each_place,
     exp,
     integer,
@@ -19,7 +20,6 @@ from linewatch.packager.kernels.writer import (
     loop,
     real,
     sequence,
-    spread,
     store,
 )  # fmt: skip
 from linewatch.packager.plan import Step
@@ -63,12 +63,12 @@ def window_pool(isa: Isa, step: Step) -> object:
 
         result = load(acc, 0, lanes)
         if mean and (count_pad or (rows_inside and x1 - x0 == kx)):
-            result = result * spread(real(1 / (ky * kx)), lanes)
+            result = result * broadcast(real(1 / (ky * kx)), lanes)
         elif mean:
-            result = result / spread((y1 - y0).astype("float32") * real(x1 - x0), lanes)
+            result = result / broadcast((y1 - y0).astype("float32") * real(x1 - x0), lanes)
         return sequence([
             allocation,
-            store(acc, spread(real(initial), lanes), 0, lanes),
+            store(acc, broadcast(real(initial), lanes), 0, lanes),
             loop(y1 - y0, lambda i: loop(x1 - x0, lambda j: tap(i, j), start=x0), start=y0),
             store(y, apply(result, step.epilogue, lanes), (row * ow + column) * channels + block * lanes, lanes),
         ])  # fmt: skip
@@ -99,10 +99,10 @@ def global_pool(isa: Isa, step: Step) -> object:
     def block(p: Expr) -> Stmt:
         acc, allocation = accumulators(lanes)
         total = load(acc, 0, lanes)
-        result = total * spread(real(1 / count), lanes) if op == "mean" else total
+        result = total * broadcast(real(1 / count), lanes) if op == "mean" else total
         return sequence([
             allocation,
-            store(acc, spread(real(initial), lanes), 0, lanes),
+            store(acc, broadcast(real(initial), lanes), 0, lanes),
             loop(count, lambda i: store(
                 acc, combine(load(acc, 0, lanes), load(x, i * channels + p * lanes, lanes)), 0, lanes)),
             store(y, apply(result, step.epilogue, lanes), p * lanes, lanes),
@@ -138,7 +138,7 @@ def channel_reduce(isa: Isa, step: Step) -> object:
 
         statements = [allocation, allocate_total, store(total, real(initial), 0)]
         if whole:
-            statements.append(store(acc, spread(real(initial), lanes), 0, lanes))
+            statements.append(store(acc, broadcast(real(initial), lanes), 0, lanes))
             statements.append(loop(whole, lambda v: store(
                 acc, combine(load(acc, 0, lanes), term(v * lanes, lanes)), 0, lanes)))  # fmt: skip
             statements += [fold(load(acc, j)) for j in range(lanes)]
@@ -183,14 +183,14 @@ def softmax(isa: Isa, step: Step) -> object:
                 return store(acc, combine(load(acc, 0, n), load(buffer, index, n)), 0, n)
 
             folds = [store(into, combine(load(into, 0), load(acc, j)), 0) for j in range(lanes)]
-            return [store(into, real(initial), 0), store(acc, spread(real(initial), lanes), 0, lanes), *each(body), *folds]
+            return [store(into, real(initial), 0), store(acc, broadcast(real(initial), lanes), 0, lanes), *each(body), *folds]
 
         return sequence([
             allocation, allocate_best, allocate_total,
             *reduced(best, tirx.max, -LARGEST, x),
-            *each(lambda index, n: store(y, exp(load(x, index, n) - spread(load(best, 0), n), n), index, n)),
+            *each(lambda index, n: store(y, exp(load(x, index, n) - broadcast(load(best, 0), n), n), index, n)),
             *reduced(total, lambda a, b: a + b, 0.0, y),
-            *each(lambda index, n: store(y, apply(load(y, index, n) / spread(load(total, 0), n), step.epilogue, n), index, n)),
+            *each(lambda index, n: store(y, apply(load(y, index, n) / broadcast(load(total, 0), n), step.epilogue, n), index, n)),
         ])  # fmt: skip
 
     return kernel.finish(each_place(source.height, source.width, pixel, work=20 * source.size))

@@ -3,7 +3,7 @@
 import numpy as np
 import numpy.typing as npt
 
-from linewatch.packager.kernels.writer import Expr, Kernel, Stmt, apply, lanes_of, load, loop, spread, store
+from linewatch.packager.kernels.writer import Expr, Kernel, Stmt, apply, broadcast, lanes_of, load, loop, store
 from linewatch.packager.plan import Step
 from linewatch.packager.targets import Isa
 
@@ -14,6 +14,12 @@ def resize_table(size_in: int, size_out: int, scale: float, step: Step) -> Table
     """For each output position: lower and upper input index (2 x n, flat), and the upper one's share.
 
     The formulas are those of the ONNX operator Resize.
+
+    Args:
+        size_in: positions of the input.
+        size_out: positions of the output.
+        scale: output over input, as the operator states it.
+        step: whose attribute `centres` says where pixels lie.
     """
     at, centres = np.arange(size_out, dtype=np.float64), step.attributes["centres"]
     match centres:
@@ -68,7 +74,7 @@ def resize(isa: Isa, step: Step) -> object:
             return load(x, index * source.stored + block * lanes, lanes)
 
         def between() -> Expr:
-            across, down = spread(load(column_share, c), lanes), spread(load(row_share, r), lanes)
+            across, down = broadcast(load(column_share, c), lanes), broadcast(load(row_share, r), lanes)
             top = corner(0, 0) + (corner(0, 1) - corner(0, 0)) * across
             bottom = corner(1, 0) + (corner(1, 1) - corner(1, 0)) * across
             return top + (bottom - top) * down

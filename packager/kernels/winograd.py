@@ -21,13 +21,13 @@ from linewatch.packager.kernels.writer import (
     Stmt,
     accumulators,
     apply,
+    broadcast,
     integer,
     load,
     loop,
     real,
     scratch,
     sequence,
-    spread,
     store,
 )  # fmt: skip
 from linewatch.packager.plan import Step
@@ -68,7 +68,14 @@ def matrices(m: int, r: int) -> tuple[Matrix, Matrix, Matrix]:
 
 
 def pack_winograd(weight: F32, stored_out: int, choice: Winograd, lanes: int) -> F32:
-    """O x I x R x R to [a * a][O / (blocks * lanes)][I][blocks * lanes], transformed in double precision; flat."""
+    """O x I x R x R to [a * a][O / (blocks * lanes)][I][blocks * lanes], transformed in double precision; flat.
+
+    Args:
+        weight: O x I x R x R float32.
+        stored_out: output channels in whole vectors.
+        choice: of the transform's size and blocks.
+        lanes: float32 values of a vector.
+    """
     out, inner, r, _ = weight.shape
     transform = np.array([[float(v) for v in row] for row in matrices(choice.m, r)[1]])
     a, group = len(transform), choice.blocks * lanes
@@ -107,7 +114,7 @@ def winograd(isa: Isa, step: Step, choice: Winograd) -> object:
                 if whole:
                     return read
                 there = tirx.all(row + i >= 0, row + i < ih, column + j >= 0, column + j < iw)
-                return tirx.if_then_else(there, read, spread(real(0), lanes))
+                return tirx.if_then_else(there, read, broadcast(real(0), lanes))
 
             first, allocation = accumulators(a * a * lanes)
             columns = [
@@ -142,7 +149,7 @@ def winograd(isa: Isa, step: Step, choice: Winograd) -> object:
         def body(c: Expr) -> Stmt:
             updates = []
             for p in range(pixels):
-                value = spread(load(spectrum, (point * block + first + p) * pitch + c), lanes)
+                value = broadcast(load(spectrum, (point * block + first + p) * pitch + c), lanes)
                 for j in range(blocks):
                     weight = load(w, ((point * groups + group) * source.channels + c) * (blocks * lanes) + j * lanes, lanes)
                     updates.append(store(acc, load(acc, slot(p, j), lanes) + value * weight, slot(p, j), lanes))
@@ -151,7 +158,7 @@ def winograd(isa: Isa, step: Step, choice: Winograd) -> object:
         places = [(p, j) for p in range(pixels) for j in range(blocks)]
         return sequence([
             allocation,
-            *(store(acc, spread(real(0), lanes), slot(p, j), lanes) for p, j in places),
+            *(store(acc, broadcast(real(0), lanes), slot(p, j), lanes) for p, j in places),
             loop(source.channels, body),
             *(store(products, load(acc, slot(p, j), lanes),
                     (point * block + first + p) * oc + (group * blocks + j) * lanes, lanes) for p, j in places),
@@ -216,7 +223,7 @@ def _combine(row: tuple[Fraction, ...], value: Callable[[int], Expr], lanes: int
     for k, factor in enumerate(row):
         if factor == 0:
             continue
-        term = value(k) if abs(factor) == 1 else value(k) * spread(real(float(abs(factor))), lanes)
-        before = spread(real(0), lanes) if total is None else total
+        term = value(k) if abs(factor) == 1 else value(k) * broadcast(real(float(abs(factor))), lanes)
+        before = broadcast(real(0), lanes) if total is None else total
         total = term if total is None and factor > 0 else before + term if factor > 0 else before - term
     return total

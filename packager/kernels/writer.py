@@ -65,7 +65,14 @@ def loop(extent: int | Expr, body: Callable[[Expr], Stmt], *, start: int | Expr 
 
 
 def each_place(height: int, width: int, body: Callable[[Expr], Stmt], *, work: float) -> Stmt:
-    """`body(place)` for every place of a picture; rows are shared among threads."""
+    """`body(place)` for every place of a picture; rows are shared among threads.
+
+    Args:
+        height: rows.
+        width: columns.
+        body: writes the code of a place.
+        work: operations of all places, by which threads are used or not.
+    """
     return loop(height, lambda r: loop(width, lambda c: body(r * width + c)), work=work)
 
 
@@ -75,11 +82,18 @@ def load(buffer: Buffer, index: Expr, lanes: int = 1) -> Expr:
 
 
 def store(buffer: Buffer, value: Expr, index: Expr, lanes: int = 1) -> Stmt:
-    """Write `lanes` values from `index` on."""
+    """Write `lanes` values from `index` on.
+
+    Args:
+        buffer: to write to.
+        value: of `lanes` lanes.
+        index: of the first value.
+        lanes: how many.
+    """
     return BufferStore(buffer, value, [Ramp(integer(index), integer(1), lanes) if lanes > 1 else integer(index)])
 
 
-def spread(value: Expr, lanes: int) -> Expr:
+def broadcast(value: Expr, lanes: int) -> Expr:
     """The same value in every lane."""
     return Broadcast(value, lanes) if lanes > 1 else value
 
@@ -117,7 +131,7 @@ def exp(value: Expr, lanes: int) -> Expr:
     """
 
     def constant(x: float) -> Expr:
-        return spread(real(x), lanes)
+        return broadcast(real(x), lanes)
 
     def reduced(x: Expr) -> Expr:
         return let(tirx.floor(x * constant(1.4426950408889634) + constant(0.5)), lambda n: scaled(x, n), lanes)
@@ -125,8 +139,8 @@ def exp(value: Expr, lanes: int) -> Expr:
     def scaled(x: Expr, n: Expr) -> Expr:
         remainder = x - n * constant(0.693359375) + n * constant(2.12194440e-4)
         integers = f"int32x{lanes}" if lanes > 1 else "int32"
-        bits = tirx.Cast(integers, n) + spread(integer(127), lanes)
-        power = tirx.reinterpret(floats(lanes), tirx.shift_left(bits, spread(integer(23), lanes)))
+        bits = tirx.Cast(integers, n) + broadcast(integer(127), lanes)
+        power = tirx.reinterpret(floats(lanes), tirx.shift_left(bits, broadcast(integer(23), lanes)))
         return let(remainder, lambda r: polynomial(r) * power, lanes)
 
     def polynomial(r: Expr) -> Expr:
@@ -142,7 +156,7 @@ def _erf(x: Expr, lanes: int) -> Expr:
     """The error function to 1.5e-7: Abramowitz and Stegun, Handbook of Mathematical Functions, 7.1.26."""
 
     def constant(c: float) -> Expr:
-        return spread(real(c), lanes)
+        return broadcast(real(c), lanes)
 
     def of_size(size: Expr) -> Expr:
         t = constant(1) / (constant(1) + constant(0.3275911) * size)
@@ -167,7 +181,7 @@ def apply(value: Expr, chain: tuple[Unary, ...], lanes: int) -> Expr:
 
 def _apply(value: Expr, unary: Unary, lanes: int) -> Expr:
     def constant(x: float) -> Expr:
-        return spread(real(x), lanes)
+        return broadcast(real(x), lanes)
 
     def sigmoid(x: Expr) -> Expr:
         return constant(1) / (constant(1) + exp(constant(0) - x, lanes))

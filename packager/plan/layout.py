@@ -33,7 +33,7 @@ def expand(p: Planner, node: onnx.NodeProto) -> None:
     if view.shape == shape:
         p.views[node.output[0]] = view
     else:
-        p.widen(node.output[0], view)
+        p.expand(node.output[0], view)
 
 
 def reshape(p: Planner, node: onnx.NodeProto) -> None:

@@ -25,10 +25,14 @@ class Planner:
         self.views: dict[str, View] = {}
         self.steps: list[Step] = []
         self._maker: dict[int, int] = {}
-        self._widened: set[str] = set()
+        self._expanded: set[str] = set()
 
     def run(self, handlers: "Mapping[str, Handler]") -> Plan:
-        """Plan every node."""
+        """Plan every node.
+
+        Raises:
+            UnsupportedGraphError: names the node that no schedule covers.
+        """
         graph = self.graph
         source = Source(graph.input, self.shapes[graph.input], graph.input_dtype)
         self._read_input(source)
@@ -39,7 +43,7 @@ class Planner:
                     f"{', '.join(sorted(n for n in handlers if n not in ('Silu', 'HardSilu')))}"
                 )
             handlers[node.op_type](self, node)
-        for name in self._widened.intersection(graph.outputs):
+        for name in self._expanded.intersection(graph.outputs):
             raise UnsupportedGraphError(f"Expand: its result {name} is an output of the graph; covered are operands of arithmetic")
         return Plan(source, self.steps, [Output(name, self.views[name]) for name in graph.outputs])
 
@@ -63,7 +67,11 @@ class Planner:
         return {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
 
     def require(self, ok: bool, node: onnx.NodeProto, what: str) -> None:
-        """Refuse what no schedule covers."""
+        """Refuse what no schedule covers.
+
+        Raises:
+            UnsupportedGraphError: it is not so.
+        """
         if not ok:
             raise UnsupportedGraphError(f"{node.op_type} ({node.name}): {what}")
 
@@ -84,20 +92,28 @@ class Planner:
         """An input that must not be constant."""
         name = node.input[index]
         self.require(name in self.views, node, f"input {index} ({name}) is constant")
-        self.require(name not in self._widened, node, f"input {index} ({name}) is the result of an Expand; covered are operands of arithmetic")
+        self.require(name not in self._expanded, node, f"input {index} ({name}) is the result of an Expand; covered are operands of arithmetic")
         return self.views[name]
 
-    def widen(self, name: str, view: View) -> None:
+    def expand(self, name: str, view: View) -> None:
         """A value that is a smaller one, repeated: only arithmetic, which repeats by itself, may read it."""
         self.views[name] = view
-        self._widened.add(name)
+        self._expanded.add(name)
 
     def stored(self, channels: int) -> int:
         """Channels in whole vectors."""
         return -(-channels // self.lanes) * self.lanes
 
     def tensor(self, name: str, channels: int, height: int, width: int, stored: int | None = None) -> Tensor:
-        """Memory for a value; by default of whole vectors."""
+        """Memory for a value; by default of whole vectors.
+
+        Args:
+            name: of the value.
+            channels: how many.
+            height: in pixels.
+            width: in pixels.
+            stored: channels that memory is taken for; None for those of whole vectors.
+        """
         return Tensor(name, channels, height, width, self.stored(channels) if stored is None else stored)
 
     def output(self, node: onnx.NodeProto, *, stored: int | None = None) -> Tensor:
@@ -140,7 +156,7 @@ class Planner:
     def unary(self, node: onnx.NodeProto, unary: Unary, name: str | None = None) -> None:
         """Apply an elementwise operator: in the step that made the value, or in one of its own."""
         name = name or node.input[0]
-        self.require(name not in self._widened, node, "of the result of an Expand")
+        self.require(name not in self._expanded, node, "of the result of an Expand")
         view = self.views[name]
         step = self.maker(name)
         output = self.same(node, view)

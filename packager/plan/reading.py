@@ -65,7 +65,11 @@ def read_graph(model: bytes) -> Graph:
 
 
 def of_one_picture(model: bytes) -> bytes:
-    """A graph whose number of pictures was left open takes one; other graphs come back as they are."""
+    """A graph whose number of pictures was left open takes one; other graphs come back as they are.
+
+    Raises:
+        UnsupportedGraphError: not an ONNX graph.
+    """
     try:
         parsed = onnx.load_from_string(model)
     except Exception as error:  # protobuf's errors depend on its implementation

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from linewatch.anomaly_model.detection import Detection, detect
     from linewatch.anomaly_model.errors import LinewatchError
     from linewatch.anomaly_model.picture import read_picture
-    from linewatch.anomaly_model.runtime import open_runtime
+    from linewatch.anomaly_model.runtime_choice import open_runtime
     from linewatch.edge_agent.client import AgentCallError, AgentClient
     from linewatch.packager.package import Package, PackageOptions, package
     from linewatch.packager.targets import find_target
@@ -34,7 +34,7 @@ _MODULES = {
     "anomaly_model.detection": ("Detection", "detect"),
     "anomaly_model.errors": ("LinewatchError",),
     "anomaly_model.picture": ("read_picture",),
-    "anomaly_model.runtime": ("open_runtime",),
+    "anomaly_model.runtime_choice": ("open_runtime",),
     "edge_agent.client": ("AgentCallError", "AgentClient"),
     "packager.package": ("Package", "PackageOptions", "package"),
     "packager.targets": ("find_target",),

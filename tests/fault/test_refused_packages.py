@@ -13,7 +13,7 @@ import tvm_ffi
 
 from linewatch.anomaly_model.bundle import open_bundle, write_bundle
 from linewatch.anomaly_model.errors import BundleError, HashMismatchError, PlatformError, SignatureError
-from linewatch.anomaly_model.runtime import open_runtime
+from linewatch.anomaly_model.runtime_choice import open_runtime
 from linewatch.anomaly_model.signature import SIGNATURE_NAME, create_key, public_pem, sign
 from linewatch.edge_agent.client import AgentCallError, AgentClient
 from linewatch.packager.package import Package

@@ -363,8 +363,8 @@ def test_a_hosted_model_comes_back_when_its_agent_or_worker_dies(plant: Path, tm
 
         assert ask() == "answered"
         folder = f"{server.data}/models"
-        for process in ("linewatch.edge_agent.workers.worker", "linewatch agent"):
-            victims = [p for p in processes_below(process) if folder in Path(f"/proc/{p}/cmdline").read_text() or process == "linewatch agent"]
+        for process in ("linewatch.edge_agent.workers.worker", "linewatch.edge_agent --models"):
+            victims = [p for p in processes_below(process) if folder in Path(f"/proc/{p}/cmdline").read_text() or process.endswith("--models")]
             assert victims
             for victim in victims:
                 os.kill(victim, signal.SIGKILL)

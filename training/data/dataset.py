@@ -1,15 +1,11 @@
 """Labelled pictures as they were read: a dataset and its samples."""
 
-import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from linewatch.anomaly_model.errors import DatasetError
 from linewatch.anomaly_model.manifest import Label, PictureSize
 from linewatch.anomaly_model.picture import Rgb, read_picture
-
-_HEX = re.compile(r"#[0-9A-Fa-f]{6}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,17 +70,6 @@ class Dataset:
     def anomalies(self) -> int:
         """Number of anomalous pictures."""
         return sum(s.is_anomaly is True for s in self.samples)
-
-
-def parse_hex_color(value: object, where: str) -> str:
-    """A colour "#RRGGBB" in upper case; `where` says in messages what it belongs to.
-
-    Raises:
-        DatasetError: it is not of that form.
-    """
-    if not isinstance(value, str) or not _HEX.fullmatch(value.strip()):
-        raise DatasetError(f"{where}: colour {value!r} is not of the form #RRGGBB")
-    return value.strip().upper()
 
 
 def read_sample(sample: Sample) -> Rgb:

@@ -12,9 +12,10 @@ from pathlib import Path
 import msgspec
 
 from linewatch.anomaly_model.errors import DatasetError
+from linewatch.anomaly_model.ground_truth import parse_color
 from linewatch.anomaly_model.manifest import Label
-from linewatch.training.data.dataset import Dataset, Sample, parse_hex_color
-from linewatch.training.data.ground_truth import read_manifest
+from linewatch.training.data.dataset import Dataset, Sample
+from linewatch.training.data.manifest import read_manifest
 
 PICTURE_SUFFIXES = {".png", ".jpg", ".jpeg"}
 DEFAULT_LABEL = Label(name="anomaly", hex_color="#23A436")
@@ -106,8 +107,15 @@ def _read_label_file(path: Path) -> tuple[tuple[Label, ...], dict[str, str]]:
         raise DatasetError(
             f'{path} is not a JSON object of label to colour, such as {{"scratch": "#D62728"}}: {error}'
         ) from error
-    labels = tuple(Label(name=name, hex_color=parse_hex_color(color, f"label {name!r} in {path}")) for name, color in table.items())
+    labels = tuple(Label(name=name, hex_color=_hex(color, f"label {name!r} in {path}")) for name, color in table.items())
     colors = {label.hex_color: label.name for label in labels}
     if len(colors) != len(labels):
         raise DatasetError(f"two labels in {path} have the same colour; give each its own")
     return labels, colors
+
+
+def _hex(value: object, where: str) -> str:
+    color = parse_color(value)
+    if color is None:
+        raise DatasetError(f"{where}: colour {value!r} is not of the form #RRGGBB")
+    return color

@@ -22,8 +22,8 @@ from linewatch.control_plane.access.credentials import MasterKey
 from linewatch.control_plane.access.policy import ROLES, Policy
 from linewatch.control_plane.access.registry import Registry
 from linewatch.control_plane.store.schema import client_tokens
+from tests.contract.control_plane.cases import refused, store_model
 from tests.contract.control_plane.conftest import Bench, manifest, policy
-from tests.contract.control_plane.test_operations import refused, store_model
 from tests.server import ACCOUNT, REGION, Server, wait_for
 
 

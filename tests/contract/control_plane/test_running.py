@@ -25,8 +25,8 @@ from linewatch.control_plane.settings import Settings
 from linewatch.control_plane.store.database import Store, StoreError
 from linewatch.control_plane.store.schema import metadata
 from tests.conftest import need_tool
+from tests.contract.control_plane.cases import detect, png, refused
 from tests.contract.control_plane.conftest import Bench, manifest, new_database
-from tests.contract.control_plane.test_operations import detect, png, refused
 from tests.server import REGION, ROOT, Server, wait_for
 
 

@@ -1,4 +1,4 @@
-"""The S3 door with boto3 as it is today: its own transfer manager, every action, and errors as S3 names them."""
+"""The S3 API with boto3 as it is today: its own transfer manager, every action, and errors as S3 names them."""
 
 import hashlib
 import os

@@ -7,7 +7,7 @@ from unittest import mock
 
 import pytest
 
-from linewatch.anomaly_model import bundle
+from linewatch.anomaly_model import files
 from linewatch.anomaly_model.files import replace_folder
 
 
@@ -64,7 +64,7 @@ def test_a_step_that_fails_leaves_the_old_folder(tmp_path: Path) -> None:
         return real(self, to)
 
     with (
-        mock.patch.object(bundle, "_exchange", return_value=False), mock.patch.object(Path, "replace", replace),
+        mock.patch.object(files, "_exchange", return_value=False), mock.patch.object(Path, "replace", replace),
         pytest.raises(OSError, match="stale"),
     ):  # fmt: skip
         replace_folder(source, target)
@@ -80,7 +80,7 @@ def test_killed_between_the_steps_nothing_is_lost_and_the_next_call_tidies(tmp_p
         return real(self, to)
 
     with (
-        mock.patch.object(bundle, "_exchange", return_value=False), mock.patch.object(Path, "replace", replace),
+        mock.patch.object(files, "_exchange", return_value=False), mock.patch.object(Path, "replace", replace),
         pytest.raises(KeyboardInterrupt),
     ):  # fmt: skip
         replace_folder(source, target)

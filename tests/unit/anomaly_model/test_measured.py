@@ -8,7 +8,7 @@ import pytest
 from linewatch.anomaly_model.bundle import Bundle
 from linewatch.anomaly_model.errors import RuntimeUnavailableError
 from linewatch.anomaly_model.measured import read_measured, write_measured
-from linewatch.anomaly_model.runtime import open_runtime
+from linewatch.anomaly_model.runtime_choice import open_runtime
 from linewatch.commands.checkup import examine
 from linewatch.packager.package import Package
 

@@ -5,7 +5,8 @@ import pytest
 
 from linewatch.anomaly_model.errors import PictureError
 from linewatch.anomaly_model.picture import to_model_input
-from linewatch.anomaly_model.runtime import Runtime, open_runtime
+from linewatch.anomaly_model.runtime import Runtime
+from linewatch.anomaly_model.runtime_choice import open_runtime
 from linewatch.packager.package import Package
 
 

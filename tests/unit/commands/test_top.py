@@ -1,6 +1,6 @@
-"""Rates and quantiles from two looks at the metrics."""
+"""Rates and quantiles from two snapshots of the metrics."""
 
-from linewatch.commands.top import Look, parse, quantile, rows, table
+from linewatch.commands.top import MetricsSnapshot, parse, quantile, rows, table
 
 BEFORE = """
 linewatch_calls_total{model="m",status="OK"} 100
@@ -36,7 +36,7 @@ def test_rows() -> None:
 
 
 def test_the_first_look_is_since_the_start() -> None:
-    _, busy = rows(Look(), parse(NOW), 10)
+    _, busy = rows(MetricsSnapshot(), parse(NOW), 10)
     assert busy.calls_per_second == 15
 
 

@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from linewatch.control_plane.entries import EntryError, parse_date, parse_entry
+from linewatch.anomaly_model.ground_truth import parse_date
+from linewatch.control_plane.entries import EntryError, parse_entry
 
 LABEL = {"class-name": "anomaly", "type": "groundtruth/image-classification", "human-annotated": "yes"}
 MASK = {"type": "groundtruth/semantic-segmentation", "human-annotated": "yes",

@@ -104,13 +104,13 @@ def test_too_many_calls_are_throttled(gateway: Gateway, operation: Operation) ->
 
 
 def test_bodies_that_would_fill_the_memory_are_throttled(gateway: Gateway) -> None:
-    holds = [gateway._budget.hold("", key, proven=True) for key in "ab"]
-    for hold in holds:
-        hold.take(128 << 20)
+    reservations = [gateway._budget.reserve("", key, verified=True) for key in "ab"]
+    for reservation in reservations:
+        reservation.take(128 << 20)
     status, _, body = asyncio.run(ask(gateway, "POST", "/2020-11-20/projects", {}, b'{"ProjectName": "p"}'))
     assert (status, json.loads(body)["__type"]) == (429, "ThrottlingException")
-    for hold in holds:
-        hold.release()
+    for reservation in reservations:
+        reservation.release()
     assert gateway._budget.held == 0
     assert asyncio.run(ask(gateway, "POST", "/2020-11-20/projects", {}, b'{"ProjectName": "p"}'))[0] == 200
 

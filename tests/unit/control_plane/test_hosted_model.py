@@ -13,7 +13,7 @@ from linewatch.control_plane.errors import ThrottlingError
 from linewatch.control_plane.hosting.hosted_model import HostedModel
 from linewatch.control_plane.operations.detection import _detect
 from linewatch.edge_agent.protos import edge_agent_pb2 as pb
-from tests.contract.control_plane.test_operations import png
+from tests.contract.control_plane.cases import png
 from tests.unit.anomaly_model.test_manifest import SMALL
 
 PICTURE = np.zeros((64, 64, 3), np.uint8)

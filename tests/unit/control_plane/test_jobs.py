@@ -1,4 +1,4 @@
-"""Jobs: signs of life, cancelling, what is forgotten when."""
+"""Jobs: heartbeats, cancelling, what is forgotten when."""
 
 import threading
 import time
@@ -16,12 +16,12 @@ from hypothesis import strategies as st
 from linewatch.anomaly_model.child_job import Outcome
 from linewatch.control_plane.access.credentials import MasterKey
 from linewatch.control_plane.hosting.manager import HostingManager
-from linewatch.control_plane.jobs import place
-from linewatch.control_plane.jobs.cluster import Placed, Pulse, heartbeat_of
-from linewatch.control_plane.jobs.desk import JobDesk, JobError
-from linewatch.control_plane.jobs.place import Placement, run_job
+from linewatch.control_plane.jobs import worker
+from linewatch.control_plane.jobs.admin import JobAdmin, JobError
+from linewatch.control_plane.jobs.cluster import HeartbeatMonitor, RunningJob, heartbeat_of
 from linewatch.control_plane.jobs.retention import forget_old_jobs
 from linewatch.control_plane.jobs.runner import JobRunner
+from linewatch.control_plane.jobs.worker import JobSpec, run_job
 from linewatch.control_plane.objects.directory import DirectoryObjects
 from linewatch.control_plane.services import Services
 from linewatch.control_plane.settings import Settings
@@ -33,30 +33,30 @@ DAY_S = 24 * 3600
 
 
 @given(st.floats(0, 2e9), st.lists(st.tuples(st.floats(0, 2e9), st.floats(0, 100)), max_size=30))
-def test_a_pulse_asks_no_clock_but_ours(before: float, looks: list[tuple[float, float]]) -> None:
-    pulse, moment, last, since, begun = Pulse(before, 0.0), 0.0, before, 0.0, False
+def test_a_heartbeat_is_timed_by_no_clock_but_ours(before: float, looks: list[tuple[float, float]]) -> None:
+    heartbeat, moment, last, since, begun = HeartbeatMonitor(before, 0.0), 0.0, before, 0.0, False
     for mark, seconds in looks:
         moment += seconds
-        pulse.look(mark, moment)
+        heartbeat.look(mark, moment)
         if mark != last:
             last, since, begun = mark, moment, True
-        assert (pulse.begun, pulse.silent_s(moment)) == (begun, moment - since if begun else 0.0)
+        assert (heartbeat.begun, heartbeat.silent_s(moment)) == (begun, moment - since if begun else 0.0)
 
 
 def test_an_attempt_whose_clock_is_a_day_off_is_alive() -> None:
-    pulse = Pulse(0.0, 1000.0)
+    heartbeat = HeartbeatMonitor(0.0, 1000.0)
     for second in range(1, 300):
-        pulse.look(second - DAY_S, 1000.0 + second)
-        assert pulse.silent_s(1000.0 + second) == 0.0
-    assert pulse.silent_s(1400.0) == 101.0
+        heartbeat.look(second - DAY_S, 1000.0 + second)
+        assert heartbeat.silent_s(1000.0 + second) == 0.0
+    assert heartbeat.silent_s(1400.0) == 101.0
 
 
-def placed(folder: Path, objects: Path, hours: float = 1.0) -> bytes:
+def job_spec(folder: Path, objects: Path, hours: float = 1.0) -> bytes:
     folder.mkdir(exist_ok=True)
     (folder / "outcome.json").write_bytes(msgspec.json.encode(Outcome()))  # the work is done; what is left is to store it
     (folder / "result").write_text("x")
     upload = [("result", "out", "k", "text/plain")]
-    return msgspec.json.encode(Placement("train", str(folder), hours, str(objects), "", "r", 1, [], upload, "111122223333"))
+    return msgspec.json.encode(JobSpec("train", str(folder), hours, str(objects), "", "r", 1, [], upload, "111122223333"))
 
 
 def slow(folder: Path, beats: int, seen: list[float]) -> object:
@@ -73,8 +73,8 @@ def slow(folder: Path, beats: int, seen: list[float]) -> object:
 
 def test_a_slow_object_does_not_keep_the_heart_from_beating(tmp_path: Path) -> None:
     folder, seen = tmp_path / "job", []
-    with mock.patch.object(DirectoryObjects, "put", side_effect=slow(folder, 5, seen)), mock.patch.object(place, "_BEAT_S", 0.02):
-        run_job(placed(folder, tmp_path / "objects"))
+    with mock.patch.object(DirectoryObjects, "put", side_effect=slow(folder, 5, seen)), mock.patch.object(worker, "_HEARTBEAT_S", 0.02):
+        run_job(job_spec(folder, tmp_path / "objects"))
     assert len(set(seen)) >= 5
     assert not [t for t in threading.enumerate() if t.name == "heartbeat"]
 
@@ -88,10 +88,10 @@ def test_a_heart_does_not_beat_longer_than_the_job_may_take(tmp_path: Path) -> N
         assert not heart.is_alive()
 
     with (
-        mock.patch.object(DirectoryObjects, "put", side_effect=put), mock.patch.object(place, "_BEAT_S", 0.01),
-        mock.patch.object(place, "_GRACE_S", 0),
+        mock.patch.object(DirectoryObjects, "put", side_effect=put), mock.patch.object(worker, "_HEARTBEAT_S", 0.01),
+        mock.patch.object(worker, "_GRACE_S", 0),
     ):  # fmt: skip
-        run_job(placed(folder, tmp_path / "objects", hours=0.1 / 3600))
+        run_job(job_spec(folder, tmp_path / "objects", hours=0.1 / 3600))
 
 
 @pytest.fixture
@@ -111,20 +111,20 @@ def store(tmp_path: Path) -> Iterator[Store]:
 
 
 def test_cancelling_ends_the_job_and_what_it_was_for(store: Store) -> None:
-    desk = JobDesk(store)
-    assert [(j["job"], j["subject"], j["state"]) for j in desk.list()] == [(1, "p/3", "QUEUED"), (2, "p/pack", "RUNNING"), (3, "", "RUNNING")]
-    assert desk.cancel(1, "Ada")["message"] == "cancelled by Ada"
-    assert desk.cancel(2, "Ada")["state"] == "CANCELLED"
+    admin = JobAdmin(store)
+    assert [(j["job"], j["subject"], j["state"]) for j in admin.list()] == [(1, "p/3", "QUEUED"), (2, "p/pack", "RUNNING"), (3, "", "RUNNING")]
+    assert admin.cancel(1, "Ada")["message"] == "cancelled by Ada"
+    assert admin.cancel(2, "Ada")["state"] == "CANCELLED"
     with store.read() as c:
         assert c.execute(sa.select(models.c.status, models.c.message)).one() == ("TRAINING_FAILED", "cancelled by Ada")
         assert c.execute(sa.select(packagings.c.status, packagings.c.message)).one() == ("FAILED", "cancelled by Ada")
         assert not c.execute(sa.select(components)).all()  # its name and version may be used again
-    assert [s["to"] for s in desk.show(1)["steps"]] == ["CANCELLED"]
+    assert [s["to"] for s in admin.show(1)["steps"]] == ["CANCELLED"]
     for job_id, reason in ((1, "is CANCELLED already"), (3, "only trainings and packagings"), (4, "there is no job 4")):
         with pytest.raises(JobError, match=reason):
-            desk.cancel(job_id, "Ada")
-    assert [j["job"] for j in desk.list()] == [3]
-    assert len(desk.list(everything=True)) == 3
+            admin.cancel(job_id, "Ada")
+    assert [j["job"] for j in admin.list()] == [3]
+    assert len(admin.list(everything=True)) == 3
 
 
 def test_the_worker_of_a_cancelled_job_is_told(store: Store, tmp_path: Path) -> None:
@@ -134,11 +134,11 @@ def test_the_worker_of_a_cancelled_job_is_told(store: Store, tmp_path: Path) -> 
     folders = {job_id: tmp_path / "jobs" / str(job_id) for job_id in (1, 2)}
     for job_id, folder in folders.items():
         folder.mkdir(parents=True)
-        runner._placed[job_id] = Placed(None, None, folder, Pulse(0.0, 0.0))
-    JobDesk(store).cancel(2, "Ada")
+        runner._running[job_id] = RunningJob(None, None, folder, HeartbeatMonitor(0.0, 0.0))
+    JobAdmin(store).cancel(2, "Ada")
     runner._end_cancelled()
     assert [(folder / "cancel").exists() for folder in folders.values()] == [False, True]
-    outcome = msgspec.json.decode(run_job(placed(folders[2], tmp_path / "objects")), type=Outcome)
+    outcome = msgspec.json.decode(run_job(job_spec(folders[2], tmp_path / "objects")), type=Outcome)
     assert outcome.error == "cancelled"
 
 

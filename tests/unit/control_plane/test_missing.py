@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from linewatch.control_plane.entries import parse_entry
-from linewatch.control_plane.jobs.missing import tell_missing
+from linewatch.control_plane.jobs.missing import describe_missing
 from linewatch.control_plane.objects import UnavailableError
 from linewatch.control_plane.objects.directory import DirectoryObjects
 
@@ -17,12 +17,12 @@ def test_the_first_few_are_named_with_their_lines(tmp_path: Path) -> None:
     (tmp_path / "pics").mkdir()
     (tmp_path / "pics" / "here.png").touch()
     named = {"s3://pics/here.png": "line 1", **{f"s3://pics/{i}.png": f"line {i}" for i in range(2, 9)}, "s3://nowhere/k": ""}
-    said = tell_missing(objects, named)
+    said = describe_missing(objects, named)
     assert said.startswith("8 of 9 labelled pictures and masks are not there: s3://pics/2.png (line 2), s3://pics/3.png (line 3), ")
     assert "s3://pics/6.png (line 6), and 3 more" in said
     assert str(tmp_path) not in said
-    assert tell_missing(objects, {"s3://pics/here.png": "line 1"}) == ""
-    assert tell_missing(objects, {}) == ""
+    assert describe_missing(objects, {"s3://pics/here.png": "line 1"}) == ""
+    assert describe_missing(objects, {}) == ""
 
 
 class Silent(DirectoryObjects):
@@ -31,7 +31,7 @@ class Silent(DirectoryObjects):
 
 
 def test_a_store_that_does_not_answer_is_no_fault_of_the_lines(tmp_path: Path) -> None:
-    assert "could not be found out" in tell_missing(Silent(tmp_path), {f"s3://pics/{i}.png": "" for i in range(100)})
+    assert "could not be found out" in describe_missing(Silent(tmp_path), {f"s3://pics/{i}.png": "" for i in range(100)})
 
 
 def test_what_a_training_reads() -> None:

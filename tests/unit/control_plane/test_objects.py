@@ -15,10 +15,10 @@ from linewatch.control_plane.access.policy import ROLES
 from linewatch.control_plane.access.registry import Registry, account_of_found
 from linewatch.control_plane.objects import BucketNotEmptyError, BucketTakenError, NoSuchBucketError, ObjectsError
 from linewatch.control_plane.objects.directory import PRIVATE, DirectoryObjects
-from linewatch.control_plane.objects.notes import Notes
-from linewatch.control_plane.s3_door.conditions import write_check
-from linewatch.control_plane.s3_door.errors import S3Error
-from linewatch.control_plane.s3_door.listing import list_objects
+from linewatch.control_plane.objects.metadata import MetadataStore
+from linewatch.control_plane.s3_api.conditions import write_precondition
+from linewatch.control_plane.s3_api.errors import S3Error
+from linewatch.control_plane.s3_api.listing import list_objects
 from linewatch.control_plane.settings import Settings
 from linewatch.control_plane.store.database import Store
 
@@ -81,7 +81,7 @@ def test_found_buckets_go_to_the_only_account_that_there_is(tmp_path: Path) -> N
 
 
 def test_of_many_that_must_be_the_first_one_is(objects: DirectoryObjects) -> None:
-    check = write_check({"if-none-match": "*"})
+    check = write_precondition({"if-none-match": "*"})
     start = threading.Barrier(8)
 
     def put_first(n: int) -> int:
@@ -97,8 +97,8 @@ def test_of_many_that_must_be_the_first_one_is(objects: DirectoryObjects) -> Non
     with ThreadPoolExecutor(8) as pool:
         results = list(pool.map(put_first, range(8)))
     (winner,) = (r for r in results if r != 412)
-    note, _, path = objects.note("bkt", "k")
-    assert (path.read_bytes(), note.etag) == (b"%d" % winner, f"e{winner}")
+    stored, _, path = objects.describe("bkt", "k")
+    assert (path.read_bytes(), stored.etag) == (b"%d" % winner, f"e{winner}")
 
 
 def test_an_object_that_comes_while_its_bucket_is_deleted_is_kept_or_refused(objects: DirectoryObjects) -> None:
@@ -133,7 +133,7 @@ def test_an_object_that_comes_while_its_bucket_is_deleted_is_kept_or_refused(obj
             steps.clear()
             assert objects.bucket_exists("bkt") is acknowledged
             if acknowledged:
-                assert objects.note("bkt", "a/b/k")[2].read_bytes() == b"here"
+                assert objects.describe("bkt", "a/b/k")[2].read_bytes() == b"here"
                 objects.delete("bkt", "a/b/k")
                 objects.delete_bucket("bkt")
 
@@ -163,7 +163,7 @@ def test_buckets_and_objects_that_come_and_go_at_once(objects: DirectoryObjects)
     assert [p for p in (objects.root / PRIVATE / "incoming").iterdir() if p.is_file()] == []
 
 
-def test_a_page_opens_the_notes_of_its_keys_and_scans_a_folder_once(objects: DirectoryObjects) -> None:
+def test_a_page_opens_the_metadata_of_its_keys_and_scans_a_folder_once(objects: DirectoryObjects) -> None:
     for i in range(60):
         put(objects, f"train/{i:03d}.png")
     put(objects, "zz")
@@ -172,7 +172,7 @@ def test_a_page_opens_the_notes_of_its_keys_and_scans_a_folder_once(objects: Dir
     fresh = DirectoryObjects(objects.root, ONE)
     with (
         mock.patch.object(os, "scandir", wraps=os.scandir) as scans,
-        mock.patch.object(Notes, "_path", autospec=True, side_effect=Notes._path) as opened,
+        mock.patch.object(MetadataStore, "_path", autospec=True, side_effect=MetadataStore._path) as opened,
     ):
         marker = ""
         for page in range(6):

@@ -50,9 +50,9 @@ def test_a_training_learns_from_the_datasets_that_there_are(tmp_path: Path) -> N
         """Pictures that are fetched, whether there is a test dataset, and the most hours."""
         with store.read() as c:
             job = c.execute(sa.select(jobs).where(jobs.c.id == number)).one()
-        placement = prepare(services, job)
-        spec = msgspec.json.decode((Path(placement.folder) / SPEC).read_bytes())
-        return [name.removeprefix("s3://bkt/") for name in placement.fetch], spec["test_manifest"] is not None, placement.hours
+        prepared = prepare(services, job)
+        spec = msgspec.json.decode((Path(prepared.folder) / SPEC).read_bytes())
+        return [name.removeprefix("s3://bkt/") for name in prepared.fetch], spec["test_manifest"] is not None, prepared.hours
 
     assert prepared(1) == (["a", "b"], False, 24)
     with store.write() as c:

@@ -14,15 +14,15 @@ from hypothesis import strategies as st
 
 from linewatch.control_plane.access.policy import ROLES, Permission, Policy, Statement
 from linewatch.control_plane.access.registry import Registry
-from linewatch.control_plane.access.rights import CALLER, caller_of, require_readable, require_writable
 from linewatch.control_plane.errors import AccessDeniedError
-from linewatch.control_plane.jobs.chores import ChoreError, import_manifest, update_entries
-from linewatch.control_plane.jobs.place import LOG, Placement, run_job
+from linewatch.control_plane.jobs.background_tasks import BackgroundTaskError, import_manifest, update_entries
 from linewatch.control_plane.jobs.preparation import PreparationError, prepare
-from linewatch.control_plane.jobs.table import add_job, store_changes
+from linewatch.control_plane.jobs.worker import LOG, JobSpec, run_job
+from linewatch.control_plane.rights import CALLER, caller_of, require_readable, require_writable
 from linewatch.control_plane.services import Services
+from linewatch.control_plane.store.job_queue import add_job, store_changes
 from linewatch.control_plane.store.schema import datasets, entries, jobs, models, projects
-from tests.unit.control_plane.test_s3_door import gateway_of
+from tests.unit.control_plane.test_s3_api import gateway_of
 
 ACCOUNT, OTHER = "000000000000", "222222222222"
 OPEN, SECRET = "arn:aws:s3:::open/*", "arn:aws:s3:::secret/*"
@@ -79,14 +79,14 @@ LINES = [
 def test_a_manifest_opens_no_picture_that_its_writer_may_not_read(services: Services, tmp_path: Path, lines: list[bytes], named: str) -> None:
     (tmp_path / "objects" / "open" / "m").write_bytes(b"\n".join(lines))
     spec = {"bucket": "open", "key": "m", "version": None, CALLER: key_of(services, *READS_OPEN)}
-    with pytest.raises(ChoreError, match=named):
+    with pytest.raises(BackgroundTaskError, match=named):
         import_manifest(services, job_of(services, "import", spec, "CREATE_IN_PROGRESS"))
 
 
 @pytest.mark.parametrize(("lines", "named"), LINES)
 def test_entries_that_are_added_open_none_either(services: Services, tmp_path: Path, lines: list[bytes], named: str) -> None:
     spec = {"changes": store_changes(tmp_path, b"\n".join(lines)), CALLER: key_of(services, *READS_OPEN)}
-    with pytest.raises(ChoreError, match=named):
+    with pytest.raises(BackgroundTaskError, match=named):
         update_entries(services, job_of(services, "update", spec, "UPDATE_IN_PROGRESS"))
     with services.store.read() as connection:
         assert connection.execute(sa.select(entries)).first() is None
@@ -102,16 +102,16 @@ def test_a_training_reads_by_the_rights_of_who_asked_for_it(services: Services, 
 def test_rights_are_those_of_when_the_job_runs(services: Services) -> None:
     key = key_of(services, *READS_OPEN)
     job = job_of(services, "train", {CALLER: key}, "CREATE_COMPLETE", [entry("s3://open/a", "s3://open/m.png")])
-    placement = prepare(services, job)
-    assert (placement.fetch, placement.account) == (["s3://open/a", "s3://open/m.png"], ACCOUNT)
+    prepared = prepare(services, job)
+    assert (prepared.fetch, prepared.account) == (["s3://open/a", "s3://open/m.png"], ACCOUNT)
     Registry(services.store, services.master).delete(key)
     for spec in (job.spec, {}, {CALLER: "anonymous"}):
         with pytest.raises(AccessDeniedError, match="ask again"):
             caller_of(services, spec)
     with pytest.raises(PreparationError, match="ask again"):
         prepare(services, job)
-    (Path(placement.folder) / LOG).touch()  # its process was started: it has read what it needs
-    assert prepare(services, job) == placement
+    (Path(prepared.folder) / LOG).touch()  # its process was started: it has read what it needs
+    assert prepare(services, job) == prepared
 
 
 @pytest.mark.parametrize(("fetch", "upload"), [(["s3://theirs/a"], []), ([], [("result", "theirs", "k", "text/plain")])])
@@ -125,7 +125,7 @@ def test_a_bucket_that_became_anothers_meanwhile_is_left_alone(
     (tmp_path / "objects" / "theirs" / "a").write_bytes(b"x")
     if upload:
         (folder / "outcome.json").write_bytes(b'{"error": ""}')
-    done = run_job(msgspec.json.encode(Placement("train", str(folder), 1.0, str(objects.root), "", "r", 1, fetch, upload, ACCOUNT)))
+    done = run_job(msgspec.json.encode(JobSpec("train", str(folder), 1.0, str(objects.root), "", "r", 1, fetch, upload, ACCOUNT)))
     assert "theirs belongs to another account" in msgspec.json.decode(done)["error"]
     assert not (tmp_path / "objects" / "theirs" / "k").exists()
 

@@ -13,9 +13,9 @@ from linewatch.anomaly_model.errors import Remedy
 from linewatch.anomaly_model.settings import SettingsError
 from linewatch.control_plane.errors import ValidationError
 from linewatch.control_plane.hosting.scaler import GROW_AFTER_S, SHRINK_AFTER_S, Scaler
-from linewatch.control_plane.jobs.chores import choose_fifth
-from linewatch.control_plane.jobs.place import Placement, run_job
+from linewatch.control_plane.jobs.background_tasks import choose_fifth
 from linewatch.control_plane.jobs.remedies import CALLS, advise
+from linewatch.control_plane.jobs.worker import JobSpec, run_job
 from linewatch.control_plane.operations.packaging import check_target, target_name
 from linewatch.control_plane.settings import Settings, load_settings
 
@@ -124,17 +124,17 @@ def test_the_services_quotas_are_the_defaults() -> None:
     assert (found.least_normal_each, found.least_test_anomaly, found.least_label_each) == (10, 10, 10)
 
 
-def placed(folder: Path, fetch: list[str]) -> Outcome:
+def job_spec(folder: Path, fetch: list[str]) -> Outcome:
     (folder / "spec.json").write_text("{}")
-    placement = Placement("train", str(folder), 1, str(folder / "objects"), "", "r", 1, fetch, [], "111122223333")
-    return msgspec.json.decode(run_job(msgspec.json.encode(placement)), type=Outcome)
+    spec = JobSpec("train", str(folder), 1, str(folder / "objects"), "", "r", 1, fetch, [], "111122223333")
+    return msgspec.json.decode(run_job(msgspec.json.encode(spec)), type=Outcome)
 
 
 def test_keys_that_cannot_be_files_fail_at_once_and_are_named(tmp_path: Path) -> None:
     (tmp_path / "objects" / "pics").mkdir(parents=True)
     (tmp_path / "objects" / "pics" / "a").touch()
     odd = ["s3://pics/nul\0.png", "s3://pics/" + "x" * 300, "s3://pics/../../etc/passwd", "s3://pics/gone.png"]
-    said = placed(tmp_path, ["s3://pics/a", *odd]).error
+    said = job_spec(tmp_path, ["s3://pics/a", *odd]).error
     assert said.startswith("4 of 5 pictures and masks cannot be read from S3: ")
     assert "'s3://pics/nul\\x00.png'" in said
     assert "gone.png" in said
@@ -145,8 +145,8 @@ def test_what_was_so_once_is_not_tried_again(tmp_path: Path, monkeypatch: pytest
     def broken(*_: object) -> None:
         raise KeyError(f"{tmp_path}/secret")
 
-    monkeypatch.setattr("linewatch.control_plane.jobs.place._stage_in", broken)
-    assert placed(tmp_path, []) == Outcome(error="internal error: KeyError; the log on the server has more", fault=True)
+    monkeypatch.setattr("linewatch.control_plane.jobs.worker._stage_in", broken)
+    assert job_spec(tmp_path, []) == Outcome(error="internal error: KeyError; the log on the server has more", fault=True)
 
 
 def test_every_remedy_has_its_call() -> None:
@@ -158,7 +158,7 @@ def test_every_remedy_has_its_call() -> None:
 
 def test_a_job_that_takes_too_long_is_ended(tmp_path: Path) -> None:
     (tmp_path / "spec.json").write_text("{}")
-    placement = Placement("train", str(tmp_path), 1e-5, str(tmp_path / "objects"), "", "r", 1, [], [], "111122223333")
-    outcome = msgspec.json.decode(run_job(msgspec.json.encode(placement)), type=Outcome)
+    spec = JobSpec("train", str(tmp_path), 1e-5, str(tmp_path / "objects"), "", "r", 1, [], [], "111122223333")
+    outcome = msgspec.json.decode(run_job(msgspec.json.encode(spec)), type=Outcome)
     assert "the most that the settings allow" in outcome.error
     assert msgspec.json.decode((tmp_path / "final.json").read_bytes(), type=Outcome) == outcome

@@ -1,4 +1,4 @@
-"""The S3 door's pure parts: chunked bodies, listings, documents; and the directory below them."""
+"""The S3 API's pure parts: chunked bodies, listings, documents; and the directory below them."""
 
 import base64
 import hashlib
@@ -13,20 +13,20 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from linewatch.control_plane.access.sigv4 import Claim, chunk_signature, trailer_signature
+from linewatch.control_plane.access.sigv4 import ParsedSignature, chunk_signature, trailer_signature
 from linewatch.control_plane.objects import InvalidNameError, NoSuchBucketError, NoSuchObjectError, split_address
 from linewatch.control_plane.objects.directory import PRIVATE, DirectoryObjects
-from linewatch.control_plane.s3_door import documents as xml
-from linewatch.control_plane.s3_door.chunked import ChunkDecoder
-from linewatch.control_plane.s3_door.errors import S3Error
-from linewatch.control_plane.s3_door.listing import list_objects
-from linewatch.control_plane.s3_door.multipart import Multipart, Part, Upload, Whole
+from linewatch.control_plane.s3_api import documents as xml
+from linewatch.control_plane.s3_api.chunked import ChunkDecoder
+from linewatch.control_plane.s3_api.errors import S3Error
+from linewatch.control_plane.s3_api.listing import list_objects
+from linewatch.control_plane.s3_api.multipart import Multipart, Part, Upload, Whole
 
-CLAIM = Claim("K", "20260101", "r", "s3", ("host",), "0" * 64, "20260101T000000Z", None, None)
+SIGNATURE = ParsedSignature("K", "20260101", "r", "s3", ("host",), "0" * 64, "20260101T000000Z", None, None)
 
 
 def sign(previous: str, data: bytes) -> str:
-    return chunk_signature(b"key", CLAIM, previous, data)
+    return chunk_signature(b"key", SIGNATURE, previous, data)
 
 
 def encode(chunks: list[bytes], signed: bool) -> bytes:
@@ -71,12 +71,12 @@ def test_signed_trailers_are_those_of_the_signer() -> None:
     body = encode([b"hello"], signed=True).partition(b"x-amz-checksum")[0]
     last = body.rpartition(b"chunk-signature=")[2][:64].decode()
     line = "x-amz-checksum-crc32:NhCmhg=="
-    signature = trailer_signature(b"key", CLAIM, last, hashlib.sha256(f"{line}\n".encode()).hexdigest())
+    signature = trailer_signature(b"key", SIGNATURE, last, hashlib.sha256(f"{line}\n".encode()).hexdigest())
 
     def read(text: str) -> dict[str, str]:
         decoder = ChunkDecoder(sign, "seed")
         list(decoder.feed(body + text.encode()))
-        return decoder.trailers(partial(trailer_signature, b"key", CLAIM))
+        return decoder.trailers(partial(trailer_signature, b"key", SIGNATURE))
 
     assert read(f"{line}\r\nx-amz-trailer-signature:{signature}\r\n\r\n") == {"x-amz-checksum-crc32": "NhCmhg=="}
     assert read("\r\n") == {}
@@ -177,8 +177,8 @@ def test_a_file_put_there_by_hand_is_an_object(tmp_path: Path) -> None:
     (tmp_path / "bkt" / "a").mkdir(parents=True)
     (tmp_path / "bkt" / "a" / "b.png").write_bytes(b"hello")
     assert [(key, objects.entry("bkt", key).size) for key in objects.keys("bkt")] == [("a/b.png", 5)]  # type: ignore[union-attr]
-    note, _, _ = objects.note("bkt", "a/b.png")
-    assert (note.content_type, note.etag[-2:]) == ("image/png", "-1")
+    stored, _, _ = objects.describe("bkt", "a/b.png")
+    assert (stored.content_type, stored.etag[-2:]) == ("image/png", "-1")
     assert objects.size("bkt", "a/b.png") == 5
     with objects.open("bkt", "a/b.png") as stream:
         assert stream.read() == b"hello"
@@ -192,9 +192,9 @@ def test_a_note_counts_only_for_the_file_it_was_made_for(tmp_path: Path) -> None
     source = tmp_path / "source"
     source.write_bytes(b"one")
     objects.put("bkt", "k", source, "text/plain")
-    assert objects.note("bkt", "k")[0].etag == hashlib.md5(b"one").hexdigest()  # noqa: S324
+    assert objects.describe("bkt", "k")[0].etag == hashlib.md5(b"one").hexdigest()  # noqa: S324
     (tmp_path / "bkt" / "k").write_bytes(b"by hand")
-    assert objects.note("bkt", "k")[0].etag.endswith("-1")
+    assert objects.describe("bkt", "k")[0].etag.endswith("-1")
 
 
 def test_fetching_gives_a_file_that_later_changes_do_not_touch(tmp_path: Path) -> None:
@@ -242,9 +242,9 @@ def test_parts_make_an_object(tmp_path: Path) -> None:
         with pytest.raises(S3Error):
             uploads.complete(folder, upload, wanted, Whole(), None)
     uploads.complete(folder, upload, [one, two], Whole(), None)
-    note, _, path = objects.note("bkt", "k")
+    stored, _, path = objects.describe("bkt", "k")
     assert path.read_bytes() == b"onetwo"
-    assert (note.content_type, note.metadata, note.etag[-2:]) == ("image/png", {"a": "b"}, "-2")
+    assert (stored.content_type, stored.metadata, stored.etag[-2:]) == ("image/png", {"a": "b"}, "-2")
     for wrong in (upload_id, "../../etc", "0" * 32):
         with pytest.raises(S3Error, match="no such upload"):
             uploads.find(wrong, "bkt", "k")

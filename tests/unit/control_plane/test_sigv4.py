@@ -15,11 +15,11 @@ from linewatch.control_plane.access.sigv4 import (
     LONGEST_PRESIGNED_S,
     SKEW_S,
     UNSIGNED,
-    Received,
+    RawRequest,
     _hmac_hex,
     check_time,
     declared_hash,
-    read_claim,
+    parse_signature,
     signing_key,
     verify,
 )
@@ -39,25 +39,25 @@ PATHS = st.lists(st.text(st.characters(codec="ascii", categories=("L", "N")) | s
 def sign(
     method: str = "POST", path: str = "/2020-11-20/projects", body: bytes = b"{}", headers: Mapping[str, str] | None = None,
     service: str = "lookoutvision", token: str | None = None,
-) -> Received:  # fmt: skip
+) -> RawRequest:  # fmt: skip
     request = AWSRequest(method, f"http://127.0.0.1:8700{path}", dict(headers or {}), body)
     kind = S3SigV4Auth if service == "s3" else SigV4Auth
     kind(Credentials(KEY, SECRET, token), service, "eu-west-1").add_auth(request)
-    return received(request, path)
+    return raw_request(request, path)
 
 
-def received(request: AWSRequest, path: str) -> Received:
+def raw_request(request: AWSRequest, path: str) -> RawRequest:
     prepared = request.prepare()
     found = {k.lower(): v.decode() if isinstance(v, bytes) else str(v) for k, v in prepared.headers.items()}
     found["host"] = "127.0.0.1:8700"
     raw, _, query = prepared.url.removeprefix("http://127.0.0.1:8700").partition("?")
-    return Received(prepared.method, raw if query else path.partition("?")[0], query or path.partition("?")[2], found)
+    return RawRequest(prepared.method, raw if query else path.partition("?")[0], query or path.partition("?")[2], found)
 
 
-def prove(request: Received, body: bytes = b"{}", secret: str = SECRET) -> None:
-    claim = read_claim(request)
-    check_time(claim, now())
-    verify(request, claim, secret, declared_hash(request, claim) or hashlib.sha256(body).hexdigest())
+def verify_all(request: RawRequest, body: bytes = b"{}", secret: str = SECRET) -> None:
+    signature = parse_signature(request)
+    check_time(signature, now())
+    verify(request, signature, secret, declared_hash(request, signature) or hashlib.sha256(body).hexdigest())
 
 
 @given(path=PATHS, body=st.binary(max_size=50), method=st.sampled_from(["GET", "POST", "PATCH", "DELETE"]),
@@ -67,46 +67,46 @@ def prove(request: Received, body: bytes = b"{}", secret: str = SECRET) -> None:
 def test_what_botocore_signs_is_accepted(path: str, body: bytes, method: str, query: dict[str, str], value: str) -> None:
     path += "?" + "&".join(f"{k}={v}" for k, v in query.items()) if query else ""
     request = sign(method, path, body, {"X-Amzn-Client-Token": value})
-    prove(request, body)
+    verify_all(request, body)
     for changed in (
-        Received("PUT", request.path, request.query, request.headers),
-        Received(request.method, request.path + "x", request.query, request.headers),
-        Received(request.method, request.path, request.query + "&z=1", request.headers),
-        Received(request.method, request.path, request.query, {**request.headers, "host": "evil"}),
+        RawRequest("PUT", request.path, request.query, request.headers),
+        RawRequest(request.method, request.path + "x", request.query, request.headers),
+        RawRequest(request.method, request.path, request.query + "&z=1", request.headers),
+        RawRequest(request.method, request.path, request.query, {**request.headers, "host": "evil"}),
     ):
         with pytest.raises(InvalidSignatureError):
-            prove(changed, body)
+            verify_all(changed, body)
     with pytest.raises(InvalidSignatureError):
-        prove(request, body + b"x")
+        verify_all(request, body + b"x")
     with pytest.raises(InvalidSignatureError):
-        prove(request, body, "another secret")
+        verify_all(request, body, "another secret")
 
 
 @pytest.mark.parametrize("path", ["/.", "/..", "/a/./b", "/a/../b", "//a//b", "/a/..", "/a/b/", "/a/.", "/../.."])
 def test_a_path_is_normalized_as_the_rules_of_signing_say(path: str) -> None:
-    prove(sign("GET", path, b""), b"")
+    verify_all(sign("GET", path, b""), b"")
 
 
 def test_an_escaped_arn_is_accepted() -> None:
-    prove(sign("GET", "/2020-11-20/tags/arn%3Aaws%3Alookoutvision%3Aus-east-1%3A1%3Amodel%2Fw1%2F1", b""), b"")
+    verify_all(sign("GET", "/2020-11-20/tags/arn%3Aaws%3Alookoutvision%3Aus-east-1%3A1%3Amodel%2Fw1%2F1", b""), b"")
 
 
 def test_s3_does_not_quote_twice() -> None:
-    prove(sign("PUT", "/bucket/a%20b%2Bc", b"x", service="s3"), b"x")
+    verify_all(sign("PUT", "/bucket/a%20b%2Bc", b"x", service="s3"), b"x")
 
 
 def test_headers_that_botocore_leaves_out_count_where_they_are_signed() -> None:
     plain = sign(headers={"User-Agent": "sdk/1"})
-    claim = read_claim(plain)
+    parsed = parse_signature(plain)
     names = ("host", "user-agent", "x-amz-date")
     canonical = "\n".join(["POST", plain.path, "", *(f"{n}:{plain.headers[n]}" for n in names), "", ";".join(names),
                            hashlib.sha256(b"{}").hexdigest()])  # fmt: skip
-    text = "\n".join(["AWS4-HMAC-SHA256", claim.timestamp, claim.scope, hashlib.sha256(canonical.encode()).hexdigest()])
-    signature = _hmac_hex(signing_key(SECRET, claim), text)
-    header = f"AWS4-HMAC-SHA256 Credential={KEY}/{claim.scope}, SignedHeaders={';'.join(names)}, Signature={signature}"
-    prove(Received("POST", plain.path, "", {**plain.headers, "authorization": header}))
+    text = "\n".join(["AWS4-HMAC-SHA256", parsed.timestamp, parsed.scope, hashlib.sha256(canonical.encode()).hexdigest()])
+    signature = _hmac_hex(signing_key(SECRET, parsed), text)
+    header = f"AWS4-HMAC-SHA256 Credential={KEY}/{parsed.scope}, SignedHeaders={';'.join(names)}, Signature={signature}"
+    verify_all(RawRequest("POST", plain.path, "", {**plain.headers, "authorization": header}))
     with pytest.raises(InvalidSignatureError):
-        prove(Received("POST", plain.path, "", {**plain.headers, "authorization": header, "user-agent": "other"}))
+        verify_all(RawRequest("POST", plain.path, "", {**plain.headers, "authorization": header, "user-agent": "other"}))
 
 
 @pytest.mark.parametrize("kind", [SigV4QueryAuth, S3SigV4QueryAuth])
@@ -114,27 +114,27 @@ def test_a_presigned_request_is_accepted_in_its_time(kind: type[SigV4QueryAuth])
     service = "s3" if kind is S3SigV4QueryAuth else "lookoutvision"
     request = AWSRequest("GET", "http://127.0.0.1:8700/bucket/key", {"host": "127.0.0.1:8700"}, b"")
     kind(Credentials(KEY, SECRET), service, "us-east-1", expires=60).add_auth(request)
-    found = received(request, "/bucket/key")
-    claim = read_claim(found)
-    assert (claim.expires, declared_hash(found, claim)) == (60, UNSIGNED if service == "s3" else None)
-    prove(found, b"")
+    found = raw_request(request, "/bucket/key")
+    signature = parse_signature(found)
+    assert (signature.expires, declared_hash(found, signature)) == (60, UNSIGNED if service == "s3" else None)
+    verify_all(found, b"")
     with pytest.raises(AccessDeniedError, match="good for 60 s"):
-        check_time(claim, now() + 61)
+        check_time(signature, now() + 61)
     with pytest.raises(InvalidSignatureError):
-        prove(Received("GET", "/bucket/other", found.query, found.headers), b"")
+        verify_all(RawRequest("GET", "/bucket/other", found.query, found.headers), b"")
 
 
 @pytest.mark.parametrize("shift", [SKEW_S + 2, -SKEW_S - 2])
 def test_a_clock_that_is_off_is_told(shift: int) -> None:
-    claim = read_claim(sign())
+    signature = parse_signature(sign())
     with pytest.raises(InvalidSignatureError, match=r"Signature (expired|not yet current)"):
-        check_time(claim, now() + shift)
-    check_time(claim, now() + (shift - 60 if shift > 0 else shift + 60))
+        check_time(signature, now() + shift)
+    check_time(signature, now() + (shift - 60 if shift > 0 else shift + 60))
 
 
 def test_an_unsigned_request_is_told_what_to_do() -> None:
     with pytest.raises(MissingTokenError, match="linewatch credentials create"):
-        read_claim(Received("GET", "/2020-11-20/projects", "", {}))
+        parse_signature(RawRequest("GET", "/2020-11-20/projects", "", {}))
 
 
 GOOD = {"Credential": f"{KEY}/20260101/us-east-1/s3/aws4_request", "SignedHeaders": "host;x-amz-date", "Signature": "0" * 64}
@@ -149,18 +149,18 @@ def test_a_malformed_header_is_incomplete(changed: dict[str, str | None], date: 
     parts = {k: v for k, v in {**GOOD, **changed}.items() if v is not None}
     header = "AWS4-HMAC-SHA256 " + ", ".join(f"{k}={v}" for k, v in parts.items())
     with pytest.raises(IncompleteSignatureError):
-        read_claim(Received("GET", "/", "", {"authorization": header, "x-amz-date": date}))
+        parse_signature(RawRequest("GET", "/", "", {"authorization": header, "x-amz-date": date}))
 
 
 def test_another_algorithm_is_refused() -> None:
     with pytest.raises(IncompleteSignatureError):
-        read_claim(Received("GET", "/", "", {"authorization": "AWS KEY:signature"}))
+        parse_signature(RawRequest("GET", "/", "", {"authorization": "AWS KEY:signature"}))
 
 
 def test_a_date_of_another_day_is_refused() -> None:
     header = "AWS4-HMAC-SHA256 " + ", ".join(f"{k}={v}" for k, v in GOOD.items())
     with pytest.raises(InvalidSignatureError):
-        read_claim(Received("GET", "/", "", {"authorization": header, "x-amz-date": "20260102T000000Z"}))
+        parse_signature(RawRequest("GET", "/", "", {"authorization": header, "x-amz-date": "20260102T000000Z"}))
 
 
 @pytest.mark.parametrize("expires", ["0", str(LONGEST_PRESIGNED_S + 1), "-1", "x", ""])
@@ -168,7 +168,7 @@ def test_a_presigned_request_lives_a_week_at_most(expires: str) -> None:
     query = "&".join(["X-Amz-Algorithm=AWS4-HMAC-SHA256", f"X-Amz-Credential={GOOD['Credential']}", "X-Amz-Date=20260101T000000Z",
                       f"X-Amz-Expires={expires}", "X-Amz-SignedHeaders=host", f"X-Amz-Signature={'0' * 64}"])  # fmt: skip
     with pytest.raises(IncompleteSignatureError, match="X-Amz-Expires"):
-        read_claim(Received("GET", "/", query, {}))
+        parse_signature(RawRequest("GET", "/", query, {}))
 
 
 @given(st.text(max_size=200), st.text(max_size=100), st.text(max_size=30))
@@ -176,4 +176,4 @@ def test_a_presigned_request_lives_a_week_at_most(expires: str) -> None:
 def test_any_header_is_read_or_refused(header: str, query: str, date: str) -> None:
     for text in (header, "AWS4-HMAC-SHA256 " + header, "AWS4-HMAC-SHA256 Credential=" + header):
         with suppress(IncompleteSignatureError, InvalidSignatureError, MissingTokenError):
-            check_time(read_claim(Received("GET", "/", query, {"authorization": text, "x-amz-date": date})), 0.0)
+            check_time(parse_signature(RawRequest("GET", "/", query, {"authorization": text, "x-amz-date": date})), 0.0)

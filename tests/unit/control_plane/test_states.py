@@ -14,22 +14,22 @@ from hypothesis.strategies import data
 
 from linewatch.anomaly_model.child_job import Outcome
 from linewatch.control_plane.jobs.preparation import finish
-from linewatch.control_plane.states import DATASET, JOB, MODEL, PACKAGING, Machine
+from linewatch.control_plane.states import DATASET, JOB, MODEL, PACKAGING, StateMachine
 from linewatch.control_plane.store.database import Store
 from linewatch.control_plane.store.schema import datasets, job_events, jobs, models, packagings, projects
-from linewatch.control_plane.store.transitions import MACHINES, advance
+from linewatch.control_plane.store.transitions import STATE_MACHINES, advance
 from linewatch.control_plane.wire.service_model import operations
 
 
 @pytest.mark.parametrize(("machine", "shape"), [(DATASET, "DatasetStatus"), (MODEL, "ModelStatus"),
                                                (PACKAGING, "ModelPackagingJobStatus")])  # fmt: skip
-def test_states_are_those_of_the_model(machine: Machine, shape: str) -> None:
+def test_states_are_those_of_the_model(machine: StateMachine, shape: str) -> None:
     service = operations("lookoutvision")["CreateProject"].model.service_model
     assert machine.states <= set(service.shape_for(shape).enum)
 
 
 @pytest.mark.parametrize("machine", [DATASET, MODEL, PACKAGING, JOB])
-def test_every_state_can_be_reached(machine: Machine) -> None:
+def test_every_state_can_be_reached(machine: StateMachine) -> None:
     reached = set(machine.initial)
     for _ in machine.states:
         reached |= {target for sources, target in machine.events.values() if sources & reached}
@@ -67,8 +67,8 @@ class Walk(RuleBasedStateMachine):
     def event(self, data: Any) -> None:
         from hypothesis.strategies import sampled_from
 
-        subject = data.draw(sampled_from(sorted(MACHINES)))
-        machine = MACHINES[subject][1]
+        subject = data.draw(sampled_from(sorted(STATE_MACHINES)))
+        machine = STATE_MACHINES[subject][1]
         event = data.draw(sampled_from(sorted(machine.events)))
         allowed = self.expected[subject] in machine.sources(event)
         with self.store.write() as c:
@@ -82,7 +82,7 @@ class Walk(RuleBasedStateMachine):
         if not hasattr(self, "store"):
             return
         with self.store.read() as c:
-            for subject, (table, _, column) in MACHINES.items():
+            for subject, (table, _, column) in STATE_MACHINES.items():
                 assert c.execute(sa.select(table.c[column])).scalar() == self.expected[subject]
             assert c.execute(sa.select(sa.func.count()).select_from(job_events)).scalar() == self.events
 

@@ -9,12 +9,12 @@ import pytest
 from linewatch.anomaly_model.bundle import Bundle, open_bundle, unzip_bundle
 from linewatch.anomaly_model.runtime_tvm import host_target
 from linewatch.anomaly_model.signature import create_key
-from linewatch.packager.bill import BILL_NAME
 from linewatch.packager.elf import find_cubins, read_facts
 from linewatch.packager.package import Package, PackageOptions, package, package_each
-from linewatch.packager.prove import prove
+from linewatch.packager.sbom import SBOM_NAME
 from linewatch.packager.targets import find_target
 from linewatch.packager.tune import TuningError
+from linewatch.packager.verification import verify_parity
 from tests.toolchain import require_arm64
 
 BY_MODEL = PackageOptions(tuning="model", rounds=0)
@@ -77,10 +77,10 @@ def test_the_same_input_gives_the_same_bytes(bundle: Bundle, tmp_path: Path) -> 
 
 
 def test_what_is_in_it_is_listed(packaged: Package) -> None:
-    bill = json.loads(packaged.bundle.read(BILL_NAME))
+    bill = json.loads(packaged.bundle.read(SBOM_NAME))
     assert bill["bomFormat"] == "CycloneDX"
     files = {c["name"]: c for c in bill["components"] if c["type"] == "file"}
-    listed = set(packaged.bundle.manifest.files) - {BILL_NAME}
+    listed = set(packaged.bundle.manifest.files) - {SBOM_NAME}
     assert set(files) == listed
     for name in listed:
         assert files[name]["hashes"][0]["content"] == packaged.bundle.manifest.files[name].sha256
@@ -119,4 +119,4 @@ def test_code_that_does_not_run_is_not_packaged(bundle: Bundle) -> None:
     from linewatch.packager.targets import AVX2
 
     with pytest.raises(ParityError, match="variant avx2 could not be checked"):
-        prove(bundle, b"not a library", "x86_64", AVX2)
+        verify_parity(bundle, b"not a library", "x86_64", AVX2)

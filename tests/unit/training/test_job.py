@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from linewatch.anomaly_model.child_job import OUTCOME, SPEC, Outcome, Progress, ProgressFile, read_outcome, read_progress
+from linewatch.anomaly_model.child_job import OUTCOME, SPEC, JobProgress, Outcome, ProgressFile, read_outcome, read_progress
 from linewatch.anomaly_model.errors import DatasetError, PictureError
 from linewatch.anomaly_model.manifest import Label
 from linewatch.training.data.dataset import Dataset, Sample
@@ -153,9 +153,9 @@ def test_progress_is_whole_or_absent(tmp_path: Path) -> None:
     report = ProgressFile(tmp_path / "progress.json")
     report("reading", 1, 10)
     report("reading", 2, 10)  # sooner than anybody looks
-    assert read_progress(tmp_path) == Progress("reading", 1, 10)
+    assert read_progress(tmp_path) == JobProgress("reading", 1, 10)
     report("training", 0, 5)
-    assert read_progress(tmp_path) == Progress("training", 0, 5)
+    assert read_progress(tmp_path) == JobProgress("training", 0, 5)
     (tmp_path / "progress.json").write_text("{")
     assert read_progress(tmp_path) is None
 

@@ -12,7 +12,7 @@ from linewatch.anomaly_model.manifest import Label, PictureSize
 from linewatch.anomaly_model.picture import read_picture, to_model_input
 from linewatch.anomaly_model.progress import no_progress
 from linewatch.training.data.dataset import Sample
-from linewatch.training.data.ground_truth import parse_line
+from linewatch.training.data.manifest import parse_line
 from linewatch.training.data.masks import read_mask
 from linewatch.training.data.pictures import load_pictures
 from linewatch.training.data.reading import read_dataset
