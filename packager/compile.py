@@ -1,7 +1,7 @@
 """From a plan to a shared library that TVM's runtime loads."""
 
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +37,7 @@ def compile_model(model: bytes, machine: str, isa: Isa, choose: Choose) -> bytes
         ToolError: no linker for the architecture.
     """
     plan = make_plan(model, isa.lanes)
-    module = lower(plan, isa, choose)
+    module = lower({"main": plan}, isa, choose)
     if plan.source.dtype == "uint8":
         _, height, width, _ = plan.source.shape
         module["box_resize"] = box_resize(height, width)
@@ -68,21 +68,24 @@ def link(executable: Any, machine: str) -> bytes:
         return path.read_bytes()
 
 
-def lower(plan: Plan, isa: Isa, choose: Choose) -> Any:
-    """A module with the plan as `main` and a function for each kernel."""
-    builder = relax.BlockBuilder()
-    functions: dict[object, Any] = {}
+def lower(plans: Mapping[str, Plan], isa: Isa, choose: Choose) -> Any:
+    """A module with a function for each plan, by its name, and one for each kernel; steps that are alike share one kernel."""
+    builder, kernels = relax.BlockBuilder(), dict[object, Any]()
+    for name, plan in plans.items():
+        _lower_plan(builder, kernels, name, plan, isa, choose)
+    return builder.finalize()
 
-    def call(name: str, key: object, make: Callable[[], object], arguments: list[Any], output: Any) -> Any:
-        """Emit a kernel call; steps that are alike share one kernel."""
-        if (name, key) not in functions:
-            functions[name, key] = builder.add_func(make(), name)
-        return builder.emit(relax.call_tir(functions[name, key], arguments, output))
+
+def _lower_plan(builder: relax.BlockBuilder, kernels: dict[object, Any], name: str, plan: Plan, isa: Isa, choose: Choose) -> None:
+    def call(kind: str, key: object, make: Callable[[], object], arguments: list[Any], output: Any) -> Any:
+        if (kind, key) not in kernels:
+            kernels[kind, key] = builder.add_func(make(), kind)
+        return builder.emit(relax.call_tir(kernels[kind, key], arguments, output))
 
     source = plan.source
     picture = relax.Var("picture", relax.TensorType(source.shape, source.dtype))
     values: dict[int, Any] = {}
-    with builder.function("main", [picture]):
+    with builder.function(name, [picture]):
         with builder.dataflow():
             for step in plan.steps:
                 if step.kind == "alias":
@@ -90,7 +93,8 @@ def lower(plan: Plan, isa: Isa, choose: Choose) -> Any:
                     continue
                 flat = relax.TensorType((step.output.size,), "float32")
                 if step.kind == "input":
-                    made = call("input", 0, lambda s=step: elementwise.read_input(isa, source, s), [picture], flat)  # type: ignore[misc]
+                    key = (source, _key(step))
+                    made = call("input", key, lambda s=step: elementwise.read_input(isa, source, s), [picture], flat)  # type: ignore[misc]
                     values[id(step.output)] = made
                     continue
                 choice = choose(isa, step) if step.kind == "conv" else None
@@ -100,13 +104,12 @@ def lower(plan: Plan, isa: Isa, choose: Choose) -> Any:
                 arguments = [*first, *(relax.const(c) for c in constants), *residual]
                 values[id(step.output)] = call(step.kind, (_key(step), choice), kernel, arguments, flat)
             results = [
-                call("output", o.name, lambda o=o: elementwise.write_output(o),  # type: ignore[misc]
+                call("output", (name, o.name), lambda o=o: elementwise.write_output(o),  # type: ignore[misc]
                      [values[id(o.view.tensor)]], relax.TensorType(o.view.shape, "float32"))
                 for o in plan.outputs
             ]  # fmt: skip
             result = builder.emit_output(relax.Tuple(results))
         builder.emit_func_output(result)
-    return builder.finalize()
 
 
 def _key(step: Step) -> tuple[object, ...]:

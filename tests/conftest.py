@@ -1,24 +1,25 @@
-"""Shared fixtures: a small real model, packaged once; an agent on a Unix socket; and a guard on the network."""
+"""Shared fixtures: a small real model, packaged once for all processes of a run; an agent on a Unix socket; and a guard on the network.
+
+What is imported here every process of a run pays for: torch, TVM and grpcio come with the fixtures that need them.
+"""
 
 import os
 import shutil
 import socket
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, settings
 
-from linewatch.anomaly_model.bundle import Bundle, open_bundle
-from linewatch.commands.demo import running_agent
-from linewatch.commands.drawn_parts import PartSet, write_set
-from linewatch.edge_agent.client import AgentClient
-from linewatch.packager.package import Package, PackageOptions, package
-from linewatch.packager.targets import find_target
-from linewatch.training.data.reading import read_dataset
-from linewatch.training.options import TrainingOptions
-from linewatch.training.train import train
+from tests.once import Once
+
+if TYPE_CHECKING:
+    from linewatch import AgentClient, Bundle, Package
+
+pytest_plugins = ["tests.durations"]
 
 # What tests fetch and measure is kept from run to run, but not among the user's own.
 os.environ["XDG_CACHE_HOME"] = str(Path(__file__).parents[1] / ".pytest_cache" / "linewatch")
@@ -64,45 +65,62 @@ def old_client() -> Path:
 
 
 @pytest.fixture(scope="session")
-def parts(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def once(tmp_path_factory: pytest.TempPathFactory) -> Once:
+    """Makes folders that all processes of this run share."""
+    base = tmp_path_factory.getbasetemp()
+    return Once((base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "shared")
+
+
+@pytest.fixture(scope="session")
+def parts(once: Once) -> Path:
     """A small drawn set: 18 + 18 training and 8 + 8 test pictures with masks."""
-    folder = tmp_path_factory.mktemp("parts")
-    write_set(folder, PartSet(18, 18, 8, 8, seed=3))
-    return folder
+    from linewatch.commands.drawn_parts import PartSet, write_set
+
+    return once.folder("parts", lambda folder: write_set(folder, PartSet(18, 18, 8, 8, seed=3)))
 
 
 @pytest.fixture(scope="session")
-def bundle(parts: Path, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+def bundle(parts: Path, once: Once) -> "Bundle":
     """A segmentation model trained on it."""
-    folder = tmp_path_factory.mktemp("train") / "bundle"
+    from linewatch import TrainingOptions, open_bundle, read_dataset, train
+
     options = TrainingOptions(name="parts", model_version="3", side=128, unet_steps=0)
-    return train(read_dataset(parts / "train"), folder, options, read_dataset(parts / "test")).bundle
+    folder = once.folder("bundle", lambda made: train(read_dataset(parts / "train"), made / "bundle", options, read_dataset(parts / "test")))
+    return open_bundle(folder / "bundle")
 
 
 @pytest.fixture(scope="session")
-def packaged(bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Package:
+def packaged(bundle: "Bundle", once: Once) -> "Package":
     """It, compiled and packed."""
-    return package(bundle, find_target("x86_64-cpu"), tmp_path_factory.mktemp("package"), PackageOptions(name="parts", rounds=20))
+    from linewatch import Package, PackageOptions, find_target, package
+
+    return once.value("package", Package, lambda folder: package(bundle, find_target("x86_64-cpu"), folder, PackageOptions(name="parts", rounds=20)))
 
 
 @pytest.fixture(scope="session")
-def models(packaged: Package, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def models(packaged: "Package", once: Once) -> Path:
     """A models folder: the packaged model as `parts`, and `broken` with one flipped byte."""
-    folder = tmp_path_factory.mktemp("models")
-    shutil.copytree(packaged.bundle.folder, folder / "parts")
-    shutil.copytree(packaged.bundle.folder, folder / "broken")
-    manifest = folder / "broken" / "bundle.json"
-    manifest.write_text(manifest.read_text().replace('"name": "parts"', '"name": "broken"').replace('"component": "parts"', '"component": "broken"'))
-    model = folder / "broken" / "model.onnx"
-    data = bytearray(model.read_bytes())
-    data[len(data) // 2] ^= 1
-    model.write_bytes(data)
-    return folder
+
+    def make(folder: Path) -> None:
+        shutil.copytree(packaged.bundle.folder, folder / "parts")
+        shutil.copytree(packaged.bundle.folder, folder / "broken")
+        manifest = folder / "broken" / "bundle.json"
+        text = manifest.read_text().replace('"name": "parts"', '"name": "broken"').replace('"component": "parts"', '"component": "broken"')
+        manifest.write_text(text)
+        model = folder / "broken" / "model.onnx"
+        data = bytearray(model.read_bytes())
+        data[len(data) // 2] ^= 1
+        model.write_bytes(data)
+
+    return once.folder("models", make)
 
 
 @pytest.fixture(scope="session")
 def agent_address(models: Path) -> Iterator[str]:
     """An agent process that serves `models`."""
+    from linewatch import AgentClient
+    from linewatch.commands.demo import running_agent
+
     with running_agent(models) as address:
         with AgentClient(address) as client:
             client.wait_until_listening(30)
@@ -110,8 +128,10 @@ def agent_address(models: Path) -> Iterator[str]:
 
 
 @pytest.fixture
-def client(agent_address: str) -> Iterator[AgentClient]:
+def client(agent_address: str) -> "Iterator[AgentClient]":
     """A client with `parts` running."""
+    from linewatch import AgentClient
+
     with AgentClient(agent_address) as connected:
         connected.start("parts")
         yield connected
@@ -132,8 +152,10 @@ def cookies() -> Path:
 
 
 @pytest.fixture
-def copied_bundle(packaged: Package, tmp_path: Path) -> Path:
+def copied_bundle(packaged: "Package", tmp_path: Path) -> Path:
     """A copy of the packaged bundle to damage."""
+    from linewatch import open_bundle
+
     shutil.copytree(packaged.bundle.folder, tmp_path / "copy")
     assert open_bundle(tmp_path / "copy").manifest.model.name == "parts"
     return tmp_path / "copy"

@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -102,10 +103,16 @@ class Server:
 
     def client(self, credential: dict[str, str], service: str = "lookoutvision", region: str = REGION, **config: Any) -> Any:
         """A boto3 client of the newest release, with our model of the service."""
-        session = boto3.Session()
-        session._loader.search_paths.insert(0, str(ROOT / "client_models"))  # type: ignore[attr-defined]
         options = {"retries": {"max_attempts": 0}, **config}
-        return session.client(service, endpoint_url=self.url, region_name=region, config=Config(**options), **credential)
+        return _session().client(service, endpoint_url=self.url, region_name=region, config=Config(**options), **credential)
+
+
+@cache
+def _session() -> boto3.Session:
+    """One for all clients: it reads the models of the services, most of what a client costs."""
+    session = boto3.Session()
+    session._loader.search_paths.insert(0, str(ROOT / "client_models"))  # type: ignore[attr-defined]
+    return session
 
 
 def wait_for(describe: Callable[[], Any], is_done: Callable[[Any], bool], seconds: float = 60) -> Any:

@@ -5,6 +5,7 @@ import os
 import secrets
 import shutil
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -41,19 +42,37 @@ def new_database(address: str) -> str:
     return address.format(name=name)
 
 
-@pytest.fixture(scope="session", params=["sqlite", "postgresql"])
-def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """A running server."""
-    settings: dict[str, object] = {"quota_trainings": 50, "hosting_start_s": 60, "training_effort": "quick"}
-    if request.param == "postgresql":
-        settings["database"] = new_database(request.getfixturevalue("postgres"))
-    running = Server(tmp_path_factory.mktemp("server") / "data", settings).start()
+@contextmanager
+def running_server(folder: Path, **settings: object) -> Iterator[Server]:
+    """A server that starts, stops and logs no trace."""
+    running = Server(folder / "data", {"quota_trainings": 50, "hosting_start_s": 60, "training_effort": "quick", **settings}).start()
     try:
         yield running
         running.stop()
         assert "Traceback" not in running.log
     finally:
         running.kill()
+
+
+@pytest.fixture(scope="session")
+def sqlite_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A server whose rows lie in a file."""
+    with running_server(tmp_path_factory.mktemp("server")) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def postgresql_server(tmp_path_factory: pytest.TempPathFactory, postgres: str) -> Iterator[Server]:
+    """A server whose rows lie in PostgreSQL."""
+    with running_server(tmp_path_factory.mktemp("server"), database=new_database(postgres)) as running:
+        yield running
+
+
+@pytest.fixture(scope="session", params=["sqlite", "postgresql"])
+def server(request: pytest.FixtureRequest) -> Server:
+    """A running server; both kinds run until the end, whichever test comes next."""
+    found: Server = request.getfixturevalue(f"{request.param}_server")
+    return found
 
 
 @dataclass

@@ -1,6 +1,6 @@
 """Every operator family against ONNX Runtime, for both instruction sets, with sizes that do not divide evenly."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import numpy as np
 import onnx
@@ -13,8 +13,8 @@ from benchmarks.nets import Net as PublishedNet
 from linewatch.anomaly_model.runtime_onnx import OnnxRuntime
 from linewatch.anomaly_model.runtime_tvm import cpu_flags
 from linewatch.packager.compile import lower
-from linewatch.packager.plan import Step, UnsupportedGraphError, make_plan
-from linewatch.packager.schedule import Choice, Winograd, choose, tiles, winograds
+from linewatch.packager.plan import UnsupportedGraphError, make_plan
+from linewatch.packager.schedule import choose, tiles, winograds
 from linewatch.packager.targets import AVX2, AVX512, Isa
 
 RNG = np.random.default_rng(0)
@@ -237,18 +237,48 @@ CASES: dict[str, Build] = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("isa", [AVX512, AVX2], ids=lambda isa: isa.name)
-@pytest.mark.parametrize("case", CASES)
-def test_equals_onnxruntime(case: str, isa: Isa) -> None:
-    if not cpu_flags().issuperset(isa.flags):
-        pytest.skip(f"this CPU has no {isa.name}; its code is compiled in other tests")
-    net = Net(23, 37)
-    model = net.build(CASES[case](net))
-    picture = RNG.integers(0, 256, (1, 23, 37, 3), np.uint8)
-    expected = OnnxRuntime(model).run_arrays(picture)
+def machine(models: Mapping[str, bytes], isa: Isa) -> relax.VirtualMachine:
+    """Compiled graphs, a function each, in one library: most of the time goes into making one."""
     target = tvm.target.Target({"kind": "llvm", "mcpu": isa.mcpu})
-    machine = relax.VirtualMachine(tvm.compile(lower(make_plan(model, isa.lanes), isa, choose), target=target), tvm.cpu())
-    for found, right in zip(machine["main"](tvm.runtime.tensor(picture)), expected, strict=True):
+    plans = {name: make_plan(model, isa.lanes) for name, model in models.items()}
+    return relax.VirtualMachine(tvm.compile(lower(plans, isa, choose), target=target), tvm.cpu())
+
+
+@pytest.fixture(scope="module", params=[AVX512, AVX2], ids=lambda isa: isa.name)
+def isa(request: pytest.FixtureRequest) -> Isa:
+    """An instruction set that this machine has."""
+    found: Isa = request.param
+    if not cpu_flags().issuperset(found.flags):
+        pytest.skip(f"this CPU has no {found.name}; its code is compiled in other tests")
+    return found
+
+
+@pytest.fixture(scope="module")
+def models() -> dict[str, bytes]:
+    """The graph of each case."""
+    nets = {case: Net(23, 37) for case in CASES}
+    return {case: net.build(CASES[case](net)) for case, net in nets.items()}
+
+
+@pytest.fixture(scope="module")
+def library(models: dict[str, bytes], isa: Isa) -> relax.VirtualMachine | None:
+    """All cases; None when one of them cannot be compiled: then each test compiles its own and that one fails."""
+    try:
+        return machine({function(case): model for case, model in models.items()}, isa)
+    except Exception:
+        return None
+
+
+def function(case: str) -> str:
+    return f"case_{list(CASES).index(case)}"
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_equals_onnxruntime(case: str, isa: Isa, models: dict[str, bytes], library: relax.VirtualMachine | None) -> None:
+    picture = RNG.integers(0, 256, (1, 23, 37, 3), np.uint8)
+    expected = OnnxRuntime(models[case]).run_arrays(picture)
+    compiled = library or machine({function(case): models[case]}, isa)
+    for found, right in zip(compiled[function(case)](tvm.runtime.tensor(picture)), expected, strict=True):
         np.testing.assert_allclose(found.numpy(), right, rtol=2e-4, atol=2e-5 * max(1.0, float(np.abs(right).max())))
 
 
@@ -289,50 +319,40 @@ def test_tiles_fit_the_registers() -> None:
                     assert tile.pixels <= width
 
 
-@pytest.mark.parametrize("isa", [AVX512, AVX2], ids=lambda isa: isa.name)
-@pytest.mark.parametrize("pad", [0, 1, 2])
 @pytest.mark.parametrize("kernel", [3, 4, 5])
-def test_transformed_convolutions_equal_onnxruntime(kernel: int, pad: int, isa: Isa) -> None:
-    if not cpu_flags().issuperset(isa.flags):
-        pytest.skip(f"this CPU has no {isa.name}; its code is compiled in other tests")
-    net = Net(19, 30)
-    first = net.op("Relu", net.conv(net.x, 3, 32, 1))
-    model = net.build(net.op("Relu", net.conv(first, 32, 33, kernel, 1, pad)))
-    plan = make_plan(model, isa.lanes)
-    choices = winograds(isa, plan.steps[-1])
-    assert len(choices) == {3: 3, 4: 2, 5: 1}[kernel]
+def test_transformed_convolutions_equal_onnxruntime(kernel: int, isa: Isa) -> None:
+    models, plans, chosen = {}, {}, {}
+    for pad in (0, 1, 2):
+        net = Net(19, 30)
+        model = net.build(net.op("Relu", net.conv(net.op("Relu", net.conv(net.x, 3, 32, 1)), 32, 33, kernel, 1, pad)))
+        choices = winograds(isa, make_plan(model, isa.lanes).steps[-1])
+        assert len(choices) == {3: 3, 4: 2, 5: 1}[kernel]
+        for i, choice in enumerate(choices):
+            name = f"pad_{pad}_choice_{i}"
+            models[name], plans[name] = model, make_plan(model, isa.lanes)
+            chosen[id(plans[name].steps[-1])] = choice
+    module = lower(plans, isa, lambda isa, step: chosen.get(id(step)) or choose(isa, step))
+    compiled = relax.VirtualMachine(tvm.compile(module, target=tvm.target.Target({"kind": "llvm", "mcpu": isa.mcpu})), tvm.cpu())
     picture = RNG.integers(0, 256, (1, 19, 30, 3), np.uint8)
-    [expected] = OnnxRuntime(model).run_arrays(picture)
-    target = tvm.target.Target({"kind": "llvm", "mcpu": isa.mcpu})
-    for choice in choices:
-
-        def chosen(isa: Isa, step: Step, choice: Winograd = choice) -> Choice:
-            return choice if step.attributes["ky"] == kernel else choose(isa, step)
-
-        machine = relax.VirtualMachine(tvm.compile(lower(plan, isa, chosen), target=target), tvm.cpu())
-        [found] = machine["main"](tvm.runtime.tensor(picture))
-        np.testing.assert_allclose(found.numpy(), expected, rtol=1e-3, atol=2e-5 * float(np.abs(expected).max()))
+    for name, model in models.items():
+        [expected] = OnnxRuntime(model).run_arrays(picture)
+        [found] = compiled[name](tvm.runtime.tensor(picture))
+        np.testing.assert_allclose(found.numpy(), expected, rtol=1e-3, atol=2e-5 * float(np.abs(expected).max()), err_msg=name)
 
 
-@pytest.mark.parametrize("isa", [AVX512, AVX2], ids=lambda isa: isa.name)
 def test_a_u_net_equals_onnxruntime(isa: Isa) -> None:
     from linewatch.training.families.unet import UNet, export
     from linewatch.training.graph.color import write_color
     from linewatch.training.graph.writer import GraphWriter
 
-    if not cpu_flags().issuperset(isa.flags):
-        pytest.skip(f"this CPU has no {isa.name}; its code is compiled in other tests")
     g = GraphWriter(64, 80)
     written = export(UNet(4)).write(g, write_color(g))
     assert written.segmentation
     model = g.build([*written.score_values, g.upsample(written.segmentation.logits, 2)])
     picture = RNG.integers(0, 256, (1, 64, 80, 3), np.uint8)
-    target = tvm.target.Target({"kind": "llvm", "mcpu": isa.mcpu})
-    machine = relax.VirtualMachine(tvm.compile(lower(make_plan(model, isa.lanes), isa, choose), target=target), tvm.cpu())
-    for found, right in zip(
-        machine["main"](tvm.runtime.tensor(picture)), OnnxRuntime(model).run_arrays(picture), strict=True
-    ):
-        np.testing.assert_allclose(found.numpy(), right, rtol=2e-4, atol=2e-5 * max(1.0, float(np.abs(right).max())))
+    found = machine({"main": model}, isa)["main"](tvm.runtime.tensor(picture))
+    for value, right in zip(found, OnnxRuntime(model).run_arrays(picture), strict=True):
+        np.testing.assert_allclose(value.numpy(), right, rtol=2e-4, atol=2e-5 * max(1.0, float(np.abs(right).max())))
 
 
 def test_a_graph_of_any_number_of_pictures_takes_one() -> None:
