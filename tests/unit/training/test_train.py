@@ -24,6 +24,7 @@ from linewatch.training.data.reading import read_dataset
 from linewatch.training.delivery import write_deliverables
 from linewatch.training.evaluation.evaluate import evaluate
 from linewatch.training.evaluation.results import JOB_NAME, evaluation_line, evaluation_result, write_results
+from linewatch.training.families import discriminator
 from linewatch.training.families.backbone import load_backbone
 from linewatch.training.options import Budget, TrainingOptions
 from linewatch.training.recalibrate import recalibrate
@@ -167,10 +168,11 @@ def test_normal_pictures_only(parts: Path, tmp_path: Path, capsys: pytest.Captur
 
 
 @pytest.mark.e2e
-def test_a_backbone_joins_the_candidates_and_is_recorded(parts: Path, tmp_path: Path) -> None:
+def test_a_backbone_joins_the_candidates_and_is_recorded(parts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import torch
     from safetensors.torch import save_file
 
+    monkeypatch.setattr(discriminator, "STEPS", 40)  # how good it is does not matter here, and each step costs much on these features
     torch.manual_seed(0)
     save_file(SmallNet(bottleneck=False).state_dict(), tmp_path / "net.safetensors")
     backbone = load_backbone("timm:small", tmp_path / "net.safetensors", "none: random")
