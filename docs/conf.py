@@ -51,7 +51,15 @@ def _normal(path: PurePosixPath) -> str:
     return (_ROOT / path).resolve().relative_to(_ROOT.resolve()).with_suffix("").as_posix()
 
 
+def _first_page(app: Any, error: Exception | None) -> None:
+    """A page at the top of the site that leads to the first one."""
+    if error is None and app.builder.format == "html":
+        front = '<!doctype html><meta charset="utf-8"><title>Linewatch</title><meta http-equiv="refresh" content="0; url=docs/README.html">'
+        (Path(app.outdir) / "index.html").write_text(front)
+
+
 def setup(app: Any) -> None:
     """Called by Sphinx."""
     app.add_lexer("mermaid", TextLexer)  # drawn where the sources are read; the site has the same in text below
     app.connect("source-read", _contents)
+    app.connect("build-finished", _first_page)

@@ -94,7 +94,7 @@ def sizes(entries: list[str]) -> dict[str, int]:
 
 def with_sizes(entries: list[str], known: dict[str, int]) -> list[str]:
     """Entries that end in a comment with the megabytes to download, for whoever shows progress."""
-    return [f"{e}\n    # {known[name_of(e)] / 1e6:.2f} MB" if name_of(e) in known else e for e in entries]
+    return [f"{e}\n    # {max(known[name_of(e)] / 1e6, 0.01):.2f} MB" if name_of(e) in known else e for e in entries]
 
 
 def main() -> None:
