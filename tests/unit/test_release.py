@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tarfile
 import tomllib
+import zipfile
 from importlib.metadata import version
 from pathlib import Path
 
@@ -45,6 +46,10 @@ def test_an_sdist_is_whole_and_needs_no_git(dist: Path, tmp_path: Path) -> None:
     with tarfile.open(sdist) as archive:
         names = {name.partition("/")[2] for name in archive.getnames()}
     assert {"README.md", "LICENSE", "NOTICE", "Makefile", "constraints.txt", "docs/README.md", "tests/conftest.py"} <= names
+    subprocess.run([sys.executable, "-P", "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path)], cwd=ROOT, check=True, capture_output=True)
+    with zipfile.ZipFile(wheel) as ours, zipfile.ZipFile(next(tmp_path.glob("*.whl"))) as direct:
+        assert ours.namelist() == direct.namelist()
+        assert len(ours.namelist()) > 300
     assert not [n for n in names if "__pycache__" in n or n.startswith((".venv", ".clients", "demo-output"))]
 
 
