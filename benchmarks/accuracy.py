@@ -43,6 +43,15 @@ from linewatch.training.workspace import Workspace
 TEST_SHARE = 0.3
 
 
+class Outcomes(msgspec.Struct, frozen=True):
+    """Test pictures by what became of them."""
+
+    found: int
+    escapes: int
+    false_alarms: int
+    passed: int
+
+
 class Fold(msgspec.Struct, frozen=True):
     """One seed on one set."""
 
@@ -61,6 +70,7 @@ class Fold(msgspec.Struct, frozen=True):
     latency_ms: float
     train_pictures: int
     test_pictures: int
+    outcomes: Outcomes | None = None
 
 
 def read_any(path: Path) -> Dataset:
@@ -95,6 +105,14 @@ def split(dataset: Dataset, seed: int) -> tuple[Dataset, Dataset]:
     return dataclasses.replace(dataset, samples=chosen[0]), dataclasses.replace(dataset, samples=chosen[1])
 
 
+def split_by_group(dataset: Dataset, part: int, parts: int) -> tuple[Dataset, Dataset]:
+    """Training and test part, with whole groups in either: over all parts each group is judged once by a model that has seen none of it."""
+    names = sorted({s.group for s in dataset.samples if s.group is not None})
+    held_out = set(names[part::parts])
+    chosen = [tuple(s for s in dataset.samples if (s.group in held_out) == side) for side in (False, True)]
+    return dataclasses.replace(dataset, samples=chosen[0]), dataclasses.replace(dataset, samples=chosen[1])
+
+
 def singles(
     trained: Trained, learn: Dataset, test: Dataset, options: TrainingOptions, progress: StageProgress
 ) -> dict[str, float]:
@@ -119,9 +137,9 @@ def singles(
     return {name: round(roc_auc(column, truth), 4) for name, column in zip(outputs, np.array(rows).T, strict=True)}
 
 
-def run(name: str, dataset: Dataset, seed: int, steps: int, progress: StageProgress) -> Fold:
+def run(name: str, parts: tuple[Dataset, Dataset], seed: int, steps: int, progress: StageProgress) -> Fold:
     """One seed on one set."""
-    learn, test = split(dataset, seed)
+    learn, test = parts
     options = TrainingOptions(name="benchmark", seed=seed, unet_steps=steps)
     with tempfile.TemporaryDirectory() as folder:
         begun = time.monotonic()
@@ -137,6 +155,8 @@ def run(name: str, dataset: Dataset, seed: int, steps: int, progress: StageProgr
         name, seed, chosen, found["roc_auc"], found["f1"], found["f1_all_anomalous"], found["ece"], found["average_iou"],
         found["label_f1"], segmentation["average_iou"][segmentation["chosen"]] if segmentation else {}, alone,
         round(seconds, 1), round(measure_ms(trained.bundle.read("model.onnx")), 1), len(learn.samples), len(test.samples),
+        Outcomes(found["true_positives"], found["false_negatives"], found["false_positives"],
+                 found["pictures"] - found["true_positives"] - found["false_negatives"] - found["false_positives"]),
     )  # fmt: skip
 
 
@@ -187,12 +207,25 @@ def table(folds: list[Fold]) -> str:
     return "\n".join(lines)
 
 
+def plant_table(folds: list[Fold]) -> str:
+    """Markdown: escapes in a thousand bad parts and false alarms in a thousand good ones, over all seeds of a set."""
+    lines = ["| set | bad parts judged | escapes in 1000 bad parts | good parts judged | false alarms in 1000 good parts |", "|---|---|---|---|---|"]
+    for name in dict.fromkeys(f.set for f in folds):
+        mine = [f.outcomes for f in folds if f.set == name and f.outcomes is not None]
+        bad, good = sum(o.found + o.escapes for o in mine), sum(o.passed + o.false_alarms for o in mine)
+        if bad and good:
+            escapes, alarms = (1000 * sum(getattr(o, field) for o in mine) for field in ("escapes", "false_alarms"))
+            lines.append(f"| {name} | {bad} | {escapes / bad:.0f} | {good} | {alarms / good:.0f} |")
+    return "\n".join(lines)
+
+
 def main() -> None:
     """Parse, run, print, write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, nargs="+", default=[], help="folders or manifests; default: drawn parts")
     parser.add_argument("--json", type=Path, help="write everything that was measured")
     parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--groups-apart", action="store_true", help="as many parts as seeds, of whole groups; each part is the test set once")
     parser.add_argument("--unet-steps", type=int, default=UNET_STEPS)
     arguments = parser.parse_args()
     folds: list[Fold] = []
@@ -205,9 +238,10 @@ def main() -> None:
             dataset = read_any(path)
             name = path.stem if path.is_file() else path.resolve().name
             for seed in range(arguments.seeds):
-                folds.append(run(name, dataset, seed, arguments.unet_steps, progress))
+                parts = split_by_group(dataset, seed, arguments.seeds) if arguments.groups_apart else split(dataset, seed)
+                folds.append(run(name, parts, seed, arguments.unet_steps, progress))
                 print(msgspec.json.encode(folds[-1]).decode(), file=sys.stderr, flush=True)
-    print(table(folds))
+    print(table(folds) + "\n\n" + plant_table(folds))
     if arguments.json:
         arguments.json.write_bytes(msgspec.json.format(msgspec.json.encode({"machine": this_machine(), "folds": folds})) + b"\n")
 

@@ -11,7 +11,6 @@ from pathlib import Path
 
 import click
 
-from linewatch import __version__
 from linewatch.commands.agent_commands import COMMANDS as AGENT_COMMANDS
 from linewatch.commands.command_line import DIRECTORY, EXISTING, FILE, FOLDER, examples, guarded, json_option, print_json
 from linewatch.commands.package_commands import COMMANDS as PACKAGE_COMMANDS
@@ -35,7 +34,7 @@ seed_option = click.option("--seed", default=0, show_default=True, type=click.In
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
-@click.version_option(__version__, prog_name="linewatch")
+@click.version_option(package_name="linewatch", prog_name="linewatch")
 def main() -> None:
     """Find defects on a production line: train, compile, deploy, answer."""
 

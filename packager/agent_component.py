@@ -20,6 +20,7 @@ from pathlib import Path
 
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
+from packaging.version import Version
 
 from linewatch.anomaly_model.errors import LinewatchError
 from linewatch.anomaly_model.files import zip_files
@@ -72,7 +73,7 @@ def write_agent_component(
         if machine not in ARCHITECTURES:
             raise AgentComponentError(f"unknown machine {machine!r}; expected {' or '.join(ARCHITECTURES)}")
     own = version("linewatch")
-    component_version = component_version or own
+    component_version = component_version or component_version_of(own)
     check_identity(name, component_version)
     _check_version(name, component_version)
     archives = _by_machine(pythons, machines)
@@ -107,6 +108,12 @@ def _draft(own: str, machine: str, files: dict[str, bytes], python: Path | None)
     # Wheels are compressed already.
     write = partial(zip_files, files=sorted(files.items()), compression=zipfile.ZIP_STORED)
     return Draft(ARCHITECTURES[machine], f"{digest}_linewatch_edge_agent", write)
+
+
+def component_version_of(own: str) -> str:
+    """A version of linewatch as Greengrass writes one; what comes between two releases has the number of the next."""
+    parts = Version(own).release
+    return ".".join(map(str, (*parts, 0, 0)[:3]))
 
 
 def _check_version(name: str, component_version: str) -> None:

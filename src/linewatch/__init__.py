@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from linewatch.training.options import TrainingOptions
     from linewatch.training.train import Trained, train
 
-__version__ = "0.1.0"
+    __version__: str
 __all__ = [
     "AgentCallError", "AgentClient", "Bundle", "Dataset", "Detection", "LinewatchError", "Package", "PackageOptions", "Trained",
     "TrainingOptions", "detect", "find_target", "open_bundle", "open_runtime", "package", "read_dataset", "read_picture", "train",
@@ -47,6 +47,8 @@ _HOMES = {name: module for module, names in _MODULES.items() for name in names}
 
 
 def __getattr__(name: str) -> Any:
+    if name == "__version__":  # of the tag that this was built from; see pyproject.toml
+        return import_module("importlib.metadata").version("linewatch")
     if name not in _HOMES:
         raise AttributeError(f"module 'linewatch' has no attribute {name!r}; public are: {', '.join(__all__)}")
     found = globals()[name] = getattr(import_module(f"linewatch.{_HOMES[name]}"), name)

@@ -20,7 +20,7 @@ import pytest
 
 from linewatch.edge_agent.client import AgentClient
 from linewatch.edge_agent.configuration import KEYS
-from linewatch.packager.agent_component import agent_requirements, write_agent_component
+from linewatch.packager.agent_component import agent_requirements, component_version_of, write_agent_component
 from linewatch.packager.component import AGENT, Component
 from linewatch.packager.package import Package
 from tests.greengrass_core import Core as Ipc
@@ -52,7 +52,7 @@ class Core:
         [text] = [m["Lifecycle"][phase]["Script"] for m in self.recipe["Manifests"]  # type: ignore[attr-defined]
                   if m["Platform"]["architecture"] == "amd64"]  # fmt: skip
         texts = {k: v for k, v in self.configuration.items() if isinstance(v, str)}
-        return lite_script(text, root=str(self.root), component=AGENT, version=version("linewatch"), configuration=texts)
+        return lite_script(text, root=str(self.root), component=AGENT, version=component_version_of(version("linewatch")), configuration=texts)
 
     def start(self, phase: str) -> subprocess.Popen[bytes]:
         """Begin a phase in the component's work folder."""

@@ -12,6 +12,7 @@ import click
 import msgspec
 import pytest
 
+import linewatch
 from linewatch.anomaly_model.limits import Limits
 from linewatch.anomaly_model.manifest import Manifest
 from linewatch.commands.cli import main
@@ -50,6 +51,29 @@ def test_shown_commands_parse(page: str, line: str) -> None:
     options = {o for p in command.params if isinstance(p, click.Option) for o in [*p.opts, *p.secondary_opts]}
     used = [a.split("=")[0] for a in arguments if a.startswith("-")]
     assert set(used) <= options, f"{page}: {line}"
+
+
+def test_shown_programs_are_python_and_use_public_names() -> None:
+    blocks = [(page, block) for page in PAGES for block in re.findall(r"^```python\n(.*?)^```", page.read_text(), re.MULTILINE | re.DOTALL)]
+    assert any(page.name == "README.md" for page, _ in blocks)
+    for page, block in blocks:
+        for node in ast.walk(ast.parse(block)):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "linewatch":
+                assert node.module == "linewatch", page
+                assert {a.name for a in node.names} <= set(linewatch.__all__), page
+
+
+def test_every_make_target_that_is_named_is_there() -> None:
+    targets = set(re.findall(r"^([a-z-]+):", text("Makefile"), re.MULTILINE))
+    for page in PAGES:
+        named = re.findall(r"(?:^ {4}|`)make ([a-z-]+)", page.read_text(), re.MULTILINE)
+        assert set(named) <= targets, page
+
+
+def test_paths_in_the_guide_to_changes_are_there() -> None:
+    named = set(re.findall(r"`([a-z_0-9]+/[\w/.-]*)`", text("docs/how-to/extend.md")))
+    assert len(named) > 40
+    assert sorted(path for path in named if not (ROOT / path).exists()) == []
 
 
 def test_every_command_is_documented() -> None:
@@ -174,7 +198,9 @@ def test_every_dependency_has_its_licence_listed() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "least"), [("constraints.txt", 40), ("constraints-cpu.txt", 0), ("constraints-cuda.txt", 10), ("tests/clients/constraints.txt", 10)]
+    ("name", "least"),
+    [("constraints.txt", 40), ("constraints-dev.txt", 40), ("constraints-bench.txt", 0), ("constraints-cpu.txt", 0), ("constraints-cuda.txt", 10),
+     ("tests/clients/constraints.txt", 10)],
 )
 def test_the_lock_has_hashes_and_no_addresses(name: str, least: int) -> None:
     lock = text(name)

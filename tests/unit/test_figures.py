@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from benchmarks.accuracy import Fold, table
+from benchmarks.accuracy import Fold, plant_table, table
 
 ROOT = Path(__file__).parents[2]
 
@@ -92,3 +92,41 @@ def test_figures_name_the_processor_they_came_from() -> None:
     sections = [performance(title) for title in ("Compiled code", "Compiling and training", "The server")]
     for section in (text("docs/accuracy.md"), text("README.md"), *sections):
         assert re.search(r"x86-64\s+with AVX|AMD EPYC", section), section[:80]
+
+
+def test_sizing() -> None:
+    page, agent, server = " ".join(text("docs/reference/sizing.md").split()), run("agent"), run("server")
+    for workers in ("1", "2"):
+        rate = agent["throughput"][f"workers_{workers}"]["agent_per_s"]
+        assert f"| `concurrency = {workers}` | {rate:.0f} | {round(rate * 3.6, -1):.0f},000 |" in page
+    times = agent["back_to_back_p50_ms"]
+    assert f"{times['detect_shared_memory_cpp']:.1f} ms at p50 and {agent['back_to_back_p99_ms']['detect_shared_memory_cpp']:.1f} ms at p99" in page
+    assert f"{times['detect_bytes_python']:.1f} ms by bytes in Python" in page
+    assert f"with four clients, p99 is {run('soak')['p99_ms'][0]:.1f} ms" in page
+    assert f"| agent with a model | {agent['agent_with_a_model_mib']:.0f} |" in page
+    assert f"| each worker | {agent['model_rss_mb']:.0f} |" in page
+    for clients, units in ((1, 1), (4, 2)):
+        rate = server["detect_anomalies"][f"clients_{clients}"]["calls_per_s"]
+        assert re.search(rf"{clients} clients?, {units} (inference )?units?[^|]* \| {rate:.0f} a second", page)
+    assert f"| DescribeProject | {server['describe_project']['calls_per_s']} a second |" in page
+    assert f"no model hosted | {server['memory']['before_mib']:.0f} MiB |" in page
+    here, _, xavier = run("parity")["packaging"]
+    assert f"nothing measured before | {here['seconds']:.0f} s | {here['peak_gb']:.1f} GB |" in page
+    assert f"packaging for jetson_xavier | {xavier['seconds']:.0f} s | {xavier['peak_gb']:.1f} GB |" in page
+    readme = " ".join(text("README.md").split())
+    assert (
+        f"takes {times['detect_shared_memory_cpp']:.1f} ms through shared memory, {times['detect_bytes_python']:.1f} ms by bytes, "
+        f"{times['preprocessing_compiled_and_tvm']:.1f} ms of it resize and model"
+    ) in readme
+    assert f"agent and one model take {agent['agent_with_a_model_mib'] + agent['model_rss_mb']:.0f} MiB" in readme
+
+
+def test_a_plants_figures() -> None:
+    folds = msgspec.convert(run("accuracy_boards")["folds"], list[Fold])
+    page, readme = text("docs/accuracy.md"), text("README.md")
+    for line in plant_table(folds).splitlines():
+        assert line in page
+    outcomes = [f.outcomes for f in folds if f.outcomes is not None]
+    bad, good = sum(o.found + o.escapes for o in outcomes), sum(o.passed + o.false_alarms for o in outcomes)
+    assert f"| **{1000 * sum(o.escapes for o in outcomes) / bad:.0f}** | |" in readme
+    assert f"| | **{1000 * sum(o.false_alarms for o in outcomes) / good:.0f}** |" in readme
