@@ -5,13 +5,21 @@ DEV := .venv/.dev
 BENCH := .venv/.bench
 CLIENTS := .clients/.ready
 
-.PHONY: demo test lint check bench protos constraints docs release release-check clean
+# A process for each core; each takes whole files, so that fixtures of a file are made once.
+PARALLEL := -n $(shell nproc) --dist loadfile --no-loadscope-reorder
+
+.PHONY: demo test quick lint check environments bench protos constraints docs release release-check clean
 
 demo: $(DEMO)  ## The whole path on drawn parts; on your own pictures: make demo DATA=DIR
 	$(BIN)/linewatch demo $(if $(DATA),--data $(DATA))
 
-test: $(DEV) $(CLIENTS)  ## All tests
-	$(BIN)/python -m pytest
+environments: $(DEV) $(CLIENTS)  ## Everything that tests and checks need, without running them
+
+test: $(DEV) $(CLIENTS)  ## All tests, on every core
+	$(BIN)/python -m pytest $(PARALLEL)
+
+quick: $(DEV)  ## Unit tests that compile, train and start nothing; less than a minute
+	$(BIN)/python -m pytest $(PARALLEL) -m "not slow" tests/unit
 
 lint: $(DEV)  ## Lint, types (ours, and the examples as a user sees them), import directions
 	$(BIN)/ruff check .

@@ -29,6 +29,13 @@ settings.load_profile("linewatch")
 COOKIES = Path(__file__).parents[1] / ".." / "shared" / "data" / "cookies"
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What needs a trained model is slow, wherever it stands."""
+    for item in items:
+        if {"bundle", "trained"} & set(getattr(item, "fixturenames", ())):
+            item.add_marker(pytest.mark.slow)
+
+
 @pytest.fixture(autouse=True)
 def _only_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     """Refuse connections to anything but loopback and Unix sockets."""

@@ -101,10 +101,9 @@ class Cluster:
                 logging.getLogger(name).setLevel(logging.WARNING)
         address = self._settings.jobs_scheduler
         if not address and self._local is None:
-            self._local = distributed.LocalCluster(
-                n_workers=1, threads_per_worker=self._settings.jobs_parallel, processes=False, dashboard_address=None,
-                protocol="inproc://", silence_logs=logging.ERROR, memory_limit=0, dashboard=False,  # no port but ours
-            )  # fmt: skip
+            from linewatch.control_plane.jobs.local_cluster import local_cluster
+
+            self._local = local_cluster(self._settings.jobs_parallel)
         self._client = distributed.Client(address or self._local, timeout=_CONNECT_S, set_as_default=False)
         return self._client
 

@@ -12,6 +12,7 @@ import pytest
 from linewatch.control_plane.client_files import install
 from tests.clients.plant import write_cookies, write_plant
 from tests.conftest import old_client
+from tests.processes import listeners
 from tests.server import REGION, ROOT, Server
 from tests.toolchain import require_arm64
 
@@ -76,6 +77,8 @@ def test_boto3_1_40_60(server: Server, plant: Path, tmp_path: Path) -> None:
     [store] = (server.data / "components").glob("*/*")
     assert sorted(p.name for p in (store / "recipes").iterdir()) == ["com.example.device-1.0.0.json", "com.example.parts-1.0.0.json"]
     assert found["boto3"] == "1.40.60"
+    assert server.process is not None
+    assert listeners(server.process.pid) == {("0100007F", int(server.url.rpartition(":")[2]))}, "what runs its jobs opens no port"
     check(found)
 
 

@@ -273,6 +273,7 @@ def function(case: str) -> str:
     return f"case_{list(CASES).index(case)}"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", CASES)
 def test_equals_onnxruntime(case: str, isa: Isa, models: dict[str, bytes], library: relax.VirtualMachine | None) -> None:
     picture = RNG.integers(0, 256, (1, 23, 37, 3), np.uint8)
@@ -319,6 +320,7 @@ def test_tiles_fit_the_registers() -> None:
                     assert tile.pixels <= width
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kernel", [3, 4, 5])
 def test_transformed_convolutions_equal_onnxruntime(kernel: int, isa: Isa) -> None:
     models, plans, chosen = {}, {}, {}
@@ -340,6 +342,7 @@ def test_transformed_convolutions_equal_onnxruntime(kernel: int, isa: Isa) -> No
         np.testing.assert_allclose(found.numpy(), expected, rtol=1e-3, atol=2e-5 * float(np.abs(expected).max()), err_msg=name)
 
 
+@pytest.mark.slow
 def test_a_u_net_equals_onnxruntime(isa: Isa) -> None:
     from linewatch.training.families.unet import UNet, export
     from linewatch.training.graph.color import write_color

@@ -58,6 +58,7 @@ def test_a_choice_that_does_not_fit_is_not_taken(model: bytes) -> None:
     assert chooser({signature(step): other})(AVX512, step) == other
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not cpu_flags().issuperset(AVX2.flags), reason="this CPU has no AVX2")
 def test_what_was_measured_is_not_measured_again(model: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
@@ -73,6 +74,7 @@ def test_what_was_measured_is_not_measured_again(model: bytes, tmp_path: Path, m
     assert tune(model, AVX2) == first
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not cpu_flags().issuperset(AVX2.flags), reason="this CPU has no AVX2")
 def test_another_graph_does_not_change_what_was_measured(model: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Or the first graph would be packaged with other bytes from then on."""

@@ -91,6 +91,7 @@ def spec(folder: Path, manifest: Path, **changed: Any) -> Spec:
     return Spec(**{**values, **changed})
 
 
+@pytest.mark.slow
 def test_a_job_in_a_process_writes_its_outcome(parts: Path, tmp_path: Path) -> None:
     lines = []
     for kind in ("normal", "anomaly"):
@@ -116,6 +117,7 @@ def test_a_job_in_a_process_writes_its_outcome(parts: Path, tmp_path: Path) -> N
     assert read_progress(tmp_path) is not None
 
 
+@pytest.mark.slow
 def test_bad_data_is_an_outcome_and_a_fault_of_ours_says_so(tmp_path: Path) -> None:
     (tmp_path / "b").mkdir()
     (tmp_path / "b" / "k").touch()

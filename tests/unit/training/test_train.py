@@ -36,6 +36,8 @@ from linewatch.training.train import Trained, train
 from tests.unit.training.data.test_dataset import save
 from tests.unit.training.families.test_backbone import SmallNet
 
+pytestmark = pytest.mark.slow
+
 QUICK = TrainingOptions(side=64, unet_steps=0)
 
 

@@ -21,6 +21,7 @@ def test_threshold_in_the_widest_gap() -> None:
     assert choose_threshold(scores, np.array([False, False, True, True])) == pytest.approx(3.0)
 
 
+@pytest.mark.slow
 @given(st.lists(st.tuples(st.floats(-10, 10), st.booleans()), min_size=2, max_size=30))
 def test_no_threshold_between_scores_beats_the_chosen_one(pairs: list[tuple[float, bool]]) -> None:
     scores, truth = np.array([s for s, _ in pairs]), np.array([t for _, t in pairs])
