@@ -5,8 +5,9 @@ DEV := .venv/.dev
 BENCH := .venv/.bench
 CLIENTS := .clients/.ready
 
-# A process for each core; each takes whole files, so that fixtures of a file are made once.
-PARALLEL := -n $(shell nproc) --dist loadfile --no-loadscope-reorder
+# A process for each core, which takes whole files, so that fixtures of a file are made once. Threads of torch and BLAS beside them
+# would wait for each other, turning: with one in each process the same work takes half the processor's time.
+PYTEST := OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python -m pytest -n $(shell nproc) --dist loadfile --no-loadscope-reorder
 
 .PHONY: demo test quick lint check environments bench protos constraints docs release release-check clean
 
@@ -16,10 +17,10 @@ demo: $(DEMO)  ## The whole path on drawn parts; on your own pictures: make demo
 environments: $(DEV) $(CLIENTS)  ## Everything that tests and checks need, without running them
 
 test: $(DEV) $(CLIENTS)  ## All tests, on every core
-	$(BIN)/python -m pytest $(PARALLEL)
+	$(PYTEST)
 
 quick: $(DEV)  ## Unit tests that compile, train and start nothing; less than a minute
-	$(BIN)/python -m pytest $(PARALLEL) -m "not slow" tests/unit
+	$(PYTEST) -m "not slow" tests/unit
 
 lint: $(DEV)  ## Lint, types (ours, and the examples as a user sees them), import directions
 	$(BIN)/ruff check .
