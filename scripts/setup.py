@@ -213,7 +213,7 @@ def make_environment() -> None:
     if PYTHON.exists() and subprocess.run([str(PYTHON), "-c", ""], capture_output=True, check=False).returncode == 0:
         return
     shutil.rmtree(VENV, ignore_errors=True)
-    command = [sys.executable, "-m", "venv", str(VENV)]
+    command = [sys.executable, "-P", "-m", "venv", str(VENV)]
     made = subprocess.run(command, capture_output=True, text=True, check=False)
     if made.returncode and os.geteuid() == 0 and (apt := shutil.which("apt-get")):
         # Debian and Ubuntu split venv from Python.
