@@ -29,6 +29,7 @@ def dist(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_the_same_commit_gives_the_same_bytes(dist: Path, tmp_path: Path) -> None:
     """Once more, at another time, in another time zone, by a user with another mask, from another folder."""
     environment = {**os.environ, "TZ": "Asia/Kathmandu", "LC_ALL": "C", "PYTHONHASHSEED": "7"}

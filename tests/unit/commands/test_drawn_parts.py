@@ -18,6 +18,7 @@ def test_same_seed_same_pixels() -> None:
     assert (other.picture != first[0].picture).any()
 
 
+@pytest.mark.slow
 def test_a_brightness_rule_fails() -> None:
     """Even the best threshold on the mean, in either direction, chosen with the answers in hand."""
     drawn = list(PartSet(30, 30, 0, 0, seed=1))

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from linewatch.control_plane.jobs.cluster import Cluster
+from linewatch.control_plane.jobs.worker import STOPPING
 from linewatch.control_plane.settings import Settings
 from tests.processes import listeners
 
@@ -20,6 +21,7 @@ def client(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     cluster = Cluster(Settings(data=str(tmp_path)))
     yield cluster._connected()
     cluster.close()
+    STOPPING.clear()  # of this process
 
 
 def test_nobody_can_connect_to_it(client: Any) -> None:

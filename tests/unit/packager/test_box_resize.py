@@ -57,6 +57,7 @@ def test_strips_make_each_row_once_of_all_that_it_needs(height: int, width: int,
             assert first[y] + count[y] <= strip.above + strip.rows
 
 
+@pytest.mark.slow
 def test_nothing_is_read_behind_the_picture() -> None:
     """The picture ends where a page ends, and the next page may not be touched."""
     side = 64
@@ -75,6 +76,7 @@ def test_nothing_is_read_behind_the_picture() -> None:
         assert (output.numpy().reshape(spec.height, spec.width, 3) == expected).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("isa", [AVX512, AVX2], ids=lambda isa: isa.name)
 def test_kernel(isa: Isa) -> None:
     if not cpu_flags().issuperset(isa.flags):

@@ -22,6 +22,7 @@ def model() -> bytes:
     return g.build([g.node("GlobalMaxPool", distance), g.node("Sigmoid", g.upsample(distance, 2))])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("machine", "gpu"), [
     ("aarch64", Gpu("sm_72", (11, 4), "8.5.2")), ("aarch64", Gpu("sm_72", (10, 2), "8.2.1")), ("aarch64", Gpu("sm_87", (12, 6), "10.3.0")),
     ("x86_64", Gpu("sm_75", (10, 2), "7.1.3")), ("x86_64", Gpu("sm_80", (11, 2), "8.2.0")),
@@ -44,6 +45,7 @@ def test_the_compiler_follows_the_devices_cuda() -> None:
     assert find_nvrtc(Gpu("sm_90", (12, 0), "")).name == "libnvrtc.so.12"
 
 
+@pytest.mark.slow
 def test_what_cannot_be_compiled_is_said() -> None:
     net = Net(16)
     with pytest.raises(GpuError, match="compiling for sm_72 failed"):

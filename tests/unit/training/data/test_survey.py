@@ -26,6 +26,7 @@ def folder(parts: Path, tmp_path: Path) -> Path:
     return tmp_path
 
 
+@pytest.mark.slow
 def test_what_was_resized_and_left_out_is_in_the_bundle(folder: Path, tmp_path: Path) -> None:
     options = TrainingOptions(side=64, unet_steps=0, leave_out=True, resize=True)
     manifest = train(read_dataset(folder / "train"), tmp_path / "b", options, read_dataset(folder / "test")).bundle.manifest

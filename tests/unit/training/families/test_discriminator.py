@@ -1,4 +1,5 @@
 import numpy as np
+import pytest
 
 from linewatch.anomaly_model.runtime_onnx import OnnxRuntime
 from linewatch.training.families.discriminator import Discriminator
@@ -12,6 +13,7 @@ def forward(net: Discriminator, cells: np.ndarray) -> np.ndarray:
     return (hidden @ net.weights[1].T + net.biases[1])[:, 0]
 
 
+@pytest.mark.slow
 def test_unusual_cells_score_higher() -> None:
     rng = np.random.default_rng(0)
     mixing = rng.normal(size=(4, 12))
@@ -22,6 +24,7 @@ def test_unusual_cells_score_higher() -> None:
     assert (forward(net, odd)[:, None] > forward(net, fresh)[None]).mean() > 0.9
 
 
+@pytest.mark.slow
 def test_marked_defects_are_learnt_and_the_seed_decides() -> None:
     rng = np.random.default_rng(0)
     normal = rng.normal(size=(2000, 6)).astype(np.float32)

@@ -108,6 +108,7 @@ def test_without_masks_defects_are_made_up(parts: Path, tmp_path: Path) -> None:
     assert len(fitted.out[1]) == 2
 
 
+@pytest.mark.slow
 def test_training_lowers_the_loss(store: PictureStore, tmp_path: Path) -> None:
     fit = unet_training._Fit(family(store, 40, tmp_path / "w"), UNet(4), np.ones(len(store), bool), "k")
     rng = np.random.default_rng(5)
