@@ -363,6 +363,6 @@ def test_a_restart_forgets_nothing(start: Callable[..., Server], bundle: Bundle)
 def test_the_server_needs_no_trainer(tmp_path: Path) -> None:
     """Importing the server loads neither torch nor TVM: jobs have processes of their own."""
     code = ("import sys, linewatch.control_plane.server\n"
-            "print([m for m in ('torch', 'tvm', 'linewatch.training', 'linewatch.packager') if m in sys.modules])")  # fmt: skip
+            "print([m for m in ('torch', 'tvm', 'linewatch.training', 'linewatch.packager.package') if m in sys.modules])")  # fmt: skip
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=dict(os.environ), cwd=ROOT)
     assert done.stdout.strip() == "[]"
