@@ -125,9 +125,11 @@ class WorkerChannel(Generic[Worker_co]):
             meanwhile: called when the request was sent.
 
         Raises:
-            InvalidRequestError: the picture was refused. WorkerError: running the model on it failed.
+            InvalidRequestError: the picture was refused.
+            WorkerError: running the model on it failed.
             InvalidOutputError: what the model gave is no answer.
-            CallerGoneError: the caller left before the worker began. WorkerGoneError: there is no worker any more.
+            CallerGoneError: the caller left before the worker began.
+            WorkerGoneError: there is no worker any more, or it was ended as it did not answer within `timeout_s`.
         """
         number = next(_NUMBERS)
         if picture.data is not None:
