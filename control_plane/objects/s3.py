@@ -59,7 +59,14 @@ class S3Objects:
             self._client.download_file(bucket, key, str(path))
 
     def put(self, bucket: str, key: str, path: Path, content_type: str) -> None:
-        """See `Objects`."""
+        """See `Objects`.
+
+        Args:
+            bucket: where.
+            key: as what.
+            path: of the file, which is uploaded.
+            content_type: of the object.
+        """
         with _translated(bucket, key):
             self._client.upload_file(str(path), bucket, key, ExtraArgs={"ContentType": content_type})
 
