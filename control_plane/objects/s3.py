@@ -77,7 +77,14 @@ def _version(version: str | None) -> dict[str, str]:
 
 @contextmanager
 def _translated(bucket: str, key: str) -> Iterator[None]:
-    """The client's errors as ours."""
+    """The client's errors as ours.
+
+    Raises:
+        NoSuchBucketError: S3 has no such bucket.
+        NoSuchObjectError: S3 has no such object, or no such version of it.
+        UnavailableError: S3 refused, or does not answer.
+        OSError: a file of this machine cannot be read or written, such as on a full disk.
+    """  # noqa: DOC501 - a BotoCoreError is told as UnavailableError
     try:
         yield
     except ClientError as error:

@@ -149,7 +149,11 @@ class WorkerChannel(Generic[Worker_co]):
                 raise _ERRORS[fault](message)
 
     def _converse(self, request: PredictRequest, descriptor: int | None, timeout_s: float, meanwhile: Callable[[], None]) -> Reply:
-        """The reply to this request, and to no other: whatever goes wrong in between ends the worker, as its reply would wait for the next call."""
+        """The reply to this request, and to no other: whatever goes wrong in between ends the worker, as its reply would wait for the next call.
+
+        Raises:
+            WorkerGoneError: the worker died, or was ended as the call to it broke off.
+        """  # noqa: DOC501 - the WorkerError is told as a WorkerGoneError
         reply = None
         try:
             if self._send(request, descriptor):
