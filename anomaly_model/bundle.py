@@ -87,7 +87,10 @@ def open_bundle(path: Path, *, limits: Limits = LIMITS, trusted: "Sequence[Ed255
         trusted: when there are any, the bundle must be signed by one of these keys.
 
     Raises:
-        BundleError: the subclass says which rule is broken.
+        MalformedBundleError: the folder has no bundle.json, or it is not a valid description.
+        LinkError: the folder holds a symbolic link, or another thing that is not a plain file.
+        SignatureError: `trusted` has keys, and none of them signed the bundle.
+        BundleError: another rule is broken; the subclass says which.
     """
     manifest_path = path / MANIFEST_NAME
     try:
@@ -123,7 +126,13 @@ def _read_signature(folder: Path) -> bytes:
 
 
 def _walk(folder: Path, limits: Limits) -> dict[str, int]:
-    """Relative names and sizes of the plain files below `folder`; anything else is refused."""
+    """Relative names and sizes of the plain files below `folder`; anything else is refused.
+
+    Raises:
+        LinkError: there is a symbolic link, or another thing that is not a plain file.
+        UnsafePathError: a name is not allowed.
+        OversizeError: a file is larger than `limits` allows, or there are more files.
+    """
     sizes: dict[str, int] = {}
     pending = [folder]
     while pending:
@@ -184,7 +193,8 @@ def write_bundle(
         key: signs the bundle; None leaves it unsigned.
 
     Raises:
-        NotFiniteError: a number of the manifest is NaN or infinite. BundleError: the bundle breaks a rule, or the folder is not one.
+        NotFiniteError: a number of the manifest is NaN or infinite.
+        BundleError: the bundle breaks a rule, or `folder` holds something that is not a bundle.
     """
     check_finite(manifest)
     manifest = msgspec.structs.replace(manifest, files={name: facts_of(data) for name, data in sorted(files.items())})
@@ -223,7 +233,8 @@ def unzip_bundle(path: Path, folder: Path, *, limits: Limits = LIMITS) -> Bundle
     about its sizes is refused too. Nothing is left behind when the bundle is refused.
 
     Raises:
-        BundleError: the subclass says which rule is broken.
+        MalformedBundleError: `path` is not a readable zip, or has no valid bundle.json.
+        BundleError: another rule is broken; the subclass says which.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))

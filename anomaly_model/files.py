@@ -55,6 +55,9 @@ def replace_folder(source: Path, target: Path) -> None:
 
     NFS and others cannot exchange names. There it takes two steps: for a moment there is nothing at `target`, and a power cut
     in between leaves the old folder beside it as `.NAME.before`, which the next call removes once the new one is in place.
+
+    Raises:
+        OSError: the folder cannot be moved, and the old one stays at `target`; or the file system failed afterwards.
     """
     before = target.with_name(f".{target.name}.before")
     if not target.exists():
@@ -79,7 +82,11 @@ _CANNOT_EXCHANGE = (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP)
 
 
 def _exchange(a: Path, b: Path) -> bool:
-    """Swap two folders atomically (Linux's renameat2, which Python does not offer); False where the file system cannot."""
+    """Swap two folders atomically (Linux's renameat2, which Python does not offer); False where the file system cannot.
+
+    Raises:
+        OSError: it failed for another reason.
+    """
     libc = ctypes.CDLL(None, use_errno=True)
     if not libc.renameat2(_AT_FDCWD, os.fsencode(a), _AT_FDCWD, os.fsencode(b), _RENAME_EXCHANGE):
         return True

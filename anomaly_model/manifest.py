@@ -143,7 +143,11 @@ def parse_manifest(data: bytes, limits: Limits = LIMITS) -> Manifest:
     """Parse bundle.json.
 
     Raises:
-        OversizeError, UnknownVersionError, MalformedBundleError: see the rules above.
+        OversizeError: bundle.json, a file that it lists, all of them together or their number is over the limit.
+        UnknownVersionError: the format version is not the one that this program reads.
+        MalformedBundleError: it is not JSON, or does not have the fields of its format version.
+        UnsafePathError: the name of a listed file is not allowed.
+        MissingFileError: it lists no model.onnx.
     """
     if len(data) > limits.bundle_json_bytes:
         raise OversizeError(f"{MANIFEST_NAME} has {len(data)} bytes; at most {limits.bundle_json_bytes} are allowed")

@@ -54,7 +54,8 @@ class Parity(msgspec.Struct, frozen=True, kw_only=True):
         """Refuse code that does not agree.
 
         Raises:
-            ParityError: names what differs and by how much.
+            DisparityError: an output differs by more than is allowed, or a verdict is another one; the message says which
+                and by how much.
         """
         differences = {"score": self.score_difference, "map": self.map_difference, "labels": self.labels_difference,
                        "mask": self.mask_difference}  # fmt: skip

@@ -80,6 +80,7 @@ class TvmRuntime:
 
         Raises:
             RuntimeUnavailableError: no code for this machine, or apache-tvm-ffi is not installed.
+            MalformedBundleError: the target.json of this machine's code is not a valid description.
             PlatformError: the code is for another architecture, C library or CPU. Nothing of it has been run then.
         """
         target = host_target()
@@ -205,7 +206,11 @@ _ELF_MACHINES = {"x86_64": 62, "aarch64": 183}
 
 
 def _check_library(name: str, data: bytes) -> None:
-    """What the library's own header says; target.json may be of another one."""
+    """What the library's own header says; target.json may be of another one.
+
+    Raises:
+        PlatformError: the data is no shared library, or one for another processor than this machine's.
+    """
     machine = int.from_bytes(data[18:20], "little") if data[:4] == b"\x7fELF" else None
     if machine != _ELF_MACHINES.get(platform.machine()):
         raise PlatformError(f"{name} is no shared library for {platform.machine()}; deploy the component that is made for this machine")

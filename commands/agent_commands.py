@@ -54,7 +54,15 @@ def detect(
     images: tuple[Path, ...], model: str, address: str | None, by_bytes: bool, mask_path: Path | None, fail_on_anomaly: bool,
     as_json: bool,
 ) -> None:  # fmt: skip
-    """Ask a running agent about pictures."""
+    """Ask a running agent about pictures.
+
+    \f
+
+    Raises:
+        click.UsageError: --mask is given with none or several pictures.
+        AgentCallError: the agent refused the call for another reason than the picture.
+        LinewatchError: a picture could not be judged, or --mask is given for a model that makes none.
+    """  # noqa: DOC501 - a PictureError is counted, not raised
     from PIL import Image
 
     from linewatch.anomaly_model.errors import PictureError

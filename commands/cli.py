@@ -148,6 +148,11 @@ def train(
 
     DATA is a folder with normal/, optional anomaly/ and masks/, or a manifest of JSON Lines. A run that was stopped goes on
     where it was when the same command is given again.
+
+    \f
+
+    Raises:
+        click.UsageError: --backbone-weights is given without --backbone.
     """
     from linewatch.training.data.reading import read_dataset, read_groups
     from linewatch.training.delivery import write_deliverables

@@ -41,7 +41,13 @@ def package(
     bundle: Path, targets: tuple[str, ...], compiler_options: str | None, output: Path, name: str, component_version: str, description: str,
     tags: tuple[str, ...], location: str, tune: bool, tuning_log: Path | None, key: Path | None, as_json: bool,
 ) -> None:  # fmt: skip
-    """Compile a bundle, verify that it agrees with ONNX Runtime, and write a Greengrass component."""
+    """Compile a bundle, verify that it agrees with ONNX Runtime, and write a Greengrass component.
+
+    \f
+
+    Raises:
+        click.UsageError: --compiler-options are given with several targets.
+    """
     from linewatch.anomaly_model.bundle import open_bundle
     from linewatch.anomaly_model.signature import read_private_key
     from linewatch.packager.package import PackageOptions, package_each
@@ -97,7 +103,13 @@ def _tags(texts: tuple[str, ...]) -> dict[str, str]:
 def publish(
     component: Path, store: Path | None, bucket: str | None, prefix: str, region: str | None, endpoint: str | None, as_json: bool
 ) -> None:  # fmt: skip
-    """Bring a packaged component to a local component store, or to AWS IoT Greengrass."""
+    """Bring a packaged component to a local component store, or to AWS IoT Greengrass.
+
+    \f
+
+    Raises:
+        click.UsageError: neither of --store and --bucket is given, or both are.
+    """
     from linewatch.packager.publish import publish_to_aws, publish_to_store
 
     if (store is None) == (bucket is None):
@@ -114,7 +126,11 @@ def publish(
 
 
 def _clients(region: str | None, endpoint: str | None) -> tuple[Any, Any]:
-    """For S3 and Greengrass."""
+    """For S3 and Greengrass.
+
+    Raises:
+        LinewatchError: boto3 finds no region, or the endpoint is no address.
+    """
     import boto3
     from botocore.exceptions import BotoCoreError
 
@@ -196,7 +212,13 @@ def keys() -> None:
 @json_option
 @guarded
 def keys_create(file: Path, as_json: bool) -> None:
-    """Make a private key (FILE, for the build machine only) and its public key (FILE.pub, for every device)."""
+    """Make a private key (FILE, for the build machine only) and its public key (FILE.pub, for every device).
+
+    \f
+
+    Raises:
+        LinewatchError: one of the two files exists.
+    """
     from linewatch.anomaly_model.files import replace_file
     from linewatch.anomaly_model.signature import create_key, key_id, private_pem, public_pem
 

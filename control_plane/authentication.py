@@ -122,7 +122,7 @@ def verify_signature_early(caller: Caller, request: RawRequest) -> bool:
     """Check the signature before the body is read, where the headers tell all that is signed; returns whether they do.
 
     Raises:
-        InvalidSignatureError
+        InvalidSignatureError: the signature is another one.
     """
     if caller.signature is None:
         return True
@@ -142,7 +142,8 @@ def verify_signature(caller: Caller, request: RawRequest, body_hash: str | None)
         body_hash: SHA-256 of the body; None when the body has not been read, which only S3's declared hashes allow.
 
     Raises:
-        InvalidSignatureError
+        InvalidSignatureError: the signature or the body's hash is another one, or the hash of an unread body is not
+            declared.
     """
     if caller.signature is None:
         return b""
@@ -160,7 +161,7 @@ def check_body(declared: str, body_hash: str) -> None:
     """Compare a body with the hash that the request declared.
 
     Raises:
-        InvalidSignatureError
+        InvalidSignatureError: the body's hash is another one.
     """
     if declared not in (UNSIGNED, *STREAMING) and not hmac.compare_digest(declared.lower().encode(), body_hash.encode()):
         raise InvalidSignatureError("the body's SHA-256 is not the one that X-Amz-Content-SHA256 declares")

@@ -31,7 +31,7 @@ def back_up(settings: Settings, target: Path) -> None:
         target: a .tar file that is not there yet. Whoever reads it can make every secret: only its owner may.
 
     Raises:
-        BackupError
+        BackupError: `target` exists, or there is nothing to back up: the data folder or the database is empty.
     """
     if target.exists():
         raise BackupError(f"{target} exists; name another file")

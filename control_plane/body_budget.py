@@ -76,6 +76,14 @@ class Reservation:
     """What one body holds; `BodyBudget.reserve` makes it."""
 
     def __init__(self, budget: BodyBudget, address: str, key: str, verified: bool) -> None:
+        """Nothing is held yet.
+
+        Args:
+            budget: that the bytes are taken from.
+            address: of the caller.
+            key: access key that the caller names.
+            verified: the caller's signature was checked.
+        """
         self._budget, self._size = budget, 0
         self._verified: tuple[_Account, ...] = (("all", ""), ("key", key))
         unverified: tuple[_Account, ...] = (("all", ""), ("unverified", ""), ("address", address), ("unverified key", key))

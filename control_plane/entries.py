@@ -82,7 +82,11 @@ def parse_entry(raw: bytes) -> Entry:
 
 
 def _check_address(address: str, attribute: str) -> None:
-    """Refuse what no store and no file system could hold, so that it is not found out by a training."""
+    """Refuse what no store and no file system could hold, so that it is not found out by a training.
+
+    Raises:
+        EntryError: the address is not s3://BUCKET/KEY, or its bucket or key could not be stored or would be a folder.
+    """
     shown = f"has the {attribute} {address[:200]!r}"
     try:
         bucket, key = split_address(address)

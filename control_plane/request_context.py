@@ -104,7 +104,8 @@ class RequestContext:
         """The body as it comes.
 
         Raises:
-            ClientGoneError, SlowBodyError
+            ClientGoneError: the client closed its connection.
+            SlowBodyError: the body stood still for longer than it may.
         """
         while not self.ended:
             began = time.perf_counter()

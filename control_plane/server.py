@@ -58,7 +58,7 @@ def open_store(settings: Settings) -> Store:
     """The database, with its schema brought to this version.
 
     Raises:
-        StoreError
+        StoreError: the database's address is malformed, it cannot be used, or its schema is newer than this program.
     """
     settings.folder.mkdir(parents=True, exist_ok=True)
     store = Store(settings.database_url)
@@ -115,7 +115,8 @@ def serve(settings: Settings) -> None:
     """Serve until SIGTERM or SIGINT.
 
     Raises:
-        LinewatchError: the address, the data folder or the database cannot be used.
+        SettingsError: the address cannot be bound, or the TLS files cannot be used.
+        LinewatchError: the data folder or the database cannot be used.
     """
     _configure_logs()
     _check_tls(settings)

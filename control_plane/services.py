@@ -58,7 +58,7 @@ class Call:
         """Refuse what the caller may not do with a bucket or an object: by policy, or because it is another account's.
 
         Raises:
-            AccessDeniedError
+            AccessDeniedError: the policy does not allow `action`, or the bucket belongs to another account.
         """
         self.require(action, f"arn:aws:s3:::{bucket}" + (f"/{key}" if key else ""))
         self.require_bucket(bucket)
@@ -67,7 +67,7 @@ class Call:
         """Refuse a bucket that belongs to another account. One that is not there is the operation's to tell.
 
         Raises:
-            AccessDeniedError
+            AccessDeniedError: the bucket belongs to another account.
         """
         if is_foreign(self.services.objects, bucket, self.scope.account):
             raise AccessDeniedError(f"the bucket {bucket[:80]} belongs to another account than {self.scope.account}")

@@ -60,7 +60,11 @@ def _allowed(users: str) -> frozenset[int] | None:
 
 
 def _check_keys(settings: Settings) -> None:
-    """A device without its keys would refuse every model, one by one and much later."""
+    """A device without its keys would refuse every model, one by one and much later.
+
+    Raises:
+        SettingsError: `trusted_keys` names no public keys that can be read.
+    """
     if settings.trusted_keys:
         try:
             read_trusted_keys(Path(settings.trusted_keys))

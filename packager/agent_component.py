@@ -126,7 +126,11 @@ def _check_version(name: str, component_version: str) -> None:
 
 
 def _by_machine(pythons: Sequence[Path], machines: Sequence[str]) -> dict[str, Path]:
-    """Which archive is for which machine, by the program in it."""
+    """Which archive is for which machine, by the program in it.
+
+    Raises:
+        AgentComponentError: an archive has no Python, or one for a machine that is not among `machines` or has one already.
+    """
     found: dict[str, Path] = {}
     for path in pythons:
         try:

@@ -120,7 +120,11 @@ def _key(step: Step) -> tuple[object, ...]:
 
 
 def kernel_of(isa: Isa, step: Step, choice: Choice | None) -> tuple[Callable[[], object], list[Any]]:
-    """The function that writes a step's kernel, and the constants that it is called with."""
+    """The function that writes a step's kernel, and the constants that it is called with.
+
+    Raises:
+        AssertionError: no kernel is written for the step's kind, which the plan has to prevent.
+    """
     target = step.output
     match step.kind:
         case "conv":

@@ -133,7 +133,13 @@ def package_each(
         progress: see `Progress`.
 
     Raises:
-        ParityError, UnsupportedGraphError, ComponentError, RecipeError, ToolError, LibraryError, TuningError
+        ComponentError: name, version or description break Greengrass's rules, or two targets share an architecture.
+        UnsupportedGraphError: the graph has an operator, attribute or shape that the schedules do not cover.
+        ToolError: a program or library that a target needs is missing.
+        TuningError: measuring schedules failed.
+        LibraryError: what was compiled is not the library that was to be made.
+        ParityError: compiled code does not give the answers that ONNX Runtime gives, or gives none.
+        RecipeError: the component's recipe breaks a rule.
     """
     started = time.monotonic()
     options = options or PackageOptions()

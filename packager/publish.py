@@ -162,7 +162,11 @@ def _read(folder: Path) -> _Content:
 
 
 def _check_places(facts: _Packed) -> None:
-    """A component.json of others could name files outside its folder, to be read here and written outside the store."""
+    """A component.json of others could name files outside its folder, to be read here and written outside the store.
+
+    Raises:
+        ComponentError: a file's name is not that of a component's recipe or artifact.
+    """
     place = f"artifacts/{facts.name}/{facts.version}/"
     names = [artifact.path.removeprefix(place) for artifact in facts.artifacts if artifact.path.startswith(place)]
     if facts.recipe != f"recipes/{facts.name}-{facts.version}.json" or len(names) != len(facts.artifacts) or any("/" in n for n in names):

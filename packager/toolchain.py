@@ -83,7 +83,11 @@ def _installed(name: str) -> bytes:
 
 
 def _fetched(distribution: str, name: str, machine: str) -> bytes:
-    """From the wheel of the same version for another architecture, which pip finds where it finds others."""
+    """From the wheel of the same version for another architecture, which pip finds where it finds others.
+
+    Raises:
+        ToolError: pip cannot download the wheel, or it does not hold the file.
+    """
     wanted = f"{distribution}=={version(distribution)}"
     with tempfile.TemporaryDirectory(prefix="linewatch-runtime-") as folder:
         try:

@@ -88,7 +88,11 @@ class Environment:
 
 
 def check_extra(python: str, wheel: Path, extra: str, *, resolve_only: bool) -> None:
-    """Install with one extra and look."""
+    """Install with one extra and look.
+
+    Raises:
+        ReleaseError: a command failed, or the installed program says another version.
+    """
     wanted = f"{wheel}[{extra}]" if extra else str(wheel)
     with tempfile.TemporaryDirectory() as folder:
         environment = Environment(python, Path(folder) / "env")
@@ -105,7 +109,11 @@ def check_extra(python: str, wheel: Path, extra: str, *, resolve_only: bool) -> 
 
 
 def check_beside(python: str, sdist: Path, wheel: Path) -> None:
-    """The sdist, one name at top level, and a neighbour that owns a package edge_agent."""
+    """The sdist, one name at top level, and a neighbour that owns a package edge_agent.
+
+    Raises:
+        ReleaseError: a command failed, more than linewatch lies at top level, or both packages install the same file.
+    """
     with tempfile.TemporaryDirectory() as folder:
         environment = Environment(python, Path(folder) / "env")
         environment.pip("install", "-q", f"{sdist}[agent]")

@@ -98,7 +98,11 @@ def with_sizes(entries: list[str], known: dict[str, int]) -> list[str]:
 
 
 def main() -> None:
-    """Write the files."""
+    """Write the files.
+
+    Raises:
+        SystemExit: pip finds no CPU build of torch.
+    """
     upgrade = "--upgrade" in sys.argv[1:]
     old = {name: (ROOT / name).read_text() if (ROOT / name).exists() else "" for name in (*EXTRAS, "constraints-cuda.txt", CLIENTS_LOCK)}
     kept = "".join(text for name, text in old.items() if name != CLIENTS_LOCK)

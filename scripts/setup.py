@@ -199,7 +199,11 @@ class PipError(SetupError):
 
 
 def check_machine() -> None:
-    """Refuse what Linewatch has no packages for."""
+    """Refuse what Linewatch has no packages for.
+
+    Raises:
+        SetupError: Python is too old, or the system is not Linux.
+    """
     if sys.version_info < OLDEST:
         others = [name for name in ("python3.13", "python3.12", "python3.11") if shutil.which(name)]
         use = f"run make PYTHON={others[0]} ..." if others else "install python3.11 or newer"
@@ -209,7 +213,11 @@ def check_machine() -> None:
 
 
 def make_environment() -> None:
-    """Make .venv, unless there is one whose Python runs."""
+    """Make .venv, unless there is one whose Python runs.
+
+    Raises:
+        SetupError: the virtual environment cannot be made.
+    """
     if PYTHON.exists() and subprocess.run([str(PYTHON), "-c", ""], capture_output=True, check=False).returncode == 0:
         return
     shutil.rmtree(VENV, ignore_errors=True)
@@ -261,7 +269,7 @@ def install(group: str) -> None:
     """Install a group's locks.
 
     Raises:
-        SetupError: it cannot be done; why.
+        PipError: pip failed, and no other build of torch can be tried.
     """
     have = installed()
     for build in torch_builds():

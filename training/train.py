@@ -151,7 +151,11 @@ def _check_counts(dataset: Dataset) -> None:
 
 
 def _check_test(dataset: Dataset, test: Dataset) -> None:
-    """What would otherwise come to light when training is done."""
+    """What would otherwise come to light when training is done.
+
+    Raises:
+        DatasetError: the test set has no labelled pictures, or masks of labels that the dataset does not know.
+    """
     if not test.samples:
         raise DatasetError(f"{test.source} has no labelled pictures to evaluate on")
     unknown = {label.name for label in test.labels} - {label.name for label in dataset.labels}

@@ -22,7 +22,7 @@ def check_origin(scheme: str, headers: Mapping[str, str]) -> None:
         headers: by lower-case name.
 
     Raises:
-        AccessDeniedError
+        AccessDeniedError: the Host header is no name of this machine, or a page of another origin or site sent the request.
     """
     host = headers.get("host", "")
     if not _is_loopback(host):

@@ -70,7 +70,7 @@ def check_time(signature: PresignedSignature, now: float) -> None:
         now: epoch seconds.
 
     Raises:
-        ExpiredRequestError
+        ExpiredRequestError: the URL's time is over, or ends later than a presigned request of Signature Version 4 can.
     """
     if now > signature.expires:
         raise ExpiredRequestError(f"the presigned request was good until {signature.expires}; it is {int(now)}")

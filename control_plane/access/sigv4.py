@@ -91,7 +91,8 @@ def parse_signature(request: RawRequest) -> ParsedSignature:
     """Read the signature of a request.
 
     Raises:
-        MissingTokenError: not signed. IncompleteSignatureError: a part is missing or malformed.
+        MissingTokenError: the request is not signed.
+        IncompleteSignatureError: a part of the signature is missing or malformed.
     """
     header = request.headers.get("authorization")
     if header is not None:
@@ -176,6 +177,7 @@ def check_time(signature: ParsedSignature, now: float) -> None:
         now: epoch seconds.
 
     Raises:
+        IncompleteSignatureError: the date is not of the form YYYYMMDDTHHMMSSZ.
         SkewedClockError: signed too long ago or in the future, on which SDKs correct their clock.
         ExpiredRequestError: a presigned request after its time.
     """

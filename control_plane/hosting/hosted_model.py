@@ -175,7 +175,8 @@ class HostedModel:
         """Predict for a picture: the agent's DetectAnomalyResult, and the mask if the model makes one.
 
         Raises:
-            ThrottlingError: more calls than units and their queues hold. AgentCallError: the agent's answer.
+            ThrottlingError: there are more calls than units and their queues hold, or no unit became free in time.
+            AgentCallError: the agent answered with an error, or did not answer.
         """
         with self._admission(), self._unit() as unit:
             began = time.monotonic()

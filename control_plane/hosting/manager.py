@@ -65,7 +65,8 @@ class HostingManager:
         """The hosted model of a row of the store.
 
         Raises:
-            ConflictError: it is not hosted. ThrottlingError: it is being started again.
+            ConflictError: the model is not hosted.
+            ThrottlingError: the model is being started again.
         """
         model = self._hosted.get(row.id)
         if row.status == "HOSTED" and model is not None:

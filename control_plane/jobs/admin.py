@@ -48,7 +48,7 @@ class JobAdmin:
         """A job with its steps and the end of its log.
 
         Raises:
-            JobError
+            JobError: there is no such job.
         """
         with self.store.read() as connection:
             row = _find(connection, job_id)
@@ -67,7 +67,7 @@ class JobAdmin:
             who: for the status message.
 
         Raises:
-            JobError
+            JobError: there is no such job, it is no training or packaging, or it has ended already.
         """
         with self.store.write() as connection:
             row = _find(connection, job_id)

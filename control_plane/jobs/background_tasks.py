@@ -127,7 +127,11 @@ def update_entries(services: Services, job: Row) -> None:
 
 
 def _read_changes(path: Path) -> dict[str, Entry]:
-    """Entries by source-ref; of two lines for one picture the last one counts."""
+    """Entries by source-ref; of two lines for one picture the last one counts.
+
+    Raises:
+        BackgroundTaskError: the lines were not kept, there are none, or one of them is malformed.
+    """
     changed = {}
     try:
         with path.open("rb") as stream:
@@ -154,7 +158,11 @@ def _caller(services: Services, job: Row) -> Call:
 
 @contextmanager
 def _told() -> Iterator[None]:
-    """What the caller may not do is told as any other reason."""
+    """What the caller may not do is told as any other reason.
+
+    Raises:
+        BackgroundTaskError: the block raised AccessDeniedError.
+    """
     try:
         yield
     except AccessDeniedError as error:

@@ -42,7 +42,8 @@ def prepare(services: Services, job: Row) -> JobSpec:
     """Write a job's folder: spec, and for a training the manifests as they are now.
 
     Raises:
-        NotYetError, PreparationError
+        NotYetError: a dataset that the job needs is still being made or changed.
+        PreparationError: what the job is for is gone, a dataset cannot be used, or the caller has lost the rights.
     """
     folder = (services.settings.folder / "jobs" / str(job.id)).absolute()
     folder.mkdir(parents=True, exist_ok=True)
@@ -125,7 +126,11 @@ def _prepare_training(services: Services, connection: Connection, job: Row, fold
 
 
 def _write_manifest(connection: Connection, dataset_id: int, path: Path) -> list[str]:
-    """Copy the lines of a dataset's labelled pictures; returns the addresses of what training reads."""
+    """Copy the lines of a dataset's labelled pictures; returns the addresses of what training reads.
+
+    Raises:
+        PreparationError: a line of the dataset is one that an earlier version took and this one does not.
+    """
     if not path.exists():
         with atomic_file(path) as stream:
             for line in training_lines(connection, dataset_id):

@@ -206,7 +206,14 @@ def _send_heartbeat(folder: Path) -> None:
 
 
 def _stage_in(objects: Objects, spec: JobSpec, folder: Path) -> None:
-    """Bring the pictures; those that an earlier attempt brought are there."""
+    """Bring the pictures; those that an earlier attempt brought are there.
+
+    Raises:
+        InvalidNameError: an address is not of the form s3://BUCKET/KEY.
+        UnavailableError: the store does not answer.
+        ObjectsError: a bucket belongs to another account now, or pictures or masks cannot be read.
+        OSError: a picture cannot be written for another reason than its name, such as a full disk.
+    """
     _require_own(objects, spec.account, {split_address(address)[0] for address in spec.fetch})
     missing = []
     for address in spec.fetch:
@@ -270,7 +277,11 @@ def _end(process: "subprocess.Popen[bytes]") -> None:
 
 
 def _require_own(objects: Objects, account: str, buckets: set[str]) -> None:
-    """Refuse buckets that another account has made since the call that asked for the job."""
+    """Refuse buckets that another account has made since the call that asked for the job.
+
+    Raises:
+        ObjectsError: a bucket belongs to another account now.
+    """
     for bucket in sorted(buckets):
         if is_foreign(objects, bucket, account):
             raise ObjectsError(f"the bucket {bucket} belongs to another account now")

@@ -62,7 +62,9 @@ class Objects(Protocol):
         """Read an object as a stream.
 
         Raises:
-            NoSuchBucketError, NoSuchObjectError, UnavailableError
+            NoSuchBucketError: there is no such bucket.
+            NoSuchObjectError: there is no such object, or no such version of it.
+            UnavailableError: the store does not answer, or refuses the server's own credentials.
         """
         ...
 
@@ -84,7 +86,9 @@ class Objects(Protocol):
             content_type: of the object.
 
         Raises:
-            NoSuchBucketError, InvalidNameError, UnavailableError
+            NoSuchBucketError: there is no such bucket.
+            InvalidNameError: the key cannot be stored.
+            UnavailableError: the store does not answer, or refuses the server's own credentials.
         """
         ...
 

@@ -95,7 +95,8 @@ class DirectoryObjects:
         """Make a bucket; False when it was there, and the account's.
 
         Raises:
-            InvalidNameError: the name is not allowed. BucketTakenError: it is another account's.
+            InvalidNameError: the name is not allowed.
+            BucketTakenError: the bucket is another account's.
         """
         if not _BUCKET.fullmatch(bucket):
             raise InvalidNameError(f"bucket name {bucket[:80]!r} is not allowed: 3 to 63 letters, digits, '-', '_' and '.'")
@@ -115,7 +116,9 @@ class DirectoryObjects:
         """Remove an empty bucket.
 
         Raises:
-            NoSuchBucketError, BucketNotEmptyError
+            NoSuchBucketError: there is no such bucket.
+            BucketNotEmptyError: the bucket has objects.
+            OSError: the folder cannot be removed for another reason.
         """
         folder = self._bucket(bucket)
         with self._buckets:
@@ -123,7 +126,7 @@ class DirectoryObjects:
                 folder.rmdir()  # the kernel's word: an object that came in this moment stays, and so does the bucket
             except OSError as error:
                 if error.errno == errno.ENOENT:
-                    raise _no_bucket(bucket) from None
+                    raise NoSuchBucketError(_no_bucket(bucket)) from None
                 if error.errno in (errno.ENOTEMPTY, errno.EEXIST):
                     raise BucketNotEmptyError(f"bucket {bucket!r} has objects; delete them first") from None
                 raise
@@ -142,13 +145,18 @@ class DirectoryObjects:
 
     def _bucket(self, bucket: str) -> Path:
         if not self.bucket_exists(bucket):
-            raise _no_bucket(bucket)
+            raise NoSuchBucketError(_no_bucket(bucket))
         return self.root / bucket
 
     # --- objects
 
     def _path(self, bucket: str, key: str) -> Path:
-        """Where an object lies, whether or not it is there."""
+        """Where an object lies, whether or not it is there.
+
+        Raises:
+            NoSuchBucketError: there is no such bucket.
+            InvalidNameError: the key is too long, or cannot be a file's name below the bucket.
+        """
         folder = self._bucket(bucket)
         names = key.removesuffix("/").split("/")
         if len(key.encode(errors="surrogatepass")) > KEY_BYTES:
@@ -162,7 +170,12 @@ class DirectoryObjects:
         return folder.joinpath(*names)
 
     def _file(self, bucket: str, key: str, version: str | None = None) -> Path:
-        """The file of an object that is there."""
+        """The file of an object that is there.
+
+        Raises:
+            NoSuchBucketError: there is no such bucket.
+            NoSuchObjectError: there is no such object, or `version` is not the one that a directory keeps.
+        """
         if version not in (None, "null"):
             raise NoSuchObjectError(f"s3://{bucket}/{key} has no version {version!r}: a directory keeps the newest only")
         try:
@@ -194,7 +207,14 @@ class DirectoryObjects:
             shutil.copyfile(source, path)
 
     def put(self, bucket: str, key: str, path: Path, content_type: str) -> None:
-        """See `Objects`."""
+        """See `Objects`; raises as `adopt` does.
+
+        Args:
+            bucket: where.
+            key: as what.
+            path: of the file, which is copied.
+            content_type: of the object.
+        """
         incoming = self.incoming()
         digest = hashlib.md5(usedforsecurity=False)
         with path.open("rb") as source, incoming.open("xb") as target:
@@ -223,7 +243,11 @@ class DirectoryObjects:
             check: asked, and the object put in place, with no other call in between.
 
         Raises:
-            NoSuchBucketError, InvalidNameError, and what `check` raises.
+            NoSuchBucketError: there is no such bucket.
+            InvalidNameError: the key cannot be a file, is in the way of another, or ends with a slash though there is
+                content.
+            OSError: the file cannot be written, such as on a full disk.
+            Exception: whatever `check` raises.
         """
         try:
             target = self._path(bucket, key)
@@ -249,7 +273,12 @@ class DirectoryObjects:
             incoming.unlink(missing_ok=True)
 
     def _move_into_place(self, bucket: str, target: Path, incoming: Path, is_folder: bool) -> None:
-        """Move a file, or make a folder, below a bucket; the bucket itself, which may just have been deleted, is never made."""
+        """Move a file, or make a folder, below a bucket; the bucket itself, which may just have been deleted, is never made.
+
+        Raises:
+            NoSuchBucketError: there is no such bucket.
+            FileNotFoundError: folders above the file were removed again, each time that it was tried.
+        """
         folder = self._bucket(bucket)
         above = [p for p in reversed(target.parents) if p.is_relative_to(folder) and p != folder]
         for attempt in range(_TRIES):  # a call that deletes takes folders that have become empty
@@ -291,7 +320,8 @@ class DirectoryObjects:
             check: as in `adopt`.
 
         Raises:
-            NoSuchBucketError, and what `check` raises.
+            NoSuchBucketError: there is no such bucket.
+            Exception: whatever `check` raises.
         """
         folder = self._bucket(bucket)
         with self._stripe(bucket, key):
@@ -317,7 +347,8 @@ class DirectoryObjects:
         """What is known of an object, its time of change, and its file.
 
         Raises:
-            NoSuchBucketError, NoSuchObjectError
+            NoSuchBucketError: there is no such bucket.
+            NoSuchObjectError: there is no such object.
         """
         path = self._file(bucket, key)
         try:
@@ -335,7 +366,7 @@ class DirectoryObjects:
             after: only keys behind this one.
 
         Raises:
-            NoSuchBucketError
+            NoSuchBucketError: there is no such bucket.
         """
         return self._keys.walk(self._bucket(bucket), prefix, after)
 
@@ -343,7 +374,7 @@ class DirectoryObjects:
         """A key that `keys` gave, with what a listing tells of it; None when it was deleted meanwhile.
 
         Raises:
-            NoSuchBucketError
+            NoSuchBucketError: there is no such bucket.
         """
         try:
             stored, modified, _ = self.describe(bucket, key)
@@ -352,5 +383,5 @@ class DirectoryObjects:
         return ListedObject(key, stored.size, modified, stored.etag)
 
 
-def _no_bucket(bucket: str) -> NoSuchBucketError:
-    return NoSuchBucketError(f"there is no bucket {bucket[:80]!r}; create it first")
+def _no_bucket(bucket: str) -> str:
+    return f"there is no bucket {bucket[:80]!r}; create it first"

@@ -59,7 +59,14 @@ class S3Objects:
             self._client.download_file(bucket, key, str(path))
 
     def put(self, bucket: str, key: str, path: Path, content_type: str) -> None:
-        """See `Objects`."""
+        """See `Objects`.
+
+        Args:
+            bucket: where.
+            key: as what.
+            path: of the file, which is uploaded.
+            content_type: of the object.
+        """
         with _translated(bucket, key):
             self._client.upload_file(str(path), bucket, key, ExtraArgs={"ContentType": content_type})
 
@@ -70,7 +77,14 @@ def _version(version: str | None) -> dict[str, str]:
 
 @contextmanager
 def _translated(bucket: str, key: str) -> Iterator[None]:
-    """The client's errors as ours."""
+    """The client's errors as ours.
+
+    Raises:
+        NoSuchBucketError: S3 has no such bucket.
+        NoSuchObjectError: S3 has no such object, or no such version of it.
+        UnavailableError: S3 refused, or does not answer.
+        OSError: a file of this machine cannot be read or written, such as on a full disk.
+    """  # noqa: DOC501 - a BotoCoreError is told as UnavailableError
     try:
         yield
     except ClientError as error:

@@ -152,7 +152,8 @@ def both_datasets(connection: Connection, project: Row) -> tuple[Row, Row | None
     """Training dataset, and test dataset if there is one.
 
     Raises:
-        ValidationError: there is nothing to train on.
+        ValidationError: there is no train dataset.
+        ConflictError: the train dataset is CREATE_FAILED.
     """
     train = dataset_of(connection, project.id, "train")
     if train is None:

@@ -33,8 +33,11 @@ def detect_anomalies(call: Call, params: Params) -> OperationResult:
     """DetectAnomalies.
 
     Raises:
+        NotFoundError: there is no such project or model.
         ValidationError: not a PNG or JPEG as declared, or not of the training pictures' size.
-        ConflictError: the model is not hosted. ThrottlingError: over capacity.
+        ConflictError: the model is not hosted.
+        ThrottlingError: over capacity, or the model is being started again.
+        ApiError: the model failed on the picture.
     """
     with call.services.store.read() as connection:
         row = find_model(connection, call.scope, params["ProjectName"], params["ModelVersion"])

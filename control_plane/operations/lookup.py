@@ -27,7 +27,7 @@ def find_project(connection: Connection, scope: Scope, name: str) -> Row:
     """A project.
 
     Raises:
-        NotFoundError
+        NotFoundError: the caller's account has no such project in its region.
     """
     row = project_of(connection, scope, name)
     if row is None:
@@ -45,7 +45,7 @@ def find_dataset(connection: Connection, scope: Scope, project: str, kind: str) 
         kind: train or test.
 
     Raises:
-        NotFoundError
+        NotFoundError: there is no such project, or it has no such dataset.
     """
     parent = find_project(connection, scope, project)
     row = dataset_of(connection, parent.id, kind)
@@ -70,7 +70,7 @@ def find_model(connection: Connection, scope: Scope, project: str, version: str)
         version: a number, or latest.
 
     Raises:
-        NotFoundError
+        NotFoundError: there is no such project, or it has no such version.
     """
     parent = find_project(connection, scope, project)
     query = sa.select(models).where(models.c.project_id == parent.id)
@@ -94,7 +94,7 @@ def find_packaging(connection: Connection, scope: Scope, project: str, name: str
         name: of the job.
 
     Raises:
-        NotFoundError
+        NotFoundError: there is no such project, or it has no such job.
     """
     parent = find_project(connection, scope, project)
     query = sa.select(packagings).where(packagings.c.project_id == parent.id, packagings.c.name == name)

@@ -101,7 +101,8 @@ def check_target(wanted: dict[str, Any]) -> None:
     try:
         options = compiler_options(wanted)
         if (platform or {}).get("Accelerator") and not options.keys() & GPU_OPTIONS:
-            raise TargetError(f'NVIDIA needs {", ".join(GPU_OPTIONS)}, such as {{"gpu-code": "sm_75", "trt-ver": "8.6.1", "cuda-ver": "12.4"}}')
+            example = '{"gpu-code": "sm_75", "trt-ver": "8.6.1", "cuda-ver": "12.4"}'
+            raise ValidationError(f"CompilerOptions: NVIDIA needs {', '.join(GPU_OPTIONS)}, such as {example}")
         find_target(target_name(wanted), options)
     except TargetError as error:
         raise ValidationError(f"CompilerOptions: {error}") from None

@@ -31,7 +31,8 @@ def put_tags(connection: Connection, model_id: int, wanted: list[dict[str, Any]]
         resource: ARN of the model, for errors.
 
     Raises:
-        ValidationError: one key twice. QuotaError: too many.
+        ValidationError: one key is given twice.
+        QuotaError: the model would have more tags than `quota`.
     """
     keys = [tag["Key"] for tag in wanted]
     if len(set(keys)) != len(keys):

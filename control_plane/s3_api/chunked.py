@@ -90,7 +90,11 @@ class ChunkDecoder:
         return found
 
     def _read_header(self) -> bool:
-        """A chunk's first line, and before it the end of the last chunk's data; False when it is not there yet."""
+        """A chunk's first line, and before it the end of the last chunk's data; False when it is not there yet.
+
+        Raises:
+            S3Error: the body is not aws-chunked as it says, or a signed chunk is too large.
+        """
         if self._left == -2:
             if len(self._buffer) < 2:
                 return False

@@ -77,7 +77,7 @@ def refuse_unsupported_headers(headers: Mapping[str, str]) -> None:
     confirmed.
 
     Raises:
-        S3Error
+        S3Error: a header asks for encryption with a key, for a lock, or for an access control list.
     """
     for name, value in headers.items():
         said = value.strip()

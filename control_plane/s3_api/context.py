@@ -160,7 +160,7 @@ def require_bucket(s3: S3Context, request: S3Request) -> None:
     """Refuse a call on a bucket that is not there.
 
     Raises:
-        S3Error
+        S3Error: there is no such bucket.
     """
     if not s3.objects.bucket_exists(request.bucket):
         raise S3Error("NoSuchBucket", 404, f"there is no bucket {request.bucket[:80]!r}")

@@ -45,7 +45,11 @@ class S3Handler:
             return True
 
     async def answer(self, context: RequestContext) -> None:
-        """Answer a request, whatever it is."""
+        """Answer a request, whatever it is.
+
+        Raises:
+            ClientGoneError: the client closed its connection.
+        """
         context.facts["eventSource"] = "s3.amazonaws.com"
         try:
             await self._answer(context)
@@ -109,7 +113,7 @@ def _authorize(call: Call, request: S3Request, name: str, permission: str) -> No
     """Refuse what the caller may not do.
 
     Raises:
-        ApiError
+        AccessDeniedError: the caller's policy does not allow it, or the bucket is not of the account that is meant.
     """
     if name in ("CreateBucket", "ListBuckets"):  # whose a bucket is does not matter, or decides what is listed
         call.require(permission, f"arn:aws:s3:::{request.bucket}")

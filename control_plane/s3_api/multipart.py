@@ -191,7 +191,11 @@ class Multipart:
 
 
 def _append(path: Path, target: BinaryIO, part: Part, whole: Whole) -> None:
-    """Add a part to the object, and compare its checksums."""
+    """Add a part to the object, and compare its checksums.
+
+    Raises:
+        S3Error: a checksum of the part is not the one that was named.
+    """
     found = {algorithm: digest_of(algorithm) for algorithm in {*part.checksums, *whole.of_parts}}
     with path.open("rb") as source:
         while block := source.read(1 << 20):

@@ -34,7 +34,7 @@ _JITTER = 4
 """Callers that are refused together are told times between one and this many times more, lest they come back together."""
 
 
-def render_error(service: str, error: ApiError, chance: Callable[[], float] = random.random) -> tuple[int, Headers, bytes]:
+def render_error(service: str, error: ApiError, chance: Callable[[], float] = random.random) -> tuple[int, Headers, bytes]:  # noqa: S311 - no secret
     """Status, headers and body of an error: its code stands in the header and in the body, as some clients read only one.
 
     Args:

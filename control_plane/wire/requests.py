@@ -48,7 +48,8 @@ def parse_rest(operation: Operation, source: Source) -> Params:
     """Parameters of a restJson1 call.
 
     Raises:
-        SerializationError: the body is not a JSON object, or a value has the wrong type. ValidationError: a broken constraint.
+        SerializationError: the body is not a JSON object, or a value has the wrong type.
+        ValidationError: a value breaks a constraint of its shape.
     """
     shape = operation.input_shape
     payload = shape.serialization.get("payload")
@@ -102,7 +103,11 @@ def _kind(value: object) -> str:
 
 
 def _from_json(shape: Shape, value: object, where: str) -> Any:
-    """A JSON value as the shape's type."""
+    """A JSON value as the shape's type.
+
+    Raises:
+        SerializationError: the value, or one in it, is not of the shape's type.
+    """
     match shape.type_name, value:
         case "structure", dict():
             return {
@@ -135,7 +140,11 @@ def _from_json(shape: Shape, value: object, where: str) -> Any:
 
 
 def _from_text(shape: Shape, text: str, where: str) -> Any:
-    """Text of a header or of the query as the shape's type."""
+    """Text of a header or of the query as the shape's type.
+
+    Raises:
+        SerializationError: the text is not of the shape's type.
+    """
     match shape.type_name:
         case "boolean":
             if text not in ("true", "false"):
@@ -153,7 +162,11 @@ def _from_text(shape: Shape, text: str, where: str) -> Any:
 
 
 def _timestamp(text: str, where: str) -> float:
-    """ISO 8601, with or without a fraction, or epoch seconds; as epoch seconds."""
+    """ISO 8601, with or without a fraction, or epoch seconds; as epoch seconds.
+
+    Raises:
+        SerializationError: the text is no such time, or one outside the years 1 to 9999.
+    """
     try:
         return _epoch(float(text), where)
     except ValueError:

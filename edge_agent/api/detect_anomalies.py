@@ -82,7 +82,11 @@ def _segment(handle: Any, bitmap: Any, peer: Peer, *, padded: bool, writable: bo
 
 
 def _mask_handle(params: Any) -> Any | None:
-    """The handle from field 2 or field 3; both dialects are in the field."""
+    """The handle from field 2 or field 3; both dialects are in the field.
+
+    Raises:
+        InvalidRequestError: both fields are set, to different handles.
+    """
     first, second = params.HasField("shared_memory_handle"), params.HasField("shared_memory_handle_of_samples")
     if first and second and params.shared_memory_handle != params.shared_memory_handle_of_samples:
         raise InvalidRequestError("anomaly_mask_params names two different shared memory handles (fields 2 and 3); send one")

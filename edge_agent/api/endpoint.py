@@ -94,17 +94,25 @@ class Endpoint:
         return self._loop.stop(grace_s)
 
     def expected(self, path: str, peer: Peer) -> Expected | None:
-        """See `Application`."""
+        """See `Application`.
+
+        Raises:
+            StatusError: this peer may not call the method.
+        """
         method = self._methods.get(path)
         if isinstance(method, Unary) and method.admit is not None:
             try:
                 method.admit(peer)
             except LinewatchError as error:
-                raise _ending(error, path, peer) from None
+                raise StatusError(*_ending(error, path, peer)) from None
         return self._expected.get(path)
 
     def handle(self, call: Call) -> bool:
-        """See `Application`."""
+        """See `Application`.
+
+        Raises:
+            StatusError: how the call ends instead: too many wait, the method refused it, or a fault of the agent.
+        """
         try:
             match self._methods[call.path]:
                 case Unary() as method:
@@ -126,7 +134,7 @@ class Endpoint:
         except StatusError:
             raise
         except Exception as error:
-            raise _ending(error, call.path, call.peer, call.request_id) from None
+            raise StatusError(*_ending(error, call.path, call.peer, call.request_id)) from None
 
 
 def _expected(method: Method) -> Expected:
@@ -141,14 +149,14 @@ def _parsed(kind: type[Message], data: memoryview) -> Any:
         raise InvalidRequestError(f"the message is no {kind.DESCRIPTOR.full_name}: {error}") from None
 
 
-def _ending(error: Exception, path: str, peer: Peer, request_id: str = "") -> StatusError:
-    """The status for what went wrong."""
+def _ending(error: Exception, path: str, peer: Peer, request_id: str = "") -> tuple[Status, str]:
+    """The status for what went wrong, and what the caller is told; the log has it too."""
     method = path.rpartition("/")[2]
     if isinstance(error, LinewatchError):
         status, reason = status_of(error), str(error)
         log.log(_LEVELS.get(status, logging.INFO), "call failed", method=method, status=status.name, reason=reason,
                 request_id=request_id, peer=peer.name)  # fmt: skip
-        return StatusError(status, reason)
+        return status, reason
     # A fault of ours: INTERNAL says so, the log has the trace, the caller does not.
     log.error("call failed", exc_info=error, method=method, request_id=request_id)
-    return StatusError(Status.INTERNAL, "internal fault of the agent; its log has the details")
+    return Status.INTERNAL, "internal fault of the agent; its log has the details"

@@ -30,7 +30,11 @@ def socket_path(address: str) -> Path | None:
 
 
 def _clear_stale(path: Path) -> None:
-    """Remove a socket that a killed agent left behind; refuse to touch anything else."""
+    """Remove a socket that a killed agent left behind; refuse to touch anything else.
+
+    Raises:
+        SettingsError: something else than a socket is at `path`, or the socket is in use or cannot be tried.
+    """
     try:
         status = path.lstat()
     except FileNotFoundError:

@@ -45,7 +45,11 @@ class BrokerTopic:
         return connection
 
     def publish(self, result: SpooledResult) -> None:
-        """See `Destination`."""
+        """See `Destination`.
+
+        Raises:
+            DestinationError: the broker cannot be reached, or did not confirm the result in time.
+        """
         try:
             if self._connection is None:
                 self._connection = self._connect()

@@ -69,7 +69,11 @@ class ConnectionFaultError(Exception):
 
 
 def expect(holds: bool, code: ErrorCode, message: str) -> None:
-    """Raise ConnectionFaultError unless it holds."""
+    """Raise ConnectionFaultError unless it holds.
+
+    Raises:
+        ConnectionFaultError: `holds` is false; it has `code` and `message`.
+    """
     if not holds:
         raise ConnectionFaultError(code, message)
 

@@ -91,7 +91,9 @@ class Tls:
         """Before anything else; takes as long as the socket lives.
 
         Raises:
-            OSError: the peer does not speak TLS or HTTP/2, shows no certificate that is trusted, or has left.
+            ConnectionResetError: the peer left during the handshake.
+            ssl.SSLError: the peer does not speak TLS, or shows no certificate that is trusted.
+            OSError: the peer does not speak HTTP/2, or the socket fails or was closed.
         """
         while True:
             try:
@@ -114,7 +116,11 @@ class Tls:
         return Peer(None, f"certificate {_common_name(self._tls.getpeercert() or {})}")
 
     def unwrap(self, data: memoryview) -> memoryview | None:
-        """See `Transport`."""
+        """See `Transport`.
+
+        Raises:
+            OSError: what came is not valid TLS.
+        """
         plain: list[bytes] = []
         with self._lock:
             self._incoming.write(data)

@@ -336,8 +336,11 @@ class ModelHost:
         A call that a worker had not begun with when it died goes to the next worker.
 
         Raises:
-            WrongStateError: not RUNNING. ExhaustedError: the queue is full. InvalidRequestError: the picture was refused.
-            DeadlineError, CallerGoneError: nobody waits for the answer any more.
+            WrongStateError: the model is not RUNNING.
+            ExhaustedError: the queue is full.
+            InvalidRequestError: the picture was refused.
+            DeadlineError: no worker was free in time.
+            CallerGoneError: the caller left, and nobody waits for the answer any more.
             WorkerError: the worker died or did not answer; see `_crashed` for what follows.
             InvalidOutputError: what the model gave is no answer; see `_invalid_output`.
         """

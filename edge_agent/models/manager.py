@@ -78,7 +78,8 @@ class ModelManager:
         """The host of an installed model. Does not touch the disk when the model is known.
 
         Raises:
-            InvalidRequestError: no name. UnknownModelError: lists the installed models.
+            InvalidRequestError: `component` is empty.
+            UnknownModelError: no such model is installed; the message lists those that are.
         """
         known = self._hosts.get(component)
         return known if known is not None else self._find(component)[0]

@@ -45,7 +45,8 @@ class Spool:
             most: results that are kept; the oldest leave first, and are counted.
 
         Raises:
-            OSError, sqlite3.Error: it cannot be opened. A damaged file is put aside, and a new one begun.
+            OSError: the folder cannot be made, or a damaged file cannot be put aside.
+            sqlite3.DatabaseError: the database cannot be opened or written. A damaged file is put aside, and a new one begun.
         """
         folder.mkdir(parents=True, exist_ok=True)
         self._path, self._most = folder / NAME, most

@@ -125,9 +125,11 @@ class WorkerChannel(Generic[Worker_co]):
             meanwhile: called when the request was sent.
 
         Raises:
-            InvalidRequestError: the picture was refused. WorkerError: running the model on it failed.
+            InvalidRequestError: the picture was refused.
+            WorkerError: running the model on it failed.
             InvalidOutputError: what the model gave is no answer.
-            CallerGoneError: the caller left before the worker began. WorkerGoneError: there is no worker any more.
+            CallerGoneError: the caller left before the worker began.
+            WorkerGoneError: there is no worker any more, or it was ended as it did not answer within `timeout_s`.
         """
         number = next(_NUMBERS)
         if picture.data is not None:
@@ -147,7 +149,11 @@ class WorkerChannel(Generic[Worker_co]):
                 raise _ERRORS[fault](message)
 
     def _converse(self, request: PredictRequest, descriptor: int | None, timeout_s: float, meanwhile: Callable[[], None]) -> Reply:
-        """The reply to this request, and to no other: whatever goes wrong in between ends the worker, as its reply would wait for the next call."""
+        """The reply to this request, and to no other: whatever goes wrong in between ends the worker, as its reply would wait for the next call.
+
+        Raises:
+            WorkerGoneError: the worker died, or was ended as the call to it broke off.
+        """  # noqa: DOC501 - the WorkerError is told as a WorkerGoneError
         reply = None
         try:
             if self._send(request, descriptor):

@@ -72,7 +72,9 @@ class ChannelPool(Generic[Channel]):
         """Wait for a channel and hold it.
 
         Raises:
-            ExhaustedError: too many wait already. DeadlineError: no channel was free in time. CallerGoneError: the caller left.
+            ExhaustedError: too many calls wait already.
+            DeadlineError: no channel was free in time.
+            CallerGoneError: the caller left while it waited.
             LinewatchError: the pool is closed; see `closed`.
         """
         channel = self._wait_for_one(caller)

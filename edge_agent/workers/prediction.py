@@ -62,7 +62,8 @@ def predict(channel: WorkerChannel[Process], caller: Caller, request: PictureReq
 
     Raises:
         InvalidRequestError: the picture was refused, or the mask's segment cannot be written.
-        WorkerError, CallerGoneError: see `WorkerChannel.ask`.
+        WorkerError: the worker failed or has gone; see `WorkerChannel.ask`.
+        CallerGoneError: the caller left, or its deadline passed, before the answer was there.
     """
     pixels, mask, row_bytes = request.pixels, request.mask, request.width * 3
     whitened, mask_stride = False, mask.stride if mask is not None else row_bytes

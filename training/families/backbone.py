@@ -153,7 +153,11 @@ def _how_to_fetch(name: str) -> str:
 
 
 def _fetch(name: str, path: Path) -> None:
-    """Fetch weights through timm or torchvision, and keep them."""
+    """Fetch weights through timm or torchvision, and keep them.
+
+    Raises:
+        BackboneError: the library is not installed, or fetching the weights failed.
+    """
     library, _, model = name.partition(":")
     try:
         from safetensors.torch import save
@@ -209,7 +213,11 @@ def _floats(tensors: Mapping[str, npt.NDArray[np.generic]]) -> dict[str, F32]:
 
 
 def _check(path: Path, weights: Mapping[str, F32]) -> None:
-    """Refuse what is not a plain residual net, before anything is computed with it."""
+    """Refuse what is not a plain residual net, before anything is computed with it.
+
+    Raises:
+        BackboneError: a tensor is missing, the first convolution is not 7 x 7 of three channels, or one is grouped.
+    """
     needed = ["conv1.weight", "bn1.weight", "bn1.bias", "bn1.running_mean", "bn1.running_var"]
     needed += [f"layer{stage}.0.conv{n}.weight" for stage in (1, 2, 3) for n in (1, 2)]
     missing = [name for name in needed if name not in weights]

@@ -32,7 +32,14 @@ class GraphWriter:
         return name
 
     def node(self, op: str, *inputs: str, name: str | None = None, **attributes: object) -> str:
-        """Add one operator with one output."""
+        """Add one operator with one output.
+
+        Args:
+            op: the ONNX operator.
+            *inputs: names of its inputs, in order; an empty name leaves an optional one out.
+            name: of the node and its output; None for one that is not taken.
+            **attributes: the operator's own.
+        """
         self._count += 1
         output = name or f"{op.lower()}{self._count}"
         self._nodes.append(helper.make_node(op, list(inputs), [output], name=output, **attributes))
