@@ -363,8 +363,10 @@ def test_a_hosted_model_comes_back_when_its_agent_or_worker_dies(plant: Path, tm
 
         assert ask() == "answered"
         folder = f"{server.data}/models"
-        for process in ("linewatch.edge_agent.workers.worker", "linewatch.edge_agent --models"):
-            victims = [p for p in processes_below(process) if folder in Path(f"/proc/{p}/cmdline").read_text() or process.endswith("--models")]
+        assert server.process is not None
+        mine = f"linewatch-hosting-{server.process.pid}-"
+        for process, part in (("linewatch.edge_agent.workers.worker", folder), ("linewatch.edge_agent --models", mine)):
+            victims = [p for p in processes_below(process) if part in Path(f"/proc/{p}/cmdline").read_text()]
             assert victims
             for victim in victims:
                 os.kill(victim, signal.SIGKILL)
