@@ -179,7 +179,7 @@ def _own_wheel(wheel: Path | None, folder: Path) -> None:
     if wheel is not None:
         (folder / wheel.name).write_bytes(wheel.read_bytes())
         return
-    root = _HERE.parent
+    root = _HERE.parents[2]
     if not (root / "pyproject.toml").is_file():
         raise AgentComponentError("linewatch runs from an installation, not from its source tree: name its wheel with --wheel FILE")
     run_pip("wheel", "--no-deps", "--no-build-isolation", "--wheel-dir", str(folder), str(root))
