@@ -73,9 +73,12 @@ def keep_classes(groups: Groups, is_anomaly: Bools) -> Groups:
         members = np.flatnonzero(is_anomaly == value)
         wanted = min(LEAST_LEFT, len(members) // 2)
         while len(members):
-            merged = groups.merged()[members]
-            sizes = np.bincount(merged)
-            group = groups.largest(members[merged == sizes.argmax()])
+            merged = groups.merged()
+            sizes = np.bincount(merged[members])
+            together = np.flatnonzero(merged == sizes.argmax())
+            group = groups.largest(together[is_anomaly[together] == value])
+            if group is None:  # look-alikes of the other class can tie named parts to each other, too
+                group = groups.largest(together)
             if group is None or len(members) - sizes.max() >= wanted:
                 break
             groups = groups.without(group)

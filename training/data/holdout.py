@@ -32,7 +32,7 @@ def hold_out(strata: Ints, groups: Groups, share: float, seed: int) -> HoldOut |
     """Set about `share` of every kind of picture aside.
 
     Groups stay together, but near-duplicates give way where the part would have none of a class, or leave too few. A part
-    without one of the classes is taken only where the user's own groups allow no other.
+    without one of the classes is taken only where the user's own groups, or less than ten pictures of it, allow no other.
 
     Args:
         strata: the kind of each of N pictures (0 normal, or 1 and more by the label of its defect).
