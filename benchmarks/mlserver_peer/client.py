@@ -1,4 +1,4 @@
-"""Times MLServer's gRPC door: `client.py ADDRESS PICTURE.npy CALLS`, in MLServer's own environment; prints milliseconds, one a line."""
+"""Times MLServer's gRPC endpoint: `client.py ADDRESS PICTURE.npy CALLS`, in MLServer's own environment; prints milliseconds, one a line."""
 
 import sys
 import time
