@@ -191,19 +191,26 @@ def _fetch(wanted: Mapping[str, str], machine: str, folder: Path) -> None:
     platforms += [f"{legacy}_{machine}" for legacy in ("manylinux2014", "manylinux2010", "manylinux1")]
     flags = [flag for name in platforms for flag in ("--platform", name)]
     base = ["download", "--only-binary", ":all:", "--python-version", PYTHON, "--implementation", "cp", *flags, "--dest", str(folder)]
-    absent = []
-    for name, pin in wanted.items():
-        try:
-            run_pip(*base, "--no-deps", f"{name}=={pin}")
-        except ToolError:
-            absent.append(name)
+    absent = {pinned.partition("==")[0] for pinned in _download(base, [f"{name}=={pin}" for name, pin in wanted.items()])}
     if not absent:
         return
     # A release that is newer than the oldest systems has no wheel for them: the newest one that has is taken, with its needs.
     pins = folder / "pins.txt"
     pins.write_text("".join(f"{name}=={pin}\n" for name, pin in wanted.items() if name not in absent))
     ranges: dict[str, Requirement] = {canonicalize_name(r.name): r for r in map(Requirement, requires("linewatch") or [])}
-    run_pip(*base, "--constraint", str(pins), *(f"{name}{ranges[name].specifier}" if name in ranges else name for name in absent))
+    run_pip(*base, "--constraint", str(pins), *(f"{name}{ranges[name].specifier}" if name in ranges else name for name in sorted(absent)))
+
+
+def _download(base: Sequence[str], pinned: Sequence[str]) -> list[str]:
+    """Download wheels; returns those that there are none of. By halves: pip takes all or nothing, and a start of it costs more than a wheel."""
+    try:
+        run_pip(*base, "--no-deps", *pinned)
+    except ToolError:
+        if len(pinned) == 1:
+            return list(pinned)
+        half = len(pinned) // 2
+        return [*_download(base, pinned[:half]), *_download(base, pinned[half:])]
+    return []
 
 
 def _requirements(wheels: Mapping[str, bytes]) -> str:

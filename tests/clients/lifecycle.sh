@@ -10,7 +10,7 @@ wait_for() { # DESCRIPTION WANTED UNWANTED COMMAND...
         status=$("$@")
         case " $wanted " in *" $status "*) return 0 ;; esac
         case " $unwanted " in *" $status "*) echo "$what is $status" >&2; exit 1 ;; esac
-        sleep 2 # each question is a program of its own, and takes its time from the training
+        sleep 4 # each question is a program of its own, and takes its time from the training
     done
     echo "$what is still $status" >&2
     exit 1
