@@ -27,6 +27,7 @@ lint: $(DEV)  ## Lint, types (ours, and the examples as a user sees them), impor
 	$(BIN)/mypy
 	$(BIN)/mypy examples/*.py
 	$(BIN)/lint-imports
+	$(BIN)/hadolint Containerfile
 
 check: lint test  ## Everything that must pass before a change lands
 

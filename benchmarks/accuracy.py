@@ -146,6 +146,7 @@ def run(name: str, parts: tuple[Dataset, Dataset], seed: int, steps: int, progre
         trained = train(learn, Path(folder) / "bundle", options, test, progress)
         seconds = time.monotonic() - begun
         alone = singles(trained, learn, test, options, progress)
+        graph_ms = measure_ms(trained.bundle.read("model.onnx"))
     training, found = trained.bundle.manifest.training, trained.bundle.manifest.evaluation
     segmentation = training.get("segmentation")
     chosen = trained.choice.chosen.name if trained.choice else "one-class mean"
@@ -154,7 +155,7 @@ def run(name: str, parts: tuple[Dataset, Dataset], seed: int, steps: int, progre
     return Fold(
         name, seed, chosen, found["roc_auc"], found["f1"], found["f1_all_anomalous"], found["ece"], found["average_iou"],
         found["label_f1"], segmentation["average_iou"][segmentation["chosen"]] if segmentation else {}, alone,
-        round(seconds, 1), round(measure_ms(trained.bundle.read("model.onnx")), 1), len(learn.samples), len(test.samples),
+        round(seconds, 1), round(graph_ms, 1), len(learn.samples), len(test.samples),
         Outcomes(found["true_positives"], found["false_negatives"], found["false_positives"],
                  found["pictures"] - found["true_positives"] - found["false_negatives"] - found["false_positives"]),
     )  # fmt: skip

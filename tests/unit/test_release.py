@@ -50,7 +50,7 @@ def test_an_sdist_is_whole_and_needs_no_git(dist: Path, tmp_path: Path) -> None:
     subprocess.run([sys.executable, "-P", "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path)], cwd=ROOT, check=True, capture_output=True)
     with zipfile.ZipFile(wheel) as ours, zipfile.ZipFile(next(tmp_path.glob("*.whl"))) as direct:
         assert ours.namelist() == direct.namelist()
-        assert len(ours.namelist()) > 300
+        assert len(ours.namelist()) > 250
     assert not [n for n in names if "__pycache__" in n or n.startswith((".venv", ".clients", "demo-output"))]
 
 
@@ -123,7 +123,7 @@ def test_images_copy_what_is_there() -> None:
 def test_images_run_as_a_user_and_say_whether_they_are_well() -> None:
     text = (ROOT / "Containerfile").read_text()
     for stage in text.split("\nFROM ")[-2:]:
-        assert re.search(r"^USER linewatch$", stage, re.MULTILINE)
+        assert re.search(r"^USER 10001:10001$", stage, re.MULTILINE)
         assert stage.rindex("\nUSER") > stage.rindex("\nRUN")
         assert "HEALTHCHECK" in stage
         assert "pip install" not in stage
