@@ -12,13 +12,16 @@ from pathlib import Path
 
 from linewatch.edge_agent.memory import resident_bytes
 
+_GONE = (FileNotFoundError, ProcessLookupError)
+"""What /proc says of a process that has ended: before its file is opened, and while it is read."""
+
 
 def children(pid: int, words: str = "") -> list[int]:
     """Processes that a process started and that have these words in their command lines."""
     found = []
-    with contextlib.suppress(FileNotFoundError):  # of a process that ends at this moment
+    with contextlib.suppress(*_GONE):  # of a process that ends at this moment
         for task in Path(f"/proc/{pid}/task").iterdir():
-            with contextlib.suppress(FileNotFoundError):  # of a thread that does
+            with contextlib.suppress(*_GONE):  # of a thread that does
                 found += [int(p) for p in (task / "children").read_text().split()]
     return [child for child in found if named(child, words)]
 
@@ -27,7 +30,7 @@ def named(pid: int, words: str) -> bool:
     """Whether a process's command line has these words."""
     try:
         return words.encode() in Path(f"/proc/{pid}/cmdline").read_bytes()
-    except FileNotFoundError:
+    except _GONE:
         return False
 
 
