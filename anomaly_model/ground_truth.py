@@ -136,7 +136,7 @@ def _read_colors(value: object, key: str) -> dict[str, str]:
             raise GroundTruthError(f"has no class-name in {where}")
         color = parse_color(entry.get("hex-color"))
         if color is None:
-            raise GroundTruthError(f"has the hex-color {entry.get('hex-color')!r} in {where}; expected the form #RRGGBB")
+            raise GroundTruthError(f"has the hex-color {entry.get('hex-color')!r:.80} in {where}; expected the form #RRGGBB")
         if name.strip().lower() != BACKGROUND:
             colors[color] = name.strip()
     return colors

@@ -108,7 +108,7 @@ def package(
         target: to compile for.
         folder: for the component.
         options: what a user may choose.
-        progress: see `Progress`.
+        progress: see `ProgressCallback`.
 
     Raises:
         Whatever `package_each` raises.
@@ -130,7 +130,7 @@ def package_each(
         targets: each of another architecture.
         folder: for the component.
         options: what a user may choose.
-        progress: see `Progress`.
+        progress: see `ProgressCallback`.
 
     Raises:
         ComponentError: name, version or description break Greengrass's rules, or two targets share an architecture.

@@ -23,6 +23,6 @@ def write_color(g: GraphWriter) -> str:
 
 
 def to_planes(pictures: npt.NDArray[np.floating] | npt.NDArray[np.uint8]) -> Pixels:
-    """N x H x W x 3 pixels to N x 3 x H x W opponent colours: what `bank.write_color` does inside the graph."""
+    """N x H x W x 3 pixels to N x 3 x H x W opponent colours: what `write_color` does inside the graph."""
     scaled = pictures.astype(np.float32) @ (OPPONENT.T / np.float32(127.5)) + OFFSET
     return np.ascontiguousarray(scaled.transpose(0, 3, 1, 2))

@@ -46,3 +46,10 @@ def test_other_bytes(raw: bytes) -> None:
 @pytest.mark.parametrize(("value", "color"), [("#23a436", "#23A436"), (" #23A436", "#23A436"), ("#23a43", None), ("23a436", None), (7, None)])
 def test_colours(value: object, color: str | None) -> None:
     assert parse_color(value) == color
+
+
+def test_what_is_no_colour_is_quoted_in_part() -> None:
+    colors = {"1": {"class-name": "dent", "hex-color": "f" * 30_000}}
+    with pytest.raises(GroundTruthError, match="expected the form #RRGGBB") as told:
+        read_line({**LINE, "m-ref-metadata": {**MASK, "internal-color-map": colors}})
+    assert len(str(told.value)) < 300

@@ -195,8 +195,8 @@ def test_every_remedy_has_its_flag() -> None:
 def test_faults_of_ours_keep_their_trace(tmp_path: Path) -> None:
     import linewatch.commands.cli
 
-    own = linewatch.commands.cli.__file__
-    assert explain(FileNotFoundError(errno.ENOENT, "No such file or directory", own)) is None
+    for own in (linewatch.commands.cli.__file__, Path(linewatch.__file__).with_name("recipes") / "agent.json"):
+        assert explain(FileNotFoundError(errno.ENOENT, "No such file or directory", str(own))) is None
     assert explain(OSError(errno.EBADF, "Bad file descriptor", str(tmp_path))) is None
     assert explain(FileNotFoundError(errno.ENOENT, "No such file or directory")) is None
     assert explain(ConnectionResetError(errno.ECONNRESET, "Connection reset by peer")) is None
