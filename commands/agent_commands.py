@@ -29,7 +29,7 @@ socket_option = click.option("--socket", "address", default=None, help="Address 
 @click.option("--runtime", default=None, type=click.Choice(["auto", "tvm", "onnxruntime"]), help="[default: auto]")
 @click.option("--threads", default=None, type=int, help="CPU threads for one picture. [default: 1]")
 @click.option("--queue", default=None, type=int, help="Calls that may wait for one model. [default: 8]")
-@click.option("--concurrency", default=None, type=int, help="Pictures of one model that are predicted at a time. [default: 1]")
+@click.option("--concurrency", default=None, type=int, help="Pictures of one model that are inspected at a time. [default: 1]")
 @click.option("--metrics", default=None, help="HOST:PORT for Prometheus, such as 127.0.0.1:9464.")
 @click.option("--settings", "settings_file", type=EXISTING, help="TOML file with settings.")
 @guarded
