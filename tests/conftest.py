@@ -30,9 +30,9 @@ COOKIES = Path(__file__).parents[1] / ".." / "shared" / "data" / "cookies"
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What needs a trained model is slow, wherever it stands."""
+    """What needs drawn parts, or a model that was trained on them, is slow, wherever it stands."""
     for item in items:
-        if {"bundle", "trained"} & set(getattr(item, "fixturenames", ())):
+        if "parts" in getattr(item, "fixturenames", ()):
             item.add_marker(pytest.mark.slow)
 
 

@@ -34,6 +34,7 @@ def test_nothing_below_the_command_line_starts_it() -> None:
     assert not [str(path) for path in sources if mentions.search(path.read_text())]
 
 
+@pytest.mark.slow
 def test_a_job_executes_nothing_that_lies_in_the_current_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     here, folder, mark = tmp_path / "here", tmp_path / "job", tmp_path / "mark"
     for name in ("linewatch/__init__.py", "linewatch/training/__init__.py", "linewatch/training/job.py", "numpy.py", "msgspec.py", "logging.py"):

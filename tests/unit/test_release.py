@@ -39,6 +39,7 @@ def test_the_same_commit_gives_the_same_bytes(dist: Path, tmp_path: Path) -> Non
     assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == {p.name: p.read_bytes() for p in dist.iterdir()}
 
 
+@pytest.mark.slow
 def test_an_sdist_is_whole_and_needs_no_git(dist: Path, tmp_path: Path) -> None:
     """The wheel was made from the sdist, unpacked outside a working copy: what the sdist lacks would be missing in the wheel."""
     [sdist], [wheel] = dist.glob("*.tar.gz"), dist.glob("*.whl")

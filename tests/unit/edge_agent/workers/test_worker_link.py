@@ -199,6 +199,7 @@ calls = st.lists(
 )  # fmt: skip
 
 
+@pytest.mark.slow
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.lists(calls, min_size=1, max_size=4), st.integers(1, 3))
 def test_whatever_fails_no_call_gets_another_s_verdict(threads: list[list[tuple[str, Injected | None, bool]]], concurrency: int) -> None:

@@ -36,6 +36,7 @@ def test_marked_defects_are_learnt_and_the_seed_decides() -> None:
     assert not np.array_equal(net.weights[0], Discriminator.fit(normal, defects, 1).weights[0])
 
 
+@pytest.mark.slow
 def test_the_graph_gives_the_largest_local_mean() -> None:
     rng = np.random.default_rng(0)
     net = Discriminator.fit(rng.normal(size=(500, FEATURES)).astype(np.float32), np.zeros((0, FEATURES), np.float32), 0)
