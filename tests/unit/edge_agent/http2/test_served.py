@@ -276,17 +276,23 @@ def test_a_request_that_does_not_come_whole_is_ended_and_its_connection_goes_on(
     assert device.status(3) == Status.OK
 
 
-def test_a_call_that_takes_longer_than_it_may_is_ended(device: Device) -> None:
-    gone = threading.Event()
+def waiting(gone: threading.Event, seconds: float | None = None) -> Handler:
+    """A handler that waits until its caller has gone, or its time is over, `seconds` from now."""
 
-    def waits(call: Call) -> bool:
-        call.ends_at = time.monotonic() + 50
+    def handle(call: Call) -> bool:
+        if seconds is not None:
+            call.ends_at = time.monotonic() + seconds
         call.when_gone(gone.set)
         call.about_to_wait()
         assert gone.wait(10)
         return True
 
-    device.handler = waits
+    return handle
+
+
+def test_a_call_that_takes_longer_than_it_may_is_ended(device: Device) -> None:
+    gone = threading.Event()
+    device.handler = waiting(gone, 50)
     device.say(hello())
     device.call(1)
     eventually(lambda: device.served.handles)
@@ -297,10 +303,15 @@ def test_a_call_that_takes_longer_than_it_may_is_ended(device: Device) -> None:
     assert gone.wait(10)
 
 
-def test_who_does_not_read_keeps_nobody_and_is_ended(device: Device) -> None:
+def answer_more_than_is_read(device: Device) -> None:
+    """Answers of a megabyte, to a peer whose windows are as large as can be: what the socket holds is what bounds them."""
     device.handler = lambda call: call.send(bytes(10**6), more=True) is None
     largest = (2**31 - 1 - 65535).to_bytes(4, "big")
     device.say(hello(b"\x00\x04" + (2**31 - 1).to_bytes(4, "big")), frame(8, 0, 0, largest))
+
+
+def test_who_does_not_read_keeps_nobody_and_is_ended(device: Device) -> None:
+    answer_more_than_is_read(device)
     for number in (1, 3):
         device.call(number)
     eventually(lambda: device.writable)
@@ -311,9 +322,7 @@ def test_who_does_not_read_keeps_nobody_and_is_ended(device: Device) -> None:
 
 
 def test_what_the_kernel_did_not_take_goes_when_it_takes_more(device: Device) -> None:
-    device.handler = lambda call: call.send(bytes(10**6), more=True) is None
-    largest = (2**31 - 1 - 65535).to_bytes(4, "big")
-    device.say(hello(b"\x00\x04" + (2**31 - 1).to_bytes(4, "big")), frame(8, 0, 0, largest))
+    answer_more_than_is_read(device)
     device.call(1)
     eventually(lambda: device.writable)
     got = 0
@@ -330,14 +339,7 @@ def test_what_the_kernel_did_not_take_goes_when_it_takes_more(device: Device) ->
 
 def test_a_caller_that_leaves_in_the_middle_ends_the_connection_s_calls(device: Device) -> None:
     gone = threading.Event()
-
-    def waits(call: Call) -> bool:
-        call.when_gone(gone.set)
-        call.about_to_wait()
-        assert gone.wait(10)
-        return True
-
-    device.handler = waits
+    device.handler = waiting(gone)
     device.say(hello())
     device.call(1)
     eventually(lambda: device.served.handles)
