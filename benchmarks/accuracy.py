@@ -36,7 +36,7 @@ from linewatch.training.families.unet_training import UNetFamily
 from linewatch.training.graph.color import write_color
 from linewatch.training.graph.writer import GraphWriter
 from linewatch.training.metrics import roc_auc
-from linewatch.training.options import UNET_STEPS, TrainingOptions
+from linewatch.training.options import NET_STEPS, TrainingOptions
 from linewatch.training.train import Trained, train
 from linewatch.training.workspace import Workspace
 
@@ -119,11 +119,11 @@ def singles(
     """ROC AUC on the test pictures of every score by itself, each fitted on all training pictures."""
     spec = trained.bundle.manifest.input
     fitted = dict(trained.fitted)
-    if options.unet_steps and "U-Net" not in fitted:
+    if options.net_steps and "U-Net" not in fitted:
         with tempfile.TemporaryDirectory() as folder:
             workspace = Workspace(Path(folder))
             store = load_pictures(learn, trained.bundle.manifest.training["side"], workspace, progress)
-            family = UNetFamily(store, options.unet_steps, options.seed, workspace, progress)
+            family = UNetFamily(store, options.net_steps, options.seed, workspace, progress)
             fitted["U-Net"] = family.fit(np.ones(len(store), bool), "beside")
     g = GraphWriter(spec.height, spec.width)
     color = write_color(g)
@@ -140,7 +140,7 @@ def singles(
 def run(name: str, parts: tuple[Dataset, Dataset], seed: int, steps: int, progress: StageProgress) -> Fold:
     """One seed on one set."""
     learn, test = parts
-    options = TrainingOptions(name="benchmark", seed=seed, unet_steps=steps)
+    options = TrainingOptions(name="benchmark", seed=seed, net_steps=steps)
     with tempfile.TemporaryDirectory() as folder:
         begun = time.monotonic()
         trained = train(learn, Path(folder) / "bundle", options, test, progress)
@@ -227,7 +227,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="write everything that was measured")
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--groups-apart", action="store_true", help="as many parts as seeds, of whole groups; each part is the test set once")
-    parser.add_argument("--unet-steps", type=int, default=UNET_STEPS)
+    parser.add_argument("--net-steps", type=int, default=NET_STEPS)
     arguments = parser.parse_args()
     folds: list[Fold] = []
     with tempfile.TemporaryDirectory() as folder, StageProgress() as progress:
@@ -240,7 +240,7 @@ def main() -> None:
             name = path.stem if path.is_file() else path.resolve().name
             for seed in range(arguments.seeds):
                 parts = split_by_group(dataset, seed, arguments.seeds) if arguments.groups_apart else split(dataset, seed)
-                folds.append(run(name, parts, seed, arguments.unet_steps, progress))
+                folds.append(run(name, parts, seed, arguments.net_steps, progress))
                 print(msgspec.json.encode(folds[-1]).decode(), file=sys.stderr, flush=True)
     print(table(folds) + "\n\n" + plant_table(folds))
     if arguments.json:

@@ -45,11 +45,11 @@ def main() -> int:
     parser.add_argument("--busy", type=int, default=8)
     parser.add_argument("--pictures", type=int, default=12, help="a class")
     parser.add_argument("--side", type=int, default=64)
-    parser.add_argument("--unet-steps", type=int, default=1)
+    parser.add_argument("--net-steps", type=int, default=1)
     arguments = parser.parse_args()
     seen: list[object] = []
     worst = 0.0
-    options = TrainingOptions(side=arguments.side, unet_steps=arguments.unet_steps, test_share=0)
+    options = TrainingOptions(side=arguments.side, net_steps=arguments.net_steps, test_share=0)
     with tempfile.TemporaryDirectory() as folder, ExitStack() as beside:
         write_set(Path(folder) / "parts", PartSet(arguments.pictures, arguments.pictures, 0, 0, seed=3), no_progress)
         full = read_dataset(Path(folder) / "parts" / "train")

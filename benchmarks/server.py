@@ -237,7 +237,7 @@ def measure_pictures(bench: Bench, folder: Path) -> dict[str, Any]:
     """DetectAnomalies with 1, 4 and 16 clients."""
     write_set(folder / "parts", PartSet(30, 30, 1, 1, seed=1))
     bundle = folder / "bundle"
-    train(read_dataset(folder / "parts" / "train"), bundle, TrainingOptions(unet_steps=0))
+    train(read_dataset(folder / "parts" / "train"), bundle, TrainingOptions(net_steps=0))
     picture = next((folder / "parts" / "test" / "normal").iterdir())
     found: dict[str, Any] = {}
     for clients, units in ((1, 1), (4, 2), (16, 4)):

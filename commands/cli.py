@@ -57,7 +57,7 @@ def demo(data: Path | None, output: Path, side: int | None, effort: str, seed: i
     from linewatch.commands.tables import print_demo
     from linewatch.training.options import EFFORTS, TrainingOptions
 
-    options = TrainingOptions(side=side, seed=seed, unet_steps=EFFORTS[effort])
+    options = TrainingOptions(side=side, seed=seed, net_steps=EFFORTS[effort])
     with StageProgress(quiet=as_json) as progress:
         result = run_demo(output, data, options, progress)
     if as_json:
@@ -100,6 +100,7 @@ def demo_data(folder: Path, train_count: int, test_count: int, seed: int, as_jso
     "linewatch train train.manifest --root /data -o bundle --test test.manifest",
     "linewatch train good-parts -o bundle --false-alarms 0.005",
     "linewatch train pictures -o bundle --resize --skip-unreadable",
+    "linewatch train pictures -o bundle --encoder none",
     "linewatch train pictures -o bundle --backbone timm:resnet18 --backbone-weights resnet18.safetensors --budget-ms 80"))  # fmt: skip
 @click.argument("data", type=EXISTING)
 @click.option("-o", "--output", type=FOLDER, required=True, help="Folder of the bundle.")
@@ -129,7 +130,11 @@ def demo_data(folder: Path, train_count: int, test_count: int, seed: int, as_jso
 @click.option(
     "--accept-weak", is_flag=True, help="Exit code 0 even if the model is not better than calling everything anomalous."
 )
-@click.option("--backbone", help="Pretrained net, timm:NAME or torchvision:NAME. [default: none]")
+@click.option(
+    "--encoder", default="auto", show_default=True, type=click.Choice(["auto", "none", "lite0", "lite1", "lite2"]),
+    help="Pretrained encoder: lite0 where it is installed, none, or one by name.",
+)  # fmt: skip
+@click.option("--backbone", help="Another pretrained net beside it, timm:NAME or torchvision:NAME. [default: none]")
 @click.option("--backbone-weights", type=FOLDER, help="Its weights, .safetensors or .pth, where there is no internet.")
 @click.option("--backbone-licence", help="Licence of the weights, recorded in the bundle.")
 @side_option
@@ -141,7 +146,7 @@ def train(
     data: Path, output: Path, results: Path | None, test_data: Path | None, test_share: float, root: Path | None,
     skip_unreadable: bool, resize: bool,
     groups: Path | None, name: str, model_version: str, budget_ms: float | None, false_alarms: float, accept_weak: bool,
-    backbone: str | None, backbone_weights: Path | None, backbone_licence: str | None, side: int | None, effort: str, seed: int,
+    encoder: str, backbone: str | None, backbone_weights: Path | None, backbone_licence: str | None, side: int | None, effort: str, seed: int,
     as_json: bool,
 ) -> None:  # fmt: skip
     """Train a model on labelled pictures and write a bundle.
@@ -172,7 +177,7 @@ def train(
         if groups:
             learn = read_groups(groups, learn)
         net = load_backbone(backbone, backbone_weights, backbone_licence) if backbone else None
-        options = TrainingOptions(name, model_version, side, seed, budget_ms, test_share, false_alarms, EFFORTS[effort], net,
+        options = TrainingOptions(name, model_version, side, seed, budget_ms, test_share, false_alarms, EFFORTS[effort], encoder, net,
                                   leave_out=skip_unreadable, resize=resize)  # fmt: skip
         trained = run_training(
             learn, output, options, test, progress,

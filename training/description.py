@@ -8,6 +8,9 @@ from linewatch.anomaly_model.manifest import Json, Manifest, ModelIdentity, Scor
 from linewatch.training.data.pictures import PictureStore
 from linewatch.training.data.split import Split
 from linewatch.training.data.survey import MOST_SKIPPED, count_sizes, name_size
+from linewatch.training.families.encoder import Encoder
+from linewatch.training.families.features import FittedFeatures
+from linewatch.training.families.segmentation import FittedSegmentation
 from linewatch.training.graph.cost import cost_model
 from linewatch.training.metrics import image_metrics
 from linewatch.training.options import TrainingOptions
@@ -21,8 +24,8 @@ MOST_LISTED = 20
 
 
 def describe(
-    parts: Split, result: FitResult, options: TrainingOptions, model: bytes, *, side: str, leaked: list[list[str]],
-    warnings: tuple[str, ...],
+    parts: Split, result: FitResult, options: TrainingOptions, model: bytes, encoder: Encoder | str, *, side: str,
+    leaked: list[list[str]], warnings: tuple[str, ...],
 ) -> Manifest:  # fmt: skip
     """What a bundle says of its model, all but the evaluation.
 
@@ -31,6 +34,7 @@ def describe(
         result: of fitting.
         options: what the user chose.
         model: the graph.
+        encoder: pretrained, or why there is none.
         side: why the input has its size.
         leaked: test pictures that are nearly the same as training pictures, each with that one.
         warnings: for people.
@@ -49,6 +53,7 @@ def describe(
         "side": min(store.spec.height, store.spec.width),
         "side_why": side,
         **result.findings,
+        "encoder": encoder if isinstance(encoder, str) else {**encoder.record(), "used": _uses(result, encoder)},
         "backbone": options.backbone.record() if options.backbone else None,
         "cost": {"milliseconds": round(cost_model().milliseconds(model), 2), **cost_model().record()},
         "weak": bool(result.weak),
@@ -77,6 +82,14 @@ def describe(
         evaluation={},
         tools={p: version(p) for p in ("linewatch", "numpy", "onnx", "onnxruntime", "scikit-learn", "torch")},
         files={},
+    )
+
+
+def _uses(result: FitResult, encoder: Encoder) -> bool:
+    """Whether the shipped graph holds its weights, as they were published or fitted further."""
+    families = result.graph_spec.fitted.values()
+    return any(
+        isinstance(f, FittedSegmentation) or (isinstance(f, FittedFeatures) and f.extractor.name == encoder.label) for f in families
     )
 
 

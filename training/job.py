@@ -78,7 +78,7 @@ def run(spec: Spec, progress: ProgressFile) -> dict[str, Any]:
     test = read_dataset(Path(spec.test_manifest), root, display_name=f"the test dataset of {spec.name}") if spec.test_manifest else None
     check_rules(learn, test, spec.rules)
     options = TrainingOptions(
-        name=spec.name, model_version=spec.version, arn=spec.arn, unet_steps=EFFORTS[spec.effort]
+        name=spec.name, model_version=spec.version, arn=spec.arn, net_steps=EFFORTS[spec.effort]
     )  # fmt: skip
     written: list[Path] = []
 

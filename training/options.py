@@ -7,11 +7,12 @@ import msgspec
 from linewatch.anomaly_model.errors import LinewatchError
 from linewatch.anomaly_model.manifest import ModelIdentity
 from linewatch.training.families.backbone import Backbone
+from linewatch.training.families.encoder import AUTO
 
-UNET_STEPS = 700
-"""Training steps of the U-Net, as measured: see docs/accuracy.md."""
-EFFORTS = {"quick": 0, "standard": UNET_STEPS, "thorough": 3 * UNET_STEPS}
-"""Training steps of the U-Net: none, so that a model is there within a minute; as measured; and three times that."""
+NET_STEPS = 240
+"""Training steps of the segmentation net, as measured: see docs/accuracy.md."""
+EFFORTS = {"quick": 0, "standard": NET_STEPS, "thorough": 4 * NET_STEPS}
+"""Training steps of the segmentation net: none, so that a model is there within a minute; as measured; and four times that."""
 
 WISHED_MS = 25.0
 """What a graph should cost where nobody said otherwise."""
@@ -46,7 +47,8 @@ class TrainingOptions:
             None: 25 are wished for, and exceeded with a warning where only that keeps the accuracy.
         test_share: share of the pictures that is held out for the evaluation when there is no test set; 0 for none.
         false_alarms: with normal pictures only, the share of normal parts that may be called anomalous.
-        unet_steps: training steps of the U-Net; 0 leaves it out.
+        net_steps: training steps of the segmentation net (of the U-Net, where there is no encoder, three for each); 0 leaves it out.
+        encoder: pretrained: `auto` (`lite0` where it is installed), `none`, or one of `linewatch.training.families.encoder.RELEASES`.
         backbone: a pretrained net; None: the filter bank needs none.
         leave_out: go on without pictures that cannot be read.
         resize: take pictures of several sizes; each is brought to the model's input, as the runtime does it.
@@ -60,7 +62,8 @@ class TrainingOptions:
     budget_ms: float | None = None
     test_share: float = 0.2
     false_alarms: float = 0.01
-    unet_steps: int = UNET_STEPS
+    net_steps: int = NET_STEPS
+    encoder: str = AUTO
     backbone: Backbone | None = None
     leave_out: bool = False
     resize: bool = False

@@ -26,6 +26,7 @@ from linewatch.training.data.split import split
 from linewatch.training.data.survey import count_sizes, survey
 from linewatch.training.description import describe
 from linewatch.training.evaluation.evaluate import Evaluation, evaluate
+from linewatch.training.families.encoder import load_encoder
 from linewatch.training.graph.export import golden_files, write_model
 from linewatch.training.graph.outputs import FittedFamily
 from linewatch.training.options import TrainingOptions
@@ -92,17 +93,18 @@ def train(
     """
     started = time.monotonic()
     check_replaceable(output)  # else a night's work is found to have no place
+    encoder, without_encoder = load_encoder(options.encoder)
     dataset, test = _read(dataset, test, options, progress)
     workspace = Workspace.open(
         output.with_name(f"{output.name}.unfinished"),
-        fingerprint(version("linewatch"), _facts(dataset), _choices(options), test is None),
+        fingerprint(version("linewatch"), _facts(dataset), _choices(options), test is None, encoder is None),
     )
     try:
-        side = choose_input_side(dataset, options)
+        side = choose_input_side(dataset, options, encoder)
         store = load_pictures(dataset, side.pixels, workspace, progress)
         parts = split(dataset, store, test, options.test_share, options.seed)
         leaked = find_leaks(parts.store, test) if test is not None and test.source != dataset.source else []
-        result = fit(Task(parts.store, parts.groups, side.defect_width, options, workspace, progress))
+        result = fit(Task(parts.store, parts.groups, side.defect_width, options, workspace, progress, encoder))
     except LinewatchError:  # said before anything slow is done
         workspace.remove()
         raise
@@ -110,7 +112,7 @@ def train(
     warnings = tuple(filter(None, [weak, *result.warnings, *parts.warnings]))
     model = write_model(result.graph_spec, parts.store)
     runtime = OnnxRuntime(model)
-    manifest = describe(parts, result, options, model, side=side.reason, leaked=leaked, warnings=warnings)
+    manifest = describe(parts, result, options, model, encoder or without_encoder, side=side.reason, leaked=leaked, warnings=warnings)
     evaluation = evaluate(runtime, manifest, parts.test, progress) if parts.test is not None else None
     manifest = msgspec.structs.replace(
         manifest,

@@ -36,6 +36,7 @@ class CropSource:
         normals: indices of normal pictures.
         masked: indices of anomalies with masks.
         points: for each label, n x 3 of picture, row, column: places where it is.
+        defect_share: share of crops around a defect.
     """
 
     store: PictureStore
@@ -43,9 +44,12 @@ class CropSource:
     normals: npt.NDArray[np.int64]
     masked: npt.NDArray[np.int64]
     points: tuple[npt.NDArray[np.int64], ...]
+    defect_share: float = DEFECT_SHARE
 
     @classmethod
-    def make(cls, store: PictureStore, chosen: Bools, size: int, seed: int) -> "CropSource":
+    def make(
+        cls, store: PictureStore, chosen: Bools, size: int, seed: int, *, defect_share: float = DEFECT_SHARE
+    ) -> "CropSource":
         """Look through the chosen pictures' masks.
 
         Args:
@@ -53,6 +57,7 @@ class CropSource:
             chosen: N bool, which of them crops come from.
             size: height and width of crops in pixels, at most the model's input.
             seed: of the choice among a mask's places.
+            defect_share: share of crops around a defect.
         """
         rng = np.random.default_rng([seed, 6])
         masked = np.flatnonzero(chosen & store.is_anomaly & store.has_mask)
@@ -67,13 +72,13 @@ class CropSource:
         height, width = min(size, store.spec.height), min(size, store.spec.width)
         return cls(
             store, (height, width), np.flatnonzero(chosen & ~store.is_anomaly), masked,
-            tuple(np.concatenate(p) for p in points if p),
+            tuple(np.concatenate(p) for p in points if p), defect_share,
         )  # fmt: skip
 
     def draw(self, rng: np.random.Generator) -> tuple[Pixels, LabelMap]:
         """One augmented crop and its labels: most around a defect, the rest anywhere, mostly on normal parts."""
         chance = rng.random()
-        if self.points and (chance < DEFECT_SHARE or not len(self.normals)):
+        if self.points and (chance < self.defect_share or not len(self.normals)):
             picture, labels = self._around_defect(rng)
         else:
             somewhere = self.masked if self.points and chance > 1 - SEARCH_SHARE else self.normals
@@ -110,7 +115,7 @@ class CropSource:
         if not self.points:
             if self.store.labels:  # a made-up defect would be of no label
                 return picture, labels
-            return _paste_texture(picture, labels, self._anywhere(int(rng.choice(self.normals)), rng)[0], rng)
+            return make_up_defect(picture, labels, self._anywhere(int(rng.choice(self.normals)), rng)[0], rng)
         source, mask = self._around_defect(rng)
         if rng.random() < 0.5:
             source, mask = source[:, ::-1], mask[:, ::-1]
@@ -128,8 +133,15 @@ class CropSource:
         return pasted.clip(0, 255).astype(np.float32), np.where(inside, mask, labels)
 
 
-def _paste_texture(picture: Pixels, labels: LabelMap, other: Pixels, rng: np.random.Generator) -> tuple[Pixels, LabelMap]:
-    """A made-up defect (label 1) for data without masks: another place's texture, or a shade, inside a ragged blob."""
+def make_up_defect(picture: Pixels, labels: LabelMap, other: Pixels, rng: np.random.Generator) -> tuple[Pixels, LabelMap]:
+    """A made-up defect (label 1) for data without masks: another place's texture, or a shade, inside a ragged blob.
+
+    Args:
+        picture: of a normal part, or a crop of one.
+        labels: of its pixels.
+        other: what its texture is taken from, of the same size; it is turned upside down.
+        rng: of the defect.
+    """
     height, width = labels.shape
     coarse = rng.integers(3, 9)
     noise = Image.fromarray(rng.standard_normal((coarse, coarse)).astype(np.float32))

@@ -18,7 +18,7 @@ import numpy.typing as npt
 from linewatch.anomaly_model.errors import LinewatchError
 from linewatch.anomaly_model.manifest import Json
 from linewatch.training.arrays import F32
-from linewatch.training.families.extractor import Extractor
+from linewatch.training.families.extractor import Extractor, Features, write_statistics
 from linewatch.training.graph.color import OFFSET, OPPONENT
 from linewatch.training.graph.writer import GraphWriter
 
@@ -60,7 +60,7 @@ class Backbone:
         channels = sum(_width(self.weights, stage) for stage in (2, 3))
         return Extractor(self.name, channels, 8, 1, self._write, is_pretrained=True)
 
-    def _write(self, g: GraphWriter, color: str) -> str:
+    def _write(self, g: GraphWriter, color: str) -> Features:
         # Opponent colours back to what the net was trained on, in one convolution of 1 x 1.
         to_rgb = np.linalg.inv(OPPONENT.astype(np.float64)) / 2  # -1 to 1 becomes -0.5 to 0.5
         weight = to_rgb / DEVIATION[:, None]
@@ -74,7 +74,8 @@ class Backbone:
                 x = self._block(g, x, f"layer{stage}.{block}", 2 if stage > 1 and block == 0 else 1)
             stages.append(x)
         joined = g.concat(stages[1], g.upsample(stages[2], 2))
-        return g.pool("AveragePool", joined, 3, 1)
+        cells = g.pool("AveragePool", joined, 3, 1)
+        return Features(cells, write_statistics(g, cells))
 
     def _block(self, g: GraphWriter, x: str, name: str, stride: int) -> str:
         shortcut = x

@@ -47,7 +47,7 @@ class Cells:
         fine: n x 2 F, a cell and its context; fine_class: 0 background, i + 1 label i.
         coarse: n x F, of normal pictures.
         maps: m x F x h x w, whole coarse maps of normal pictures.
-        pooled: pictures x 2 F, mean and maximum over the picture.
+        pooled: pictures x numbers, of each picture as a whole.
     """
 
     fine: F32
@@ -75,9 +75,8 @@ def collect_cells(store: PictureStore, extractor: Extractor, seed: int, progress
     rng = np.random.default_rng([seed, 2])
     g = GraphWriter(store.spec.height, store.spec.width)
     features = extractor.write(g, write_color(g))
-    fine_map = g.concat(features, g.pool("AveragePool", features, CONTEXT, 1))
-    pooled_map = g.concat(g.node("GlobalAveragePool", features), g.node("GlobalMaxPool", features))
-    runtime = OnnxRuntime(g.build([fine_map, extractor.write_coarse(g, features), pooled_map]), threads=2)
+    fine_map = g.concat(features.cells, g.pool("AveragePool", features.cells, CONTEXT, 1))
+    runtime = OnnxRuntime(g.build([fine_map, extractor.write_coarse(g, features.cells), features.statistics]), threads=2)
     count = len(store)
     normals = np.flatnonzero(~store.is_anomaly)
     share = min(1.0, FINE_TOTAL / (count * (BACKGROUND_CELLS + DEFECT_CELLS)))
@@ -157,9 +156,9 @@ def hard_negatives(store: PictureStore, extractor: Extractor, classifier: CellCl
         n x 2 F float32, cells and their context.
     """
     g = GraphWriter(store.spec.height, store.spec.width)
-    features = extractor.write(g, write_color(g))
-    logits = classifier.write_logits(g, features)
-    fine = g.concat(features, g.pool("AveragePool", features, CONTEXT, 1))
+    cells = extractor.write(g, write_color(g)).cells
+    logits = classifier.write_logits(g, cells)
+    fine = g.concat(cells, g.pool("AveragePool", cells, CONTEXT, 1))
     runtime = OnnxRuntime(g.build([logits, fine]), threads=2)
     found: list[F32] = [np.zeros((0, 2 * extractor.channels), np.float32)]
     normals = np.random.default_rng([seed, 3]).permutation(np.flatnonzero(chosen & ~store.is_anomaly))[:HARD_PICTURES]

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from linewatch.training.arrays import Bools
+from linewatch.training.arrays import Bools, Ints
 from linewatch.training.data.pictures import PictureStore
 from linewatch.training.families.cells import Cells, hard_negatives
 from linewatch.training.families.discriminator import Discriminator
@@ -29,16 +29,16 @@ class FittedFeatures:
     def write(self, g: GraphWriter, color: str) -> FamilyOutputs:
         """See `FittedFamily`."""
         features = self.extractor.write(g, color)
-        coarse = self.extractor.write_coarse(g, features)
+        coarse = self.extractor.write_coarse(g, features.cells)
         distance, scores = self.neighbours.write(g, coarse)
         scores |= self.position.write(g, coarse)[1]
         segmentation = None
         if self.discriminator is not None:
-            scores |= self.discriminator.write(g, features)
+            scores |= self.discriminator.write(g, features.cells)
         if self.pooled is not None:
-            scores |= self.pooled.write(g, features)
+            scores |= self.pooled.write(g, features.statistics)
         if self.classifier is not None:
-            segmentation, extra = self.classifier.write(g, features, self.extractor.stride)
+            segmentation, extra = self.classifier.write(g, features.cells, self.extractor.stride)
             scores |= extra
         named = {f"{self.extractor.score_prefix}{name}": score for name, score in scores.items()}
         return FamilyOutputs(named, DistanceMap(distance, self.extractor.coarse_stride), segmentation)
@@ -51,6 +51,7 @@ class FeatureFamily:
     extractor: Extractor
     store: PictureStore
     cells: Cells
+    groups: Ints
     seed: int
     folds: int
 
@@ -69,7 +70,7 @@ class FeatureFamily:
         neighbours = NearestNeighbours.fit(cells.coarse[chosen[cells.coarse_owner]], rng)
         position = PositionGaussian.fit(cells.maps[chosen[cells.maps_owner]], rng)
         both = bool((chosen & store.is_anomaly).any())
-        pooled = PooledStatistics.fit(cells.pooled[chosen], store.is_anomaly[chosen]) if both else None
+        pooled = PooledStatistics.fit(cells.pooled[chosen], store.is_anomaly[chosen], self.groups[chosen], self.seed) if both else None
         fine = chosen[cells.fine_owner]
         features, classes = cells.fine[fine], cells.fine_class[fine]
         classifier = None

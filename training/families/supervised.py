@@ -10,13 +10,18 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.neural_network import MLPClassifier
 from threadpoolctl import threadpool_limits
 
-from linewatch.training.arrays import F32
+from linewatch.training.arrays import F32, F64, Bools, Ints
+from linewatch.training.data.folds import assign_folds
+from linewatch.training.data.groups import renumber
 from linewatch.training.families.one_class import peak
 from linewatch.training.graph.outputs import Score, Segmentation, Supervision
 from linewatch.training.graph.writer import GraphWriter
 
 CONTEXT = 5
 """Cells on a side of the window whose mean is the context of a cell."""
+STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
+"""Inverse penalties that the pooled statistics choose among, by `STRENGTH_FOLDS` folds."""
+STRENGTH_FOLDS = 5
 NEVER = -15.0
 """The logit of a label of which there was nothing to learn from."""
 
@@ -94,10 +99,10 @@ class CellClassifier:
 
 @dataclass(frozen=True, slots=True)
 class PooledStatistics:
-    """A logistic regression over each feature's mean and maximum in the picture.
+    """A logistic regression over numbers that describe the picture as a whole.
 
     Attributes:
-        weight: 2 F; means first.
+        weight: one a number.
         bias: log-odds offset.
     """
 
@@ -105,16 +110,41 @@ class PooledStatistics:
     bias: float
 
     @classmethod
-    def fit(cls, pooled: F32, is_anomaly: npt.NDArray[np.bool_]) -> "PooledStatistics":
-        """Fit on n x 2 F statistics."""
+    def fit(cls, pooled: F32, is_anomaly: Bools, groups: Ints, seed: int) -> "PooledStatistics":
+        """Fit, with the penalty that says most of pictures of other groups.
+
+        Args:
+            pooled: n x numbers.
+            is_anomaly: n, both classes.
+            groups: n; pictures that must stay together share one.
+            seed: of the folds that the penalty is chosen by.
+        """
         mean, scale = pooled.mean(axis=0), pooled.std(axis=0) + 1e-4
-        model = LogisticRegression(C=0.02, class_weight="balanced", max_iter=500)
-        model.fit((pooled - mean) / scale, is_anomaly)
+        standard = ((pooled - mean) / scale).astype(np.float64)
+        with threadpool_limits(1):
+            model = _logistic(_strength(standard, is_anomaly, groups, seed)).fit(standard, is_anomaly)
         weight = model.coef_[0] / scale
         return cls(weight.astype(np.float32), float(model.intercept_[0] - weight @ mean))
 
-    def write(self, g: GraphWriter, features: str) -> dict[str, Score]:
-        """Returns the score."""
-        pooled = g.concat(g.node("GlobalAveragePool", features), g.node("GlobalMaxPool", features))
-        score = g.conv(pooled, self.weight.reshape(1, -1, 1, 1), np.array([self.bias], np.float32))
+    def write(self, g: GraphWriter, statistics: str) -> dict[str, Score]:
+        """Write over those numbers (1 x numbers x 1 x 1); returns the score."""
+        score = g.conv(statistics, self.weight.reshape(1, -1, 1, 1), np.array([self.bias], np.float32))
         return {"pooled statistics": Score(score, Supervision.SUPERVISED)}
+
+
+def _logistic(strength: float) -> LogisticRegression:
+    return LogisticRegression(C=strength, class_weight="balanced", max_iter=500)
+
+
+def _strength(standard: F64, is_anomaly: Bools, groups: Ints, seed: int) -> float:
+    """The inverse penalty with the least log loss on held-out groups; the smallest where folds cannot be made."""
+    folds = assign_folds(is_anomaly.astype(np.int64), renumber(groups), STRENGTH_FOLDS, seed)
+    losses = np.zeros(len(STRENGTHS))
+    for fold in np.unique(folds):
+        held_out = folds == fold
+        if len(np.unique(is_anomaly[~held_out])) < 2:
+            continue
+        for i, strength in enumerate(STRENGTHS):
+            z = _logistic(strength).fit(standard[~held_out], is_anomaly[~held_out]).decision_function(standard[held_out])
+            losses[i] += np.logaddexp(0, np.where(is_anomaly[held_out], -z, z)).sum()
+    return STRENGTHS[int(losses.argmin())]

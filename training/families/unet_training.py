@@ -1,6 +1,5 @@
 """Fits a project's U-Net: with masks on every pixel, without them on made-up defects and whole pictures' labels."""
 
-import time
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,6 +10,7 @@ from linewatch.anomaly_model.progress import ProgressCallback
 from linewatch.training.arrays import Bools
 from linewatch.training.data.crops import CropSource
 from linewatch.training.data.pictures import PictureStore
+from linewatch.training.families.descent import descend
 from linewatch.training.families.torch_setup import device, seeded
 from linewatch.training.families.unet import FittedUNet, UNet, export, placeholder
 from linewatch.training.graph.color import to_planes
@@ -22,7 +22,6 @@ CROP = 96
 RATE = 6e-3
 WEAK_PICTURES = 2
 """Whole anomalous pictures a step, where no mask says what is wrong in them."""
-CHECKPOINT_SECONDS = 15.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,14 +68,6 @@ class UNetFamily:
         return export(net)
 
 
-def one_cycle(progress: float) -> float:
-    """Learning rate as a share of the highest, by the share of steps done (after Smith and Topin 2018): up, then down to 0."""
-    warm = 0.2
-    if progress < warm:
-        return float(0.04 + 0.96 * (1 - np.cos(np.pi * progress / warm)) / 2)
-    return float((1 + np.cos(np.pi * (progress - warm) / (1 - warm))) / 2)
-
-
 class _Fit:
     def __init__(self, family: UNetFamily, net: UNet, chosen: Bools, key: str) -> None:
         self.family, self.net, self.key = family, net, key
@@ -84,27 +75,18 @@ class _Fit:
         store = family.store
         self.source = CropSource.make(store, chosen & store.has_pixel_labels(), CROP, family.seed)
         self.weak = np.flatnonzero(chosen & ~store.has_pixel_labels()) if not store.labels else np.zeros(0, np.int64)
-        self.optimiser = torch.optim.AdamW(net.parameters(), lr=RATE, weight_decay=1e-3)
+        self.optimiser = torch.optim.AdamW([{"params": list(net.parameters()), "highest": RATE, "from": 0.0}], weight_decay=1e-3)
 
     def run(self) -> None:
         """All steps, from the last checkpoint on."""
         family = self.family
-        begin, saved = self._resume(), time.monotonic()
-        for step in range(begin, family.steps):
-            family.progress(f"training the U-Net ({self.key})", step, family.steps)
-            # A generator of its own for each step: where an earlier run stopped makes no difference.
-            loss = self._loss(np.random.default_rng([family.seed, 7, step]))
-            for group in self.optimiser.param_groups:
-                group["lr"] = RATE * one_cycle(step / family.steps)
-            self.optimiser.zero_grad()
-            loss.backward()
-            self.optimiser.step()
-            if time.monotonic() - saved > CHECKPOINT_SECONDS:
-                self._checkpoint(step + 1)
-                saved = time.monotonic()
-        family.progress(f"training the U-Net ({self.key})", family.steps, family.steps)
+        descend(
+            self.net, self.optimiser, family.steps, self._loss, family.workspace, f"unet-{self.key}-unfinished",
+            lambda step: family.progress(f"training the U-Net ({self.key})", step, family.steps),
+        )  # fmt: skip
 
-    def _loss(self, rng: np.random.Generator) -> torch.Tensor:
+    def _loss(self, step: int) -> torch.Tensor:
+        rng = np.random.default_rng([self.family.seed, 7, step])
         crops = [self.source.draw(rng) for _ in range(BATCH)]
         planes = self._planes(np.stack([c[0] for c in crops]))
         labels = torch.from_numpy(np.stack([c[1] for c in crops]).astype(np.int64)).to(self.where)
@@ -130,23 +112,3 @@ class _Fit:
 
     def _planes(self, pictures: np.ndarray) -> torch.Tensor:
         return torch.from_numpy(to_planes(pictures)).to(self.where, memory_format=torch.channels_last)
-
-    def _checkpoint(self, step: int) -> None:
-        arrays = {f"net.{k}": v.cpu().numpy() for k, v in self.net.state_dict().items()}
-        for n, state in self.optimiser.state_dict()["state"].items():
-            arrays |= {f"optimiser.{n}.{k}": v.cpu().numpy() for k, v in state.items()}
-        self.family.workspace.save(f"unet-{self.key}-unfinished", {**arrays, "step": np.array(step)})
-
-    def _resume(self) -> int:
-        arrays = self.family.workspace.load(f"unet-{self.key}-unfinished")
-        if arrays is None:
-            return 0
-        tensors = {k: torch.from_numpy(np.array(v)) for k, v in arrays.items() if k != "step"}
-        self.net.load_state_dict({k.removeprefix("net."): v for k, v in tensors.items() if k.startswith("net.")})
-        state = self.optimiser.state_dict()
-        for name, value in tensors.items():
-            if name.startswith("optimiser."):
-                _, n, key = name.split(".")
-                state["state"].setdefault(int(n), {})[key] = value
-        self.optimiser.load_state_dict(state)
-        return int(arrays["step"])

@@ -45,20 +45,27 @@ class GraphWriter:
         self._nodes.append(helper.make_node(op, list(inputs), [output], name=output, **attributes))
         return output
 
-    def conv(self, x: str, weight: F32, bias: F32 | None = None, *, stride: int = 1) -> str:
-        """Convolution, zero-padded to keep the size at stride 1.
+    def conv(
+        self, x: str, weight: F32, bias: F32 | None = None, *, stride: int = 1, groups: int = 1, pads: tuple[int, int] | None = None
+    ) -> str:
+        """Convolution.
 
         Args:
             x: the input's name, 1 x I x H x W.
-            weight: O x I x K x K, K odd.
+            weight: O x I / groups x K x K, K odd.
             bias: O; None for none.
             stride: in both directions.
+            groups: parts of the channels that are convolved apart.
+            pads: zeros before and behind, in both directions; None keeps the size at stride 1.
         """
         k = weight.shape[2]
+        before, behind = pads or (k // 2, k // 2)
         inputs = [x, self.constant(weight.astype(np.float32))]
         if bias is not None:
             inputs.append(self.constant(bias.astype(np.float32)))
-        return self.node("Conv", *inputs, kernel_shape=[k, k], strides=[stride] * 2, pads=[k // 2] * 4)
+        return self.node(
+            "Conv", *inputs, kernel_shape=[k, k], strides=[stride] * 2, pads=[before] * 2 + [behind] * 2, group=groups
+        )
 
     def pool(self, kind: str, x: str, kernel: int, stride: int) -> str:
         """Pooling; padded to keep the size at stride 1, unpadded otherwise.

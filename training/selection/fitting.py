@@ -16,9 +16,11 @@ from linewatch.training.arrays import F64, Ints
 from linewatch.training.data.folds import assign_folds
 from linewatch.training.data.pictures import PictureStore
 from linewatch.training.families.cells import Cells, collect_cells
+from linewatch.training.families.encoder import Encoder
 from linewatch.training.families.extractor import BANK
 from linewatch.training.families.family import Family
 from linewatch.training.families.features import FeatureFamily
+from linewatch.training.families.segmentation_training import SegmentationFamily
 from linewatch.training.families.unet_training import UNetFamily
 from linewatch.training.graph.outputs import FittedFamily, Score, Supervision
 from linewatch.training.graph.spec import GraphSpec
@@ -27,12 +29,15 @@ from linewatch.training.selection.choice import Choice, check_limit, choose
 from linewatch.training.selection.cross_validation import OutOfFold, cross_validate
 from linewatch.training.selection.decision import decide, decide_from_normals, weakness
 from linewatch.training.selection.graph_cost import GraphCosts
+from linewatch.training.selection.normals import choose_columns, score_normals
 from linewatch.training.selection.segmenter import choose_segmenter
 from linewatch.training.selection.stack import fit_normals_stack
 from linewatch.training.workspace import Workspace
 
 FOLDS = 6
 NORMALS_FOLDS = 20
+UNET_STEPS_FOR_ONE = 3
+"""The U-Net's steps are smaller, and cost a third."""
 THIN_AT_INPUT = 6.0
 """Pixels at the model's input; label logits of thinner defects are brought to full resolution."""
 
@@ -48,6 +53,7 @@ class Task:
         options: what the user chose.
         workspace: where finished steps are kept.
         progress: told of what is done.
+        encoder: pretrained; None where there is none.
     """
 
     store: PictureStore
@@ -56,6 +62,7 @@ class Task:
     options: TrainingOptions
     workspace: Workspace
     progress: ProgressCallback
+    encoder: Encoder | None = None
 
     @property
     def fine(self) -> bool:
@@ -67,15 +74,15 @@ class Task:
         return cross_validate(family, self.store, self.groups, self.options.seed, self.workspace, self.progress)
 
     def feature_families(self, folds: int) -> list[FeatureFamily]:
-        """The filter bank, and the pretrained net where one was named."""
-        backbone, seed = self.options.backbone, self.options.seed
+        """The filter bank, and the pretrained nets that there are."""
+        seed = self.options.seed
         families = []
-        for extractor in [BANK] if backbone is None else [BANK, backbone.extractor()]:
+        for extractor in [BANK, *(net.extractor() for net in (self.encoder, self.options.backbone) if net is not None)]:
             arrays = self.workspace.step(
                 f"cells-{extractor.name}".replace(":", "-"),
                 lambda e=extractor: collect_cells(self.store, e, seed, self.progress),  # type: ignore[misc]
             )
-            families.append(FeatureFamily(extractor, self.store, Cells(**arrays), seed, folds))  # type: ignore[arg-type]
+            families.append(FeatureFamily(extractor, self.store, Cells(**arrays), self.groups, seed, folds))  # type: ignore[arg-type]
         return families
 
 
@@ -116,31 +123,38 @@ def fit(task: Task) -> FitResult:
 
 
 def fit_normals(task: Task) -> FitResult:
-    """Normal pictures only: one-class scores, all counting alike, and a threshold for a stated false-alarm rate."""
+    """Normal pictures only: the one-class scores that find made-up defects, and a threshold for a stated false-alarm rate."""
     folds = min(NORMALS_FOLDS, int(task.groups.max()) + 1)
-    # A pretrained net, where there is one, sees more than the bank.
-    family = task.feature_families(folds)[-1]
-    fitted: dict[str, FittedFamily] = {family.name: family.fit(np.ones(len(task.store), bool), "final")}
-    cost = GraphCosts(task.store, fitted, fine=task.fine)
-    least = cost(tuple(c for c, score in cost.scores.items() if score.is_peak), None)
-    check_limit(least, task.options.budget)
-    found = task.cross_validate(family)
-    columns = tuple(c for c in found.scores if cost.scores[c].is_peak)  # the mean over a picture says little of one place
-    matrix = np.stack([found.scores[c] for c in columns], axis=1)
+    families = {family.name: family for family in task.feature_families(folds)}
+    everything = np.ones(len(task.store), bool)
+    samples: dict[str, FittedFamily] = {name: family.fit(everything, "final") for name, family in families.items()}
+    cost = GraphCosts(task.store, samples, fine=task.fine)
+    peaks = tuple(c for c, score in cost.scores.items() if score.is_peak)  # the mean over a picture says little of one place
+    check_limit(min(cost((c,), None) for c in peaks), task.options.budget)
+    if task.options.budget.is_limit:
+        peaks = tuple(c for c in peaks if cost((c,), None) <= task.options.budget.ms)
+    found = score_normals(families.values(), task.store, task.groups, task.options.seed, task.workspace, task.progress)
+    columns, alone = choose_columns(found, peaks)
+    while task.options.budget.is_limit and cost(columns, None) > task.options.budget.ms:
+        columns = columns[:-1]
+    matrix = np.stack([found.clean[c] for c in columns], axis=1)
     stack = fit_normals_stack(matrix)
     scores = stack(matrix)
     target = task.options.false_alarms
+    milliseconds = cost(columns, None)
     findings: Json = {
         "regime": "normal pictures only",
-        "why": f"no anomalies to choose by: {', '.join(columns)} count alike; the threshold is the score that {target:.1%} of "
-        "normal parts are expected to exceed",
+        "why": f"{', '.join(columns)} of {len(alone)} scores: of defects made up on pictures that no fit had seen they find most (ROC AUC "
+        f"{found.roc_auc(columns):.3f}); the threshold is the score that {target:.1%} of normal parts are expected to exceed",
+        "made_up_roc_auc": {c: round(value, 4) for c, value in sorted(alone.items(), key=lambda item: -item[1])},
         "false_alarms": target,
         "folds": folds,
     }
-    warning = f"the model costs {least:.1f} ms, more than the {task.options.budget.ms:g} ms that are wished for"
+    warning = f"the model costs {milliseconds:.1f} ms, more than the {task.options.budget.ms:g} ms that are wished for"
+    fitted = {name: samples[name] for name in cost.families(columns, None)}
     return FitResult(
-        GraphSpec(fitted, columns, stack, None, fine=False), fitted, decide_from_normals(scores, target), [], scores, None, findings,
-        warnings=(warning,) if least > task.options.budget.ms else (),
+        GraphSpec(fitted, columns, stack, None, fine=False), samples, decide_from_normals(scores, target), [], scores, None, findings,
+        warnings=(warning,) if milliseconds > task.options.budget.ms else (),
     )  # fmt: skip
 
 
@@ -148,8 +162,8 @@ def fit_labelled(task: Task) -> FitResult:
     """Both classes: every family is tried, and what the evidence says is fitted on everything."""
     store, options = task.store, task.options
     candidates: list[Family] = [*task.feature_families(FOLDS)]
-    if options.unet_steps:
-        candidates.append(UNetFamily(store, options.unet_steps, options.seed, task.workspace, task.progress))
+    if options.net_steps:
+        candidates.append(_net(task))
     families = {family.name: family for family in candidates}
     everything = np.ones(len(store), bool)
     placeholders: dict[str, FittedFamily] = {n: p for n, f in families.items() if (p := f.placeholder()) is not None}
@@ -181,6 +195,14 @@ def fit_labelled(task: Task) -> FitResult:
         _findings(task, choice, found, segmenter), weakness(choice.out_of_fold, store.is_anomaly, folds),
         (choice.warning,) if choice.warning else (),
     )  # fmt: skip
+
+
+def _net(task: Task) -> Family:
+    """The net that is fitted to these pictures: on the encoder where there is one."""
+    steps, seed = task.options.net_steps, task.options.seed
+    if task.encoder is None:
+        return UNetFamily(task.store, UNET_STEPS_FOR_ONE * steps, seed, task.workspace, task.progress)
+    return SegmentationFamily(task.encoder, task.store, steps, seed, task.workspace, task.progress)
 
 
 def _first_peak(oof: OutOfFold, scores: Mapping[str, Score]) -> tuple[str, ...]:

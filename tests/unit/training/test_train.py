@@ -38,14 +38,14 @@ from tests.unit.training.families.test_backbone import SmallNet
 
 pytestmark = pytest.mark.slow
 
-QUICK = TrainingOptions(side=64, unet_steps=0)
+QUICK = TrainingOptions(side=64, net_steps=0)
 
 
 @pytest.fixture(scope="session")
 def judged(parts: Path, tmp_path_factory: pytest.TempPathFactory) -> Trained:
     """A model with a U-Net among its candidates, evaluated on a part held out by us."""
     folder = tmp_path_factory.mktemp("judged")
-    return train(read_dataset(parts / "train"), folder / "bundle", TrainingOptions(name="judged", side=96, unet_steps=6))
+    return train(read_dataset(parts / "train"), folder / "bundle", TrainingOptions(name="judged", side=96, net_steps=6))
 
 
 def test_too_few_of_a_class_are_refused(tmp_path: Path) -> None:
@@ -125,7 +125,7 @@ def test_golden_outputs_repeat(bundle: Bundle) -> None:
 @pytest.mark.e2e
 def test_same_seed_same_model(parts: Path, judged: Trained, tmp_path: Path) -> None:
     again = train(
-        read_dataset(parts / "train"), tmp_path / "b", TrainingOptions(name="judged", side=96, unet_steps=6)
+        read_dataset(parts / "train"), tmp_path / "b", TrainingOptions(name="judged", side=96, net_steps=6)
     ).bundle
     assert again.manifest.files["model.onnx"] == judged.bundle.manifest.files["model.onnx"]
     assert again.manifest.decision == judged.bundle.manifest.decision
@@ -135,7 +135,7 @@ def test_same_seed_same_model(parts: Path, judged: Trained, tmp_path: Path) -> N
 def test_without_masks_it_is_a_classification_model(parts: Path, tmp_path: Path) -> None:
     full = read_dataset(parts / "train")
     plain = Dataset(tuple(dataclasses.replace(s, mask=None) for s in full.samples), (), 0, "plain")
-    trained = train(plain, tmp_path / "b", TrainingOptions(side=64, unet_steps=4))
+    trained = train(plain, tmp_path / "b", TrainingOptions(side=64, net_steps=4))
     made = trained.bundle
     runtime = OnnxRuntime(made.read("model.onnx"))
     detection = detect(read_picture(full.samples[0].path), runtime, made.manifest)
@@ -362,7 +362,7 @@ def test_a_label_that_one_picture_shows(parts: Path, tmp_path: Path) -> None:
     samples[1] = dataclasses.replace(samples[1], mask=None)  # a picture whose defect nobody drew
     labels = (*full.labels, Label(name="rare", hex_color="#010203"))
     dataset = Dataset((*normals, *samples), labels, 0, "one of a kind")
-    options = TrainingOptions(side=64, unet_steps=3, test_share=0)
+    options = TrainingOptions(side=64, net_steps=3, test_share=0)
     trained = train(dataset, tmp_path / "b", options)
     assert [label.name for label in trained.bundle.manifest.labels][-1] == "rare"
     assert trained.bundle.manifest.training["segmentation"]["average_iou"]["bank"]["rare"] == 0
@@ -370,7 +370,7 @@ def test_a_label_that_one_picture_shows(parts: Path, tmp_path: Path) -> None:
 
 
 def test_a_side_that_costs_too_much_is_lowered(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(input_side, "_unet_ms", lambda spec, _labels: spec.height / 16)
+    monkeypatch.setattr(input_side, "_milliseconds", lambda spec, _fitted: spec.height / 16)
     size = PictureSize(height=2000, width=2000)
     assert input_side.affordable_side(size, 512, 1, TrainingOptions(budget_ms=25)) == 384
     assert input_side.affordable_side(size, 512, 1, TrainingOptions(budget_ms=99)) == 512

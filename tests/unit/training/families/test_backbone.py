@@ -73,7 +73,7 @@ def net(request: pytest.FixtureRequest) -> SmallNet:
 def run(backbone: Backbone, picture: np.ndarray) -> np.ndarray:
     g = GraphWriter(*picture.shape[1:3])
     extractor = backbone.extractor()
-    [found] = OnnxRuntime(g.build([extractor.write(g, write_color(g))])).run_arrays(picture)
+    [found] = OnnxRuntime(g.build([extractor.write(g, write_color(g)).cells])).run_arrays(picture)
     assert found.shape[1] == extractor.channels
     assert found.shape[2] * extractor.stride == picture.shape[1]
     return found

@@ -1,0 +1,153 @@
+"""Fits the segmentation net: on crops where every pixel's label is known, on whole pictures where only the picture's is."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch.nn import functional
+
+from linewatch.anomaly_model.progress import ProgressCallback
+from linewatch.training.arrays import Bools
+from linewatch.training.data.crops import CropSource, augment
+from linewatch.training.data.pictures import PictureStore
+from linewatch.training.families.descent import descend
+from linewatch.training.families.encoder import Encoder
+from linewatch.training.families.segmentation import STRIDE, FittedSegmentation, SegmentationNet, export, placeholder
+from linewatch.training.families.torch_setup import device, seeded
+from linewatch.training.graph.color import to_planes
+from linewatch.training.workspace import Workspace
+
+CROP = 192
+"""Pixels: large enough to see how a part goes on around a defect."""
+CROPS = 6
+"""In a step, where there are masks."""
+DEFECT_SHARE = 0.5
+"""Share of crops around a defect: the crop's own label is learnt too, so both kinds are wanted alike."""
+WHOLE = 4
+"""Whole pictures in a step, half of them anomalous, where no mask says what is wrong in them."""
+RATE = 4e-3
+ENCODER_RATE = 3e-4
+DECAY = 1e-2
+UNFREEZE = 0.15
+"""Share of the steps after which the encoder is fitted too: before, what the decoder asks of it is noise."""
+PICTURE_WEIGHT = 0.5
+STRONGEST = 3000
+"""A place in so many makes a picture anomalous."""
+
+
+@dataclass(frozen=True, slots=True)
+class SegmentationFamily:
+    """See `Family`."""
+
+    encoder: Encoder
+    store: PictureStore
+    steps: int
+    seed: int
+    workspace: Workspace
+    progress: ProgressCallback
+
+    @property
+    def name(self) -> str:
+        """See `Family`."""
+        return "segmentation net"
+
+    @property
+    def folds(self) -> int:
+        """See `Family`."""
+        return 3
+
+    def placeholder(self) -> FittedSegmentation:
+        """See `Family`."""
+        return placeholder(self.encoder, len(self.store.labels))
+
+    def fit(self, chosen: Bools, key: str) -> FittedSegmentation:
+        """Fit; a finished fit is kept in the workspace, an unfinished one goes on from its last checkpoint."""
+        with seeded(self.seed):
+            net = SegmentationNet(self.encoder, len(self.store.labels))
+            finished = self.workspace.load(f"net-{key}")
+            if finished is not None:
+                net.load_state_dict({k: torch.from_numpy(v) for k, v in finished.items()})
+                return export(net)
+            _Fit(self, net.to(device(), memory_format=torch.channels_last), chosen, key).run()
+        self.workspace.save(f"net-{key}", {k: v.cpu().numpy() for k, v in net.state_dict().items()})
+        self.workspace.forget(f"net-{key}-unfinished")
+        return export(net)
+
+
+class _Fit:
+    def __init__(self, family: SegmentationFamily, net: SegmentationNet, chosen: Bools, key: str) -> None:
+        self.family, self.net, self.key = family, net, key
+        self.where = device()
+        store = family.store
+        known = chosen & store.has_pixel_labels()
+        self.source = CropSource.make(store, known, CROP, family.seed, defect_share=DEFECT_SHARE)
+        self.unmasked = np.flatnonzero(chosen & ~known)
+        self.normals = np.flatnonzero(chosen & ~store.is_anomaly)
+        of_encoder = {id(p) for p in net.encoder.parameters()}
+        # Without masks too little is known to fit the encoder: it would learn the pictures by heart (measured).
+        self.unfreeze = UNFREEZE if store.labels else 1.0
+        self.optimiser = torch.optim.AdamW(
+            [
+                {"params": [p for p in net.parameters() if id(p) not in of_encoder], "highest": RATE, "from": 0.0},
+                {"params": net.encoder.fitted(), "highest": ENCODER_RATE, "from": self.unfreeze},
+            ],
+            weight_decay=DECAY,
+        )
+
+    def run(self) -> None:
+        """All steps, from the last checkpoint on."""
+        family = self.family
+        descend(
+            self.net, self.optimiser, family.steps, self._loss, family.workspace, f"net-{self.key}-unfinished",
+            lambda step: family.progress(f"training the segmentation net ({self.key})", step, family.steps),
+        )  # fmt: skip
+
+    def _loss(self, step: int) -> torch.Tensor:
+        rng = np.random.default_rng([self.family.seed, 7, step])
+        self.net.encoder.frozen = step < self.unfreeze * self.family.steps
+        losses = [self._of_crops(rng)] if self.source.points else []
+        if len(self.unmasked):
+            losses.append(self._of_pictures(rng))
+        return torch.stack(losses).sum()
+
+    def _of_crops(self, rng: np.random.Generator) -> torch.Tensor:
+        crops = [self.source.draw(rng) for _ in range(CROPS)]
+        truth = torch.from_numpy(np.stack([c[1] for c in crops]).astype(np.int64)).to(self.where)
+        logits, anomaly, picture = self.net(self._planes(np.stack([c[0] for c in crops])))
+        assert logits is not None
+        logits = functional.interpolate(logits, scale_factor=STRIDE, mode="bilinear", align_corners=False)
+        entropy = functional.cross_entropy(logits, truth)
+        share = logits.softmax(dim=1)[:, 1:]
+        layers = functional.one_hot(truth, logits.shape[1]).permute(0, 3, 1, 2)[:, 1:].to(share.dtype)
+        # Dice over the whole batch (Milletari et al. 2016), each label alike: a thin scratch counts as much as a hole.
+        both = (share * layers).sum(dim=(0, 2, 3))
+        either = (share**2 + layers**2).sum(dim=(0, 2, 3))
+        dice = (1 - (2 * both + 1) / (either + 1)).mean()
+        return entropy + dice + PICTURE_WEIGHT * _picture_loss(anomaly, picture, (truth > 0).flatten(1).any(dim=1))
+
+    def _of_pictures(self, rng: np.random.Generator) -> torch.Tensor:
+        index = [*rng.choice(self.unmasked, WHOLE // 2), *rng.choice(self.normals, WHOLE // 2)]
+        pictures = [augment(*self._whole(int(i)), rng)[0] for i in index]
+        _, anomaly, picture = self.net(self._planes(np.stack(pictures)))
+        return _picture_loss(anomaly, picture, torch.from_numpy(self.family.store.is_anomaly[index]).to(self.where))
+
+    def _whole(self, index: int) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.uint8]]:
+        return self.family.store.input(index)[0].astype(np.float32), self.family.store.label_map(index)
+
+    def _planes(self, pictures: npt.NDArray[np.float32]) -> torch.Tensor:
+        return torch.from_numpy(to_planes(pictures)).to(self.where, memory_format=torch.channels_last)
+
+
+def _picture_loss(anomaly: torch.Tensor, picture: torch.Tensor, truth: torch.Tensor) -> torch.Tensor:
+    """Of whole pictures or crops: what the picture's own logit says, and the mean of the strongest places.
+
+    Args:
+        anomaly: N x 1 x h x w logits.
+        picture: N logits.
+        truth: N, whether something is anomalous in it.
+    """
+    places = functional.avg_pool2d(anomaly, 3, 1).flatten(1)
+    strongest = places.topk(max(4, places.shape[1] // STRONGEST), dim=1).values.mean(dim=1)
+    wanted = truth.to(picture.dtype)
+    return functional.binary_cross_entropy_with_logits(picture, wanted) + functional.binary_cross_entropy_with_logits(strongest, wanted)
