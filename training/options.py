@@ -9,7 +9,7 @@ from linewatch.anomaly_model.manifest import ModelIdentity
 from linewatch.training.families.backbone import Backbone
 from linewatch.training.families.encoder import AUTO
 
-NET_STEPS = 240
+NET_STEPS = 400
 """Training steps of the segmentation net, as measured: see docs/accuracy.md."""
 EFFORTS = {"quick": 0, "standard": NET_STEPS, "thorough": 4 * NET_STEPS}
 """Training steps of the segmentation net: none, so that a model is there within a minute; as measured; and four times that."""
@@ -47,7 +47,7 @@ class TrainingOptions:
             None: 25 are wished for, and exceeded with a warning where only that keeps the accuracy.
         test_share: share of the pictures that is held out for the evaluation when there is no test set; 0 for none.
         false_alarms: with normal pictures only, the share of normal parts that may be called anomalous.
-        net_steps: training steps of the segmentation net (of the U-Net, where there is no encoder, three for each); 0 leaves it out.
+        net_steps: training steps of the segmentation net (of the U-Net, where there is no encoder, two for each); 0 leaves it out.
         encoder: pretrained: `auto` (`lite0` where it is installed), `none`, or one of `linewatch.training.families.encoder.RELEASES`.
         backbone: a pretrained net; None: the filter bank needs none.
         leave_out: go on without pictures that cannot be read.

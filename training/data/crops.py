@@ -26,6 +26,11 @@ PASTE_SHARE = 0.3
 """Share of all but the first that get a defect pasted."""
 
 
+def crop_size(store: PictureStore, size: int) -> tuple[int, int]:
+    """Height and width of crops of that size; those of the model's input where it is smaller."""
+    return min(size, store.spec.height), min(size, store.spec.width)
+
+
 @dataclass(frozen=True, slots=True)
 class CropSource:
     """Where crops come from.
@@ -69,9 +74,8 @@ class CropSource:
                 if len(rows):
                     pick = rng.permutation(len(rows))[:POINTS_PER_MASK]
                     found.append(np.stack([np.full(len(pick), i), rows[pick], columns[pick]], axis=1))
-        height, width = min(size, store.spec.height), min(size, store.spec.width)
         return cls(
-            store, (height, width), np.flatnonzero(chosen & ~store.is_anomaly), masked,
+            store, crop_size(store, size), np.flatnonzero(chosen & ~store.is_anomaly), masked,
             tuple(np.concatenate(p) for p in points if p), defect_share,
         )  # fmt: skip
 

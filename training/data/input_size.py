@@ -10,6 +10,9 @@ DEFAULT_SIDE = 256
 LARGEST_SIDE = 512
 WANTED_WIDTH = 2.0
 """Pixels that a thin defect should be wide at the model's input; thinner ones drown in their surroundings."""
+THIN = 4.0
+"""Pixels at the model's input; what is wider does not suffer from resampling."""
+LITTLE_LARGER = 1.25
 MULTIPLE = 16
 """Input sides must be multiples of this, so that every step that halves divides evenly."""
 _MASKS_COMPARED = 200
@@ -26,7 +29,8 @@ def choose_side(dataset: Dataset) -> tuple[int, float | None]:
     """The shorter side of the model's input for a surveyed dataset, and the width of its thin defects in pixels of the pictures.
 
     256, unless that would leave the thinnest tenth of the masks under two pixels wide: then as much larger as it takes,
-    up to 512.
+    up to 512. Where the pictures themselves are little larger than that, their own size: hardly quicker, resampling would blur
+    what is thin.
     """
     masked = [s for s in dataset.samples if s.mask is not None]
     compared = masked[:: max(1, len(masked) // _MASKS_COMPARED)]
@@ -37,4 +41,7 @@ def choose_side(dataset: Dataset) -> tuple[int, float | None]:
     shorter = min(size.height, size.width)
     thin = float(np.quantile(widths, 0.1))
     wanted = MULTIPLE * int(np.ceil(WANTED_WIDTH / thin * shorter / MULTIPLE))
-    return int(np.clip(wanted, DEFAULT_SIDE, LARGEST_SIDE)), thin
+    side = int(np.clip(wanted, DEFAULT_SIDE, LARGEST_SIDE))
+    if thin * side / shorter < THIN and side < shorter <= LITTLE_LARGER * side:
+        side = shorter
+    return side, thin

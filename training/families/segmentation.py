@@ -1,8 +1,8 @@
 """The segmentation net: the pretrained encoder, and a light decoder that brings what it sees back to half the input's size.
 
-Three answers from one net: labels of pixels (learnt from masks), how anomalous each place is (learnt from masks, and from pictures
-of which is only known that something in them is wrong), and how anomalous the picture is as a whole. The place's answer is apart
-from the labels': what makes one picture rank above another is not what draws the finest outline, and learnt together each spoils
+Four answers from one net. With masks: whether a place is defective, and, apart from that, which label it would bear: rare labels
+share what all of them teach of outlines. With or without: how anomalous a place makes its picture, and how anomalous the picture is
+as a whole. What makes one picture rank above another is not what draws the finest outline, and learnt by one channel each spoils
 the other (measured; see docs/accuracy.md).
 """
 
@@ -107,7 +107,7 @@ class SegmentationNet(nn.Module):
         self.enter = nn.ModuleList(_block(c, w, 1) for c, w in zip(encoder.channels, WIDTHS, strict=True))
         self.lateral = nn.ModuleList(nn.Conv2d(b, a, 1) for a, b in pairwise(WIDTHS))
         self.up = nn.ModuleList(_block(w, w, 3) for w in WIDTHS[:-1])
-        self.labels = nn.Conv2d(WIDTHS[0], labels + 1, 1) if labels else None
+        self.outlines = nn.Conv2d(WIDTHS[0], 1 + labels, 1) if labels else None
         self.anomaly = nn.Conv2d(WIDTHS[0], 1, 1)
         self.picture = nn.Conv2d(2 * sum(WIDTHS[head] for head in HEADS), 1, 1)
 
@@ -115,8 +115,8 @@ class SegmentationNet(nn.Module):
         """N x 3 x H x W opponent colours to logits.
 
         Returns:
-            labels with the background first (N x labels + 1 x H/2 x W/2, None without), anomaly of each place (N x 1 x H/2 x W/2)
-            and of the picture (N).
+            defect against background, then one label against another (N x 1 + labels x H/2 x W/2, None without masks); anomaly of each
+            place (N x 1 x H/2 x W/2) and of the picture (N).
         """
         entered = [enter(x) for enter, x in zip(self.enter, self.encoder(planes), strict=True)]
         x = entered[-1]
@@ -127,7 +127,7 @@ class SegmentationNet(nn.Module):
             grids.insert(0, x)
         pooled = [p(grids[head], dim=(2, 3), keepdim=True) for head in HEADS for p in (torch.mean, torch.amax)]
         picture = self.picture(torch.cat(pooled, dim=1)).flatten()
-        return None if self.labels is None else self.labels(x), self.anomaly(x), picture
+        return None if self.outlines is None else self.outlines(x), self.anomaly(x), picture
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,7 +138,7 @@ class FittedSegmentation:
     enter: tuple[Layer, ...]
     lateral: tuple[Layer, ...]
     up: tuple[Layer, ...]
-    labels: Layer | None
+    outlines: Layer | None
     anomaly: Layer
     picture: Layer
 
@@ -158,15 +158,22 @@ class FittedSegmentation:
             "net area": Score(g.node("Sqrt", g.node("GlobalAveragePool", g.node("Sigmoid", anomaly))), Supervision.SUPERVISED),
             "net picture": Score(g.conv(g.concat(*pooled), *self.picture), Supervision.SUPERVISED),
         }
-        if self.labels is None:
-            return FamilyOutputs(scores, segmentation=Segmentation(g.concat(g.scale(anomaly, 0.0), anomaly), anomaly, STRIDE))
-        weight, bias = self.labels
-        # Relative to the background, which softmax and argmax do not notice.
-        relative = g.conv(x, weight[1:] - weight[:1], bias[1:] - bias[:1])
-        count = len(weight) - 1
-        background = np.concatenate([np.zeros((1, count)), np.eye(count)]).astype(np.float32)
-        max_logit = g.node("ReduceMax", relative, axes=[1], keepdims=1)
-        return FamilyOutputs(scores, segmentation=Segmentation(g.conv(relative, background[:, :, None, None]), max_logit, STRIDE))
+        if self.outlines is None:
+            return FamilyOutputs(scores, segmentation=Segmentation(_with_background(g, anomaly, 1), anomaly, STRIDE))
+        weight, bias = self.outlines
+        defect, count = g.conv(x, weight[:1], bias[:1]), len(weight) - 1
+        relative = defect
+        if count > 1:  # the likeliest label has the defect's own logit, the others less
+            classes = g.conv(x, weight[1:], bias[1:])
+            below = g.node("Sub", classes, g.node("ReduceMax", classes, axes=[1], keepdims=1))
+            relative = g.node("Add", below, defect)
+        return FamilyOutputs(scores, segmentation=Segmentation(_with_background(g, relative, count), defect, STRIDE))
+
+
+def _with_background(g: GraphWriter, relative: str, labels: int) -> str:
+    """Logits relative to the background, with its own, which is 0, before them."""
+    background = np.concatenate([np.zeros((1, labels)), np.eye(labels)]).astype(np.float32)
+    return g.conv(relative, background[:, :, None, None])
 
 
 def export(net: SegmentationNet) -> FittedSegmentation:
@@ -177,7 +184,7 @@ def export(net: SegmentationNet) -> FittedSegmentation:
         tuple(_folded(block) for block in net.enter),
         tuple(_plain(conv) for conv in net.lateral),
         tuple(_folded(block) for block in net.up),
-        None if net.labels is None else _plain(net.labels),
+        None if net.outlines is None else _plain(net.outlines),
         _plain(net.anomaly),
         _plain(net.picture),
     )

@@ -1,5 +1,6 @@
 """Fits the segmentation net: on crops where every pixel's label is known, on whole pictures where only the picture's is."""
 
+import dataclasses
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,7 +10,7 @@ from torch.nn import functional
 
 from linewatch.anomaly_model.progress import ProgressCallback
 from linewatch.training.arrays import Bools
-from linewatch.training.data.crops import CropSource, augment
+from linewatch.training.data.crops import CropSource, augment, crop_size
 from linewatch.training.data.pictures import PictureStore
 from linewatch.training.families.descent import descend
 from linewatch.training.families.encoder import Encoder
@@ -18,20 +19,22 @@ from linewatch.training.families.torch_setup import device, seeded
 from linewatch.training.graph.color import to_planes
 from linewatch.training.workspace import Workspace
 
-CROP = 192
-"""Pixels: large enough to see how a part goes on around a defect."""
-CROPS = 6
-"""In a step, where there are masks."""
-DEFECT_SHARE = 0.5
-"""Share of crops around a defect: the crop's own label is learnt too, so both kinds are wanted alike."""
+SMALL, SMALL_CROPS = 96, 8
+"""Pixels, and crops in a step where there are masks: they teach outlines, and most of them lie around a defect."""
+LARGE, LARGE_CROPS = 192, 3
+"""Likewise: these also teach whether there is a defect at all, and show how a part goes on around it."""
+LARGE_DEFECT_SHARE = 0.5
+"""Share of large crops around a defect: both answers are wanted alike."""
 WHOLE = 4
 """Whole pictures in a step, half of them anomalous, where no mask says what is wrong in them."""
-RATE = 4e-3
+RATE = 6e-3
 ENCODER_RATE = 3e-4
 DECAY = 1e-2
 UNFREEZE = 0.15
 """Share of the steps after which the encoder is fitted too: before, what the decoder asks of it is noise."""
-PICTURE_WEIGHT = 0.5
+PICTURE_WEIGHT = 0.3
+"""Of what whole crops teach, beside what their pixels teach."""
+CLASS_WEIGHT = 0.5
 STRONGEST = 3000
 """A place in so many makes a picture anomalous."""
 
@@ -81,7 +84,8 @@ class _Fit:
         self.where = device()
         store = family.store
         known = chosen & store.has_pixel_labels()
-        self.source = CropSource.make(store, known, CROP, family.seed, defect_share=DEFECT_SHARE)
+        self.small = CropSource.make(store, known, SMALL, family.seed)
+        self.large = dataclasses.replace(self.small, size=crop_size(store, LARGE), defect_share=LARGE_DEFECT_SHARE)
         self.unmasked = np.flatnonzero(chosen & ~known)
         self.normals = np.flatnonzero(chosen & ~store.is_anomaly)
         of_encoder = {id(p) for p in net.encoder.parameters()}
@@ -106,25 +110,26 @@ class _Fit:
     def _loss(self, step: int) -> torch.Tensor:
         rng = np.random.default_rng([self.family.seed, 7, step])
         self.net.encoder.frozen = step < self.unfreeze * self.family.steps
-        losses = [self._of_crops(rng)] if self.source.points else []
+        losses = [self._of_small_crops(rng), self._of_large_crops(rng)] if self.small.points else []
         if len(self.unmasked):
             losses.append(self._of_pictures(rng))
         return torch.stack(losses).sum()
 
-    def _of_crops(self, rng: np.random.Generator) -> torch.Tensor:
-        crops = [self.source.draw(rng) for _ in range(CROPS)]
-        truth = torch.from_numpy(np.stack([c[1] for c in crops]).astype(np.int64)).to(self.where)
-        logits, anomaly, picture = self.net(self._planes(np.stack([c[0] for c in crops])))
-        assert logits is not None
-        logits = functional.interpolate(logits, scale_factor=STRIDE, mode="bilinear", align_corners=False)
-        entropy = functional.cross_entropy(logits, truth)
-        share = logits.softmax(dim=1)[:, 1:]
-        layers = functional.one_hot(truth, logits.shape[1]).permute(0, 3, 1, 2)[:, 1:].to(share.dtype)
-        # Dice over the whole batch (Milletari et al. 2016), each label alike: a thin scratch counts as much as a hole.
-        both = (share * layers).sum(dim=(0, 2, 3))
-        either = (share**2 + layers**2).sum(dim=(0, 2, 3))
-        dice = (1 - (2 * both + 1) / (either + 1)).mean()
-        return entropy + dice + PICTURE_WEIGHT * _picture_loss(anomaly, picture, (truth > 0).flatten(1).any(dim=1))
+    def _of_small_crops(self, rng: np.random.Generator) -> torch.Tensor:
+        outlines, _, _, truth = self._run(self.small, SMALL_CROPS, rng)
+        return _outline_loss(outlines, truth)
+
+    def _of_large_crops(self, rng: np.random.Generator) -> torch.Tensor:
+        outlines, anomaly, picture, truth = self._run(self.large, LARGE_CROPS, rng)
+        return _outline_loss(outlines, truth) + PICTURE_WEIGHT * _picture_loss(anomaly, picture, (truth > 0).flatten(1).any(dim=1))
+
+    def _run(
+        self, source: CropSource, count: int, rng: np.random.Generator
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+        crops = [source.draw(rng) for _ in range(count)]
+        outlines, anomaly, picture = self.net(self._planes(np.stack([c[0] for c in crops])))
+        assert outlines is not None
+        return outlines, anomaly, picture, torch.from_numpy(np.stack([c[1] for c in crops]).astype(np.int64)).to(self.where)
 
     def _of_pictures(self, rng: np.random.Generator) -> torch.Tensor:
         index = [*rng.choice(self.unmasked, WHOLE // 2), *rng.choice(self.normals, WHOLE // 2)]
@@ -137,6 +142,36 @@ class _Fit:
 
     def _planes(self, pictures: npt.NDArray[np.float32]) -> torch.Tensor:
         return torch.from_numpy(to_planes(pictures)).to(self.where, memory_format=torch.channels_last)
+
+
+def _outline_loss(outlines: torch.Tensor, truth: torch.Tensor) -> torch.Tensor:
+    """Of crops whose every pixel is known: where there is a defect, which label it bears, and both together.
+
+    Args:
+        outlines: N x 1 + labels x h x w logits, see `SegmentationNet`.
+        truth: N x H x W, 0 background, i + 1 label i.
+    """
+    logits = functional.interpolate(outlines, scale_factor=STRIDE, mode="bilinear", align_corners=False)
+    defect, classes = logits[:, 0], logits[:, 1:]
+    found, wanted = defect.sigmoid(), (truth > 0).to(defect.dtype)
+    loss = functional.binary_cross_entropy_with_logits(defect, wanted) + _dice(found, wanted, (0, 1, 2))
+    count = classes.shape[1]
+    if count == 1:
+        return loss
+    layers = functional.one_hot(truth, count + 1).permute(0, 3, 1, 2)[:, 1:].to(defect.dtype)
+    loss = loss + _dice(classes.softmax(dim=1) * found[:, None], layers, (0, 2, 3)).mean()
+    inside = truth > 0
+    if inside.any():
+        bears = truth[inside] - 1
+        entropy = functional.cross_entropy(classes.permute(0, 2, 3, 1)[inside], bears, reduction="none")
+        weight = 1 / torch.bincount(bears, minlength=count).clamp(min=1).to(entropy.dtype)[bears]  # each label alike
+        loss = loss + CLASS_WEIGHT * (entropy * weight).sum() / weight.sum()
+    return loss
+
+
+def _dice(share: torch.Tensor, truth: torch.Tensor, over: tuple[int, ...]) -> torch.Tensor:
+    """1 - Dice over the whole batch (Milletari et al. 2016): a thin scratch counts as much as a hole."""
+    return 1 - (2 * (share * truth).sum(dim=over) + 1) / ((share**2 + truth**2).sum(dim=over) + 1)
 
 
 def _picture_loss(anomaly: torch.Tensor, picture: torch.Tensor, truth: torch.Tensor) -> torch.Tensor:

@@ -54,7 +54,7 @@ def test_the_graph_gives_what_the_trained_net_gives(encoder: Encoder, labels: in
         net(torch.from_numpy(to_planes(pictures)))
     fitted = export(net)
     with torch.no_grad():
-        logits, anomaly, picture = net(torch.from_numpy(to_planes(pictures[:1])))
+        outlines, anomaly, picture = net(torch.from_numpy(to_planes(pictures[:1])))
     g = GraphWriter(64, 96)
     written = fitted.write(g, write_color(g))
     assert written.segmentation
@@ -64,13 +64,18 @@ def test_the_graph_gives_what_the_trained_net_gives(encoder: Encoder, labels: in
     ).run_arrays(pictures[:1])
     area = torch.sigmoid(anomaly).mean().sqrt().item()
     np.testing.assert_allclose([found[3].item(), found[4].item()], [area, picture.item()], atol=1e-3)
-    if logits is None:
+    if outlines is None:
         np.testing.assert_allclose(found[0][0], np.stack([np.zeros((32, 48)), anomaly[0, 0].numpy()]), atol=1e-3)
         np.testing.assert_allclose(found[1], anomaly.numpy(), atol=1e-3)
     else:
-        relative = (logits - logits[:, :1]).numpy()
-        np.testing.assert_allclose(found[0], relative, atol=1e-3)
-        np.testing.assert_allclose(found[1][0, 0], relative[0, 1:].max(axis=0), atol=1e-3)
+        defect, classes = outlines[0, :1].numpy(), outlines[0, 1:].numpy()
+        relative = defect + classes - classes.max(axis=0)
+        np.testing.assert_allclose(found[0][0], np.concatenate([0 * defect, relative]), atol=1e-3)
+        np.testing.assert_allclose(found[1][0], defect, atol=1e-3)
+        # What is drawn is the likeliest label, where a defect is likelier than none.
+        drawn = found[0][0].argmax(axis=0)
+        assert np.array_equal(drawn > 0, defect[0] > 0)
+        assert np.array_equal(drawn[drawn > 0] - 1, classes.argmax(axis=0)[drawn > 0])
     assert found[2].item() <= anomaly.max().item() + 1e-3
 
 
@@ -86,7 +91,7 @@ def test_a_placeholder_costs_what_a_fitted_net_costs(encoder: Encoder) -> None:
 def test_a_frozen_encoder_stays_as_it_is(encoder: Encoder, unmasked: PictureStore, tmp_path: Path) -> None:
     # Without masks it is never fitted.
     fitted = family(encoder, unmasked, 3, tmp_path / "w").fit(np.ones(len(unmasked), bool), "k")
-    assert fitted.labels is None
+    assert fitted.outlines is None
     for mine, theirs in zip(fitted.encoder.blocks, encoder.blocks, strict=True):
         for a, b in zip(mine.convolutions, theirs.convolutions, strict=True):
             assert np.array_equal(a.weight, b.weight)
@@ -152,6 +157,6 @@ def test_anomalies_without_masks_teach_beside_those_with(encoder: Encoder, parts
     )
     assert sorted(store.names[i] for i in fit.unmasked) == sorted(bare)
     rng = np.random.default_rng(0)
-    crops, pictures = fit._of_crops(rng), fit._of_pictures(rng)
+    crops, pictures = fit._of_large_crops(rng), fit._of_pictures(rng)
     assert float(fit._loss(0).detach()) > 0
     assert np.isfinite([crops.item(), pictures.item()]).all()
