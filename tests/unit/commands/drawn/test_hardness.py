@@ -111,6 +111,7 @@ def test_scores_see_what_they_are_for() -> None:
 def test_no_simple_score_finds_the_bad_ones(kind: str) -> None:
     parts = list(PartSet(100, 100, 0, 0, seed=1, kind=kind))
     truth = np.array([p.is_anomaly for p in parts])
+    assert truth.sum() == 100  # no bad part's mask is empty
     rows = [simple_scores(p.picture) for p in parts]
     found = {name: best_f1(np.array([row[name] for row in rows], float), truth) for name in rows[0]}
     assert all(f1 >= ALL_ANOMALOUS - 1e-9 for f1 in found.values())
