@@ -31,7 +31,7 @@ lint: $(DEV)  ## Lint, types (ours, and the examples as a user sees them), impor
 
 check: lint test  ## Everything that must pass before a change lands
 
-bench: $(BENCH)  ## Latency against ONNX Runtime and OpenVINO; the server; accuracy over five seeds; a soak (an hour and more)
+bench: $(BENCH)  ## Latency against ONNX Runtime and OpenVINO; the server; accuracy over five seeds of five kinds; a soak (some hours)
 	$(BIN)/python -m benchmarks.agent --json benchmarks/agent.json
 	$(BIN)/python -m benchmarks.compile --json benchmarks/compile.json
 	$(BIN)/python -m benchmarks.server --json benchmarks/server.json

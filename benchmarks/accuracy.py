@@ -1,6 +1,7 @@
 """How good the trainer's choice is: several seeds, grouped splits, every single candidate beside it on the same test pictures.
 
-    python -m benchmarks.accuracy                                  # drawn parts
+    python -m benchmarks.accuracy                                  # drawn parts of every kind
+    python -m benchmarks.accuracy --kind machined --kind fabric
     python -m benchmarks.accuracy --data DIR train.manifest --json accuracy.json
 
 DIR: normal/, anomaly/, optional masks/ and groups.csv (columns picture, group); or train/ and test/ with these, which are
@@ -23,7 +24,9 @@ from benchmarks.processes import this_machine
 from linewatch.anomaly_model.picture import read_picture, to_model_input
 from linewatch.anomaly_model.progress import no_progress
 from linewatch.anomaly_model.runtime_onnx import OnnxRuntime
-from linewatch.commands.drawn_parts import PartSet, write_set
+from linewatch.commands.drawn.kinds import KINDS
+from linewatch.commands.drawn.part_set import PartSet
+from linewatch.commands.drawn.writing import write_set
 from linewatch.commands.progress import StageProgress
 from linewatch.commands.splits import find_splits
 from linewatch.training.data.dataset import Dataset
@@ -224,6 +227,7 @@ def main() -> None:
     """Parse, run, print, write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, nargs="+", default=[], help="folders or manifests; default: drawn parts")
+    parser.add_argument("--kind", choices=list(KINDS), action="append", help="what is drawn without --data, once for each; default: every kind")
     parser.add_argument("--json", type=Path, help="write everything that was measured")
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--groups-apart", action="store_true", help="as many parts as seeds, of whole groups; each part is the test set once")
@@ -231,10 +235,11 @@ def main() -> None:
     arguments = parser.parse_args()
     folds: list[Fold] = []
     with tempfile.TemporaryDirectory() as folder, StageProgress() as progress:
-        paths = arguments.data
+        paths = list(arguments.data)
         if not paths:
-            paths = [Path(folder) / "drawn parts"]
-            write_set(paths[0], PartSet(seed=0), progress)
+            for kind in arguments.kind or KINDS:
+                paths.append(Path(folder) / f"drawn-{kind}")
+                write_set(paths[-1], PartSet(kind=kind), progress)
         for path in paths:
             dataset = read_any(path)
             name = path.stem if path.is_file() else path.resolve().name

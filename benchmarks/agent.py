@@ -39,7 +39,8 @@ from linewatch.anomaly_model.picture import Rgb, to_model_input
 from linewatch.anomaly_model.runtime_onnx import OnnxRuntime
 from linewatch.anomaly_model.runtime_tvm import TvmRuntime
 from linewatch.commands.demo import running_agent
-from linewatch.commands.drawn_parts import PartSet, write_set
+from linewatch.commands.drawn.part_set import PartSet
+from linewatch.commands.drawn.writing import write_set
 from linewatch.edge_agent.client import AgentClient, SharedFrame
 from linewatch.edge_agent.protos import edge_agent_pb2 as pb
 

@@ -22,7 +22,8 @@ from benchmarks.processes import this_machine
 from linewatch.anomaly_model.bundle import Bundle, open_bundle
 from linewatch.anomaly_model.picture import to_model_input
 from linewatch.anomaly_model.runtime_tvm import host_target
-from linewatch.commands.drawn_parts import PartSet, write_set
+from linewatch.commands.drawn.part_set import PartSet
+from linewatch.commands.drawn.writing import write_set
 from linewatch.packager.targets import CPUS
 
 PICTURES = 200

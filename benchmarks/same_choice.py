@@ -18,7 +18,8 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from linewatch.anomaly_model.progress import no_progress
-from linewatch.commands.drawn_parts import PartSet, write_set
+from linewatch.commands.drawn.part_set import PartSet
+from linewatch.commands.drawn.writing import write_set
 from linewatch.training.data.dataset import Dataset
 from linewatch.training.data.reading import read_dataset
 from linewatch.training.options import TrainingOptions

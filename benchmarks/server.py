@@ -30,7 +30,8 @@ from botocore.awsrequest import AWSRequest
 from botocore.credentials import Credentials
 
 from benchmarks.processes import run_together, this_machine
-from linewatch.commands.drawn_parts import PartSet, write_set
+from linewatch.commands.drawn.part_set import PartSet
+from linewatch.commands.drawn.writing import write_set
 from linewatch.control_plane.access.credentials import MasterKey
 from linewatch.control_plane.access.policy import ROLES
 from linewatch.control_plane.access.registry import Registry

@@ -27,7 +27,7 @@ from benchmarks.agent import enlarge, make_model
 from benchmarks.processes import children, resident_mib, this_machine
 from linewatch.anomaly_model.bundle import open_bundle, write_bundle
 from linewatch.commands.demo import running_agent
-from linewatch.commands.drawn_parts import PartSet
+from linewatch.commands.drawn.part_set import PartSet
 from linewatch.edge_agent.client import AgentCallError, AgentClient
 
 CLIENTS = 4

@@ -13,6 +13,7 @@ import click
 
 from linewatch.commands.agent_commands import COMMANDS as AGENT_COMMANDS
 from linewatch.commands.command_line import DIRECTORY, EXISTING, FILE, FOLDER, examples, guarded, json_option, print_json
+from linewatch.commands.drawn.kinds import DEFAULT_KIND, KINDS
 from linewatch.commands.package_commands import COMMANDS as PACKAGE_COMMANDS
 from linewatch.commands.progress import StageProgress
 from linewatch.commands.server_commands import COMMANDS as SERVER_COMMANDS
@@ -74,8 +75,13 @@ def _warn_if_weak(warning: str, accepted: bool) -> None:
             sys.exit(WEAK_MODEL)
 
 
-@main.command("demo-data", epilog=examples("linewatch demo-data parts", "linewatch demo-data small --train 20 --test 10"))
+@main.command("demo-data", epilog=examples(
+    "linewatch demo-data parts",
+    "linewatch demo-data small --train 20 --test 10",
+    "linewatch demo-data cloth --kind fabric --train 100 --test 60",
+))  # fmt: skip
 @click.argument("folder", type=FOLDER)
+@click.option("--kind", default=DEFAULT_KIND, show_default=True, type=click.Choice(list(KINDS)), help="What is drawn; see above.")
 @click.option(
     "--train", "train_count", default=60, show_default=True, type=click.IntRange(0), help="Training pictures a class."
 )
@@ -83,14 +89,28 @@ def _warn_if_weak(warning: str, accepted: bool) -> None:
 @seed_option
 @json_option
 @guarded
-def demo_data(folder: Path, train_count: int, test_count: int, seed: int, as_json: bool) -> None:
-    """Draw machined parts with scratches, dents and missing holes, and exact masks."""
-    from linewatch.commands.drawn_parts import LABELS, PartSet, write_set
+def demo_data(folder: Path, kind: str, train_count: int, test_count: int, seed: int, as_json: bool) -> None:
+    """Draw parts with and without defects, and exact masks.
 
+    \b
+    Kinds:
+      machined  plates with scratches, dents and missing holes: easy
+      brushed   metal with faint scratches across the grain, scuffs and pits
+      fabric    woven, with faint stains and missing threads
+      printed   labels with smears, missing strokes and ink spots
+      moulded   housings with short shots and missing bosses, ribs or clips
+
+    On good parts of the last four there are things that look like defects but are allowed: marks along the grain, folds and chalk at
+    the edge, pencil in the inspection box, grease pencil on the pad.
+    """
+    from linewatch.commands.drawn.part_set import PartSet
+    from linewatch.commands.drawn.writing import write_set
+
+    parts = PartSet(train_count, train_count, test_count, test_count, seed, kind)
     with StageProgress(quiet=as_json) as progress:
-        count = write_set(folder, PartSet(train_count, train_count, test_count, test_count, seed), progress)
+        count = write_set(folder, parts, progress)
     if as_json:
-        print_json({"folder": str(folder), "pictures": count, "labels": LABELS})
+        print_json({"folder": str(folder), "kind": kind, "pictures": count, "labels": parts.labels})
     else:
         click.echo(f"{count} pictures in {folder}; next: linewatch train {folder / 'train'} -o bundle")
 

@@ -21,7 +21,8 @@ from linewatch.anomaly_model.picture import read_picture
 from linewatch.anomaly_model.progress import ProgressCallback
 from linewatch.anomaly_model.runtime_tvm import host_target
 from linewatch.commands.demo_result import DemoResult, PictureResult, Summary
-from linewatch.commands.drawn_parts import PartSet, write_set
+from linewatch.commands.drawn.part_set import PartSet
+from linewatch.commands.drawn.writing import write_set
 from linewatch.commands.splits import find_splits
 from linewatch.edge_agent.client import AgentClient
 from linewatch.packager.package import package

@@ -81,7 +81,8 @@ def once(tmp_path_factory: pytest.TempPathFactory) -> Once:
 @pytest.fixture(scope="session")
 def parts(once: Once) -> Path:
     """A small drawn set: 18 + 18 training and 8 + 8 test pictures with masks."""
-    from linewatch.commands.drawn_parts import PartSet, write_set
+    from linewatch.commands.drawn.part_set import PartSet
+    from linewatch.commands.drawn.writing import write_set
 
     return once.folder("parts", lambda folder: write_set(folder, PartSet(18, 18, 8, 8, seed=3)))
 

@@ -4,7 +4,8 @@ import json
 import shutil
 from pathlib import Path
 
-from linewatch.commands.drawn_parts import PartSet, write_set
+from linewatch.commands.drawn.part_set import PartSet
+from linewatch.commands.drawn.writing import write_set
 
 BUCKET = "line-7"
 

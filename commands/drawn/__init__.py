@@ -1,0 +1,1 @@
+"""Drawn data sets: parts of several kinds with exact masks, the same pixels for the same seed."""
