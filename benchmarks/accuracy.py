@@ -28,10 +28,9 @@ from linewatch.commands.progress import StageProgress
 from linewatch.commands.splits import find_splits
 from linewatch.training.data.dataset import Dataset
 from linewatch.training.data.folds import assign_folds
-from linewatch.training.data.groups import merge_groups
-from linewatch.training.data.near_duplicates import near_duplicates
 from linewatch.training.data.pictures import load_pictures
 from linewatch.training.data.reading import read_dataset, read_groups
+from linewatch.training.data.split import find_groups
 from linewatch.training.families.unet_training import UNetFamily
 from linewatch.training.graph.color import write_color
 from linewatch.training.graph.writer import GraphWriter
@@ -93,11 +92,7 @@ def split(dataset: Dataset, seed: int) -> tuple[Dataset, Dataset]:
     """Training and test part; groups and near-duplicates stay together."""
     with tempfile.TemporaryDirectory() as folder:
         store = load_pictures(dataset, 64, Workspace(Path(folder)), no_progress)
-    groups = near_duplicates(store.thumbnails, store.is_anomaly)
-    names = sorted({s.group for s in dataset.samples if s.group is not None})
-    given = [len(names) + i if s.group is None else names.index(s.group) for i, s in enumerate(dataset.samples)]
-    groups = merge_groups(groups, np.unique(given, return_inverse=True)[1])
-    part = assign_folds(store.strata(), groups, 10, 1000 + seed)
+    part = assign_folds(store.strata(), find_groups(dataset, store).merged(), 10, 1000 + seed)
     test = part < round(10 * TEST_SHARE)
     chosen = [
         tuple(s for s, held_out in zip(dataset.samples, test, strict=True) if held_out == side) for side in (False, True)

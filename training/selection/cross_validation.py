@@ -9,7 +9,7 @@ from linewatch.anomaly_model.detection import strongest_label
 from linewatch.anomaly_model.progress import ProgressCallback
 from linewatch.anomaly_model.runtime_onnx import OnnxRuntime
 from linewatch.training.arrays import F64, Ints, LabelMap
-from linewatch.training.data.folds import assign_folds
+from linewatch.training.data.folds import assign_folds, count_folds
 from linewatch.training.data.masks import resize_nearest
 from linewatch.training.data.pictures import PictureStore
 from linewatch.training.families.family import Family
@@ -69,19 +69,20 @@ def cross_validate(
         workspace: where finished folds are kept.
         progress: told of each fold.
     """
-    folds = assign_folds(store.strata(), groups, family.folds, seed)
+    number = count_folds(store.is_anomaly, groups, family.folds)
+    folds = assign_folds(store.strata(), groups, number, seed)
     count, labels = len(store), len(store.labels)
     scores: dict[str, F64] = {}
     areas, shown, overlaps = (np.full((count, labels), np.nan) for _ in range(3))
-    for fold in range(family.folds):
-        progress(f"cross-validating {family.name}", fold, family.folds)
+    for fold in range(number):
+        progress(f"cross-validating {family.name}", fold, number)
         held_out = np.flatnonzero(folds == fold)
         if not len(held_out):
             continue
         kept = workspace.step(
             f"fold-{family.name}-{fold}".replace(" ", "-"),
             lambda fold=fold, held_out=held_out: _score(  # type: ignore[misc]
-                family, store, folds != fold, held_out, f"fold-{fold + 1}-of-{family.folds}"
+                family, store, folds != fold, held_out, f"fold-{fold + 1}-of-{number}"
             ),
         )
         for name, values in kept.items():
@@ -89,7 +90,7 @@ def cross_validate(
                 column = scores.setdefault(name.removeprefix("score "), np.full(count, np.nan))
                 column[held_out] = values
         areas[held_out], shown[held_out], overlaps[held_out] = kept["areas"], kept["shown"], kept["overlaps"]
-    progress(f"cross-validating {family.name}", family.folds, family.folds)
+    progress(f"cross-validating {family.name}", number, number)
     # A branch that some fold could not be fitted for (too few pictures of a class) has nothing to say as a whole.
     complete = {name: values for name, values in scores.items() if not np.isnan(values).any()}
     return OutOfFold(family.name, complete, areas, shown, overlaps)

@@ -13,7 +13,7 @@ import numpy as np
 from linewatch.anomaly_model.manifest import Decision, Json, Label
 from linewatch.anomaly_model.progress import ProgressCallback
 from linewatch.training.arrays import F64, Ints
-from linewatch.training.data.folds import assign_folds
+from linewatch.training.data.folds import FOLDS, NORMALS_FOLDS, assign_folds, count_folds
 from linewatch.training.data.pictures import PictureStore
 from linewatch.training.families.cells import Cells, collect_cells
 from linewatch.training.families.extractor import BANK
@@ -31,8 +31,6 @@ from linewatch.training.selection.segmenter import choose_segmenter
 from linewatch.training.selection.stack import fit_normals_stack
 from linewatch.training.workspace import Workspace
 
-FOLDS = 6
-NORMALS_FOLDS = 20
 THIN_AT_INPUT = 6.0
 """Pixels at the model's input; label logits of thinner defects are brought to full resolution."""
 
@@ -117,7 +115,7 @@ def fit(task: Task) -> FitResult:
 
 def fit_normals(task: Task) -> FitResult:
     """Normal pictures only: one-class scores, all counting alike, and a threshold for a stated false-alarm rate."""
-    folds = min(NORMALS_FOLDS, int(task.groups.max()) + 1)
+    folds = count_folds(task.store.is_anomaly, task.groups, NORMALS_FOLDS)
     # A pretrained net, where there is one, sees more than the bank.
     family = task.feature_families(folds)[-1]
     fitted: dict[str, FittedFamily] = {family.name: family.fit(np.ones(len(task.store), bool), "final")}
@@ -160,7 +158,7 @@ def fit_labelled(task: Task) -> FitResult:
     found = {name: task.cross_validate(family) for name, family in families.items()}
     scores = {column: values for oof in found.values() for column, values in oof.scores.items()}
     segmenter = choose_segmenter(found, lambda name: cost(_first_peak(found[name], cost.scores), name), options.budget)
-    folds = assign_folds(store.strata(), task.groups, FOLDS, options.seed)
+    folds = assign_folds(store.strata(), task.groups, count_folds(store.is_anomaly, task.groups, FOLDS), options.seed)
     choice = choose(
         _groups(found, cost.scores), scores, store.is_anomaly, folds, lambda columns: cost(columns, segmenter), options.budget
     )
