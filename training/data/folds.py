@@ -8,6 +8,8 @@ FOLDS = 6
 """Wanted where both classes are there and fitting is quick..."""
 NORMALS_FOLDS = 20
 """...and with normal pictures only, where a bank of normal cells should be nearly as large as the final one."""
+FEW_GROUPS = 40
+"""Groups that hold a class, below which it is a matter of luck which of them come to lie in one fold."""
 
 
 def fewest_folds(wanted: int) -> int:
@@ -30,6 +32,21 @@ def count_folds(is_anomaly: Bools, groups: Ints, wanted: int) -> int:
     classes = [is_anomaly == value for value in (False, True)]
     least = min(len(np.unique(groups[mine])) for mine in classes if mine.any())
     return max(2, min(wanted, len(np.unique(groups)), max(least, fewest_folds(wanted))))
+
+
+def count_divisions(is_anomaly: Bools, groups: Ints, folds: int, wanted: int) -> int:
+    """In how many ways N pictures are divided: as many as wanted where a class is in few groups, else 1.
+
+    Also 1 with normal pictures only, where nothing is chosen, and where each group is a fold: there is but one such division.
+
+    Args:
+        is_anomaly: N.
+        groups: N group numbers.
+        folds: how many there are in each division.
+        wanted: 1 or more.
+    """
+    least = min(len(np.unique(groups[is_anomaly == value])) for value in (False, True))
+    return wanted if 0 < least < FEW_GROUPS and len(np.unique(groups)) > folds else 1
 
 
 def assign_folds(strata: Ints, groups: Ints, folds: int, seed: int) -> Ints:

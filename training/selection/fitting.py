@@ -12,7 +12,7 @@ import numpy as np
 
 from linewatch.anomaly_model.manifest import Decision, Json, Label
 from linewatch.anomaly_model.progress import ProgressCallback
-from linewatch.training.arrays import F64, Ints
+from linewatch.training.arrays import F64, Bools, Ints
 from linewatch.training.data.folds import FOLDS, NORMALS_FOLDS, assign_folds, count_folds
 from linewatch.training.data.pictures import PictureStore
 from linewatch.training.families.cells import Cells, collect_cells
@@ -23,7 +23,7 @@ from linewatch.training.families.unet_training import UNetFamily
 from linewatch.training.graph.outputs import FittedFamily, Score, Supervision
 from linewatch.training.graph.spec import GraphSpec
 from linewatch.training.options import TrainingOptions
-from linewatch.training.selection.choice import Choice, check_limit, choose
+from linewatch.training.selection.choice import Choice, Evidence, check_limit, choose
 from linewatch.training.selection.cross_validation import OutOfFold, cross_validate
 from linewatch.training.selection.decision import decide, decide_from_normals, weakness
 from linewatch.training.selection.graph_cost import GraphCosts
@@ -134,6 +134,7 @@ def fit_normals(task: Task) -> FitResult:
         "normal parts are expected to exceed",
         "false_alarms": target,
         "folds": folds,
+        "divisions": _divisions(task, {family.name: found}),
     }
     warning = f"the model costs {least:.1f} ms, more than the {task.options.budget.ms:g} ms that are wished for"
     return FitResult(
@@ -159,9 +160,9 @@ def fit_labelled(task: Task) -> FitResult:
     scores = {column: values for oof in found.values() for column, values in oof.scores.items()}
     segmenter = choose_segmenter(found, lambda name: cost(_first_peak(found[name], cost.scores), name), options.budget)
     folds = assign_folds(store.strata(), task.groups, count_folds(store.is_anomaly, task.groups, FOLDS), options.seed)
-    choice = choose(
-        _groups(found, cost.scores), scores, store.is_anomaly, folds, lambda columns: cost(columns, segmenter), options.budget
-    )
+    family_of = {column: name for name, oof in found.items() for column in oof.scores}
+    evidence = Evidence(scores, family_of, store.is_anomaly, folds, task.groups)
+    choice = choose(_combinations(found, cost.scores), evidence, lambda columns: cost(columns, segmenter), options.budget)
     task.progress("fitting the final model", 0, 1)
     fitted = {
         name: families[name].fit(everything, "final") if name in placeholders else samples[name]
@@ -185,17 +186,17 @@ def _first_peak(oof: OutOfFold, scores: Mapping[str, Score]) -> tuple[str, ...]:
     return (next(c for c in oof.scores if scores[c].is_peak),)
 
 
-def _groups(found: dict[str, OutOfFold], scores: Mapping[str, Score]) -> dict[str, tuple[str, ...]]:
+def _combinations(found: dict[str, OutOfFold], scores: Mapping[str, Score]) -> dict[str, tuple[str, ...]]:
     """Combinations worth trying: each family's scores, its one-class scores, and everything."""
-    groups: dict[str, tuple[str, ...]] = {}
+    combinations: dict[str, tuple[str, ...]] = {}
     for name, oof in found.items():
-        groups[f"{name}, all scores"] = tuple(oof.scores)
+        combinations[f"{name}, all scores"] = tuple(oof.scores)
         one_class = tuple(c for c in oof.scores if scores[c].supervision is Supervision.ONE_CLASS)
         if one_class:
-            groups[f"{name}, one-class scores"] = one_class
+            combinations[f"{name}, one-class scores"] = one_class
     if len(found) > 1:
-        groups["everything"] = tuple(c for oof in found.values() for c in oof.scores)
-    return groups
+        combinations["everything"] = tuple(c for oof in found.values() for c in oof.scores)
+    return combinations
 
 
 def _findings(task: Task, choice: Choice, found: dict[str, OutOfFold], segmenter: str | None) -> Json:
@@ -207,9 +208,11 @@ def _findings(task: Task, choice: Choice, found: dict[str, OutOfFold], segmenter
         "budget_is_limit": task.options.budget.is_limit,
         "candidates": [
             {"name": c.name, "scores": list(c.columns), "roc_auc": round(c.roc_auc, 4), "log_loss": round(c.log_loss, 4),
+             "standard_error": round(c.standard_error, 4), "difference_error": round(c.difference_error, 4),
              "milliseconds": round(c.milliseconds, 2)}
             for c in choice.candidates
         ],
+        "divisions": _divisions(task, found),
         "weights": {c: round(float(w), 6) for c, w in zip(choice.columns, choice.stack.weights, strict=True)},
     }  # fmt: skip
     if segmenter is not None:
@@ -220,3 +223,22 @@ def _findings(task: Task, choice: Choice, found: dict[str, OutOfFold], segmenter
             "average_iou": {name: dict(zip(names, values, strict=True)) for name, values in ious.items()},
         }
     return findings
+
+
+def _divisions(task: Task, found: Mapping[str, OutOfFold]) -> dict[str, Json]:
+    """Of each family in how many ways the pictures were divided, and how many pictures and groups of each class each fold had."""
+
+    def count(members: Bools) -> Json:
+        return {"pictures": int(members.sum()), "groups": len(np.unique(task.groups[members]))}
+
+    is_anomaly = task.store.is_anomaly
+    return {
+        name: {
+            "ways": oof.divisions,
+            "folds": [
+                {"normal": count(~is_anomaly & (oof.folds == fold)), "anomaly": count(is_anomaly & (oof.folds == fold))}
+                for fold in range(int(oof.folds.max()) + 1)
+            ],
+        }
+        for name, oof in found.items()
+    }

@@ -380,7 +380,7 @@ def test_a_side_that_costs_too_much_is_lowered(monkeypatch: pytest.MonkeyPatch) 
 def test_masks_come_from_the_best_family_within_the_budget() -> None:
     def family(name: str, iou: float) -> OutOfFold:
         n = 6
-        return OutOfFold(name, {f"{name} peak": np.zeros(n)}, np.full((n, 1), 0.1), np.ones((n, 1)), np.full((n, 1), iou))
+        return OutOfFold(name, {f"{name} peak": np.zeros(n)}, np.full((n, 1), 0.1), np.ones((n, 1)), np.full((n, 1), iou), np.arange(n) % 2, 1)
 
     def chosen(budget: float, *, limit: bool, fast: float = 0.4) -> str | None:
         found = {"good": family("good", 0.8), "fast": family("fast", fast)}

@@ -2,7 +2,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from linewatch.training.data.folds import FOLDS, assign_folds, count_folds, fewest_folds
+from linewatch.training.data.folds import FOLDS, assign_folds, count_divisions, count_folds, fewest_folds
 from linewatch.training.data.groups import NOT_NAMED, Groups, classes_in_one_group, keep_classes, renumber
 from linewatch.training.data.holdout import hold_out
 from linewatch.training.data.near_duplicates import leaks, near_duplicates
@@ -159,6 +159,17 @@ def test_few_groups_are_left_out_one_by_one() -> None:
     parts = np.concatenate([np.arange(20), np.repeat([20, 21], 5)])
     assert count_folds(np.arange(30) >= 20, parts, FOLDS) == 3
     assert count_folds(np.zeros(30, bool), np.arange(30), 20) == 20
+
+
+def test_pictures_are_divided_in_several_ways_where_one_is_a_matter_of_luck() -> None:
+    boards, is_anomaly = np.repeat([0, 1, 2, 3], 10), np.arange(40) % 2 == 0
+    assert count_divisions(is_anomaly, boards, 4, 2) == 1, "each board is a fold: there is no other way"
+    assert count_divisions(is_anomaly, np.arange(40), 6, 2) == 2
+    assert count_divisions(is_anomaly, np.arange(40), 6, 1) == 1
+    assert count_divisions(np.zeros(40, bool), np.arange(40), 20, 2) == 1
+    many = np.arange(400)
+    assert count_divisions(many % 2 == 0, many, 6, 2) == 1
+    assert count_divisions(many < 30, many, 6, 2) == 2, "thirty anomalies are few, however many normal pictures there are"
 
 
 def test_likeness_gives_way_largest_group_first_until_half_the_folds_can_have_both_classes() -> None:
