@@ -150,7 +150,8 @@ def run(name: str, parts: tuple[Dataset, Dataset], seed: int, steps: int, progre
         chosen += f"; masks by {segmentation['chosen']}"
     return Fold(
         name, seed, chosen, found["roc_auc"], found["f1"], found["f1_all_anomalous"], found["ece"],
-        found["ece_if_calibrated"], found["average_iou"], found["label_f1"], segmentation["average_iou"][segmentation["chosen"]] if segmentation else {}, alone,
+        found["ece_if_calibrated"], found["average_iou"], found["label_f1"],
+        segmentation["average_iou"][segmentation["chosen"]] if segmentation else {}, alone,
         round(seconds, 1), round(graph_ms, 1), len(learn.samples), len(test.samples),
         Outcomes(found["true_positives"], found["false_negatives"], found["false_positives"],
                  found["pictures"] - found["true_positives"] - found["false_negatives"] - found["false_positives"]),
@@ -187,7 +188,8 @@ def table(folds: list[Fold]) -> str:
         lines.append(
             f"| {name} ({mine[0].train_pictures} + {mine[0].test_pictures}) | {chosen} | {_mean_sd([f.roc_auc for f in mine])} "
             f"| {_mean_sd([f.f1 for f in mine])} | {statistics.mean(f.f1_all_anomalous for f in mine):.3f} "
-            f"| {_mean_sd([f.ece for f in mine])} ({statistics.mean(f.ece_if_calibrated for f in mine):.3f}) | {by_label('average_iou')} | {by_label('label_f1')} "
+            f"| {_mean_sd([f.ece for f in mine])} ({statistics.mean(f.ece_if_calibrated for f in mine):.3f}) "
+            f"| {by_label('average_iou')} | {by_label('label_f1')} "
             f"| {statistics.median(f.train_seconds for f in mine):.0f} | {statistics.mean(f.latency_ms for f in mine):.1f} |"
         )
     lines += ["", "ROC AUC of the choice beside every single score (mean over seeds, then over sets):", ""]

@@ -118,9 +118,9 @@ def choose(
     for name, columns in {**{name: (name,) for name in evidence.scores}, **combinations}.items():
         weights = fit_stack(evidence.matrix(columns), truth).weights
         kept = tuple(c for c, weight in zip(columns, weights, strict=True) if weight > 0)
-        if len(kept) > 1 or len(columns) == 1:  # what comes down to one score is that score
-            used[name] = kept
-            out_of_fold[name] = stacked_out_of_fold(evidence.matrix(columns), truth, evidence.folds)
+        used[name] = kept
+        judged = columns if len(kept) > 1 else kept  # what comes down to one score is that score
+        out_of_fold[name] = stacked_out_of_fold(evidence.matrix(judged), truth, evidence.folds)
     areas = {name: roc_auc(values, truth) for name, values in out_of_fold.items()}
     influences = {name: auc_influence(values, truth) for name, values in out_of_fold.items()}
 

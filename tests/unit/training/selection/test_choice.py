@@ -96,7 +96,10 @@ def test_a_single_score_is_judged_as_it_is() -> None:
 def test_a_combination_that_comes_down_to_one_score_is_that_score() -> None:
     found = scores(good=3)
     choice = choose_among({"both": ("good", "opposite")}, {**found, "opposite": -found["good"]})
-    assert [c.name for c in choice.candidates] == ["good", "opposite"]
+    by_name = {c.name: c for c in choice.candidates}
+    assert by_name["both"].columns == by_name["good"].columns == ("good",)
+    assert by_name["both"].roc_auc == by_name["good"].roc_auc
+    assert choice.chosen.name == "good"
 
 
 def test_the_simplest_within_a_standard_error_of_the_best_is_taken() -> None:
