@@ -123,7 +123,7 @@ def singles(
             fitted["U-Net"] = family.fit(np.ones(len(store), bool), "beside")
     g = GraphWriter(spec.height, spec.width)
     color = write_color(g)
-    outputs = {name: value for f in fitted.values() for name, value in f.write(g, color).scores.items()}
+    outputs = {name: score.value for f in fitted.values() for name, score in f.write(g, color).scores.items()}
     runtime = OnnxRuntime(g.build(list(outputs.values())), threads=2)
     rows = [
         [float(v.reshape(-1)[0]) for v in runtime.run_arrays(to_model_input(read_picture(s.path), spec))]
