@@ -49,9 +49,11 @@ class Detection:
 
 
 def probability(score: float, decision: Decision) -> float:
-    """P = 1 / (1 + exp(-slope (score - threshold))), computed without overflow."""
-    z = decision.slope * (score - decision.threshold)
-    return 1 / (1 + math.exp(-z)) if z >= 0 else math.exp(z) / (1 + math.exp(z))
+    """How probable an anomaly is, by the formula of `Decision`, computed without overflow: 0.5 or more above the threshold, 0.5 or less up to it."""
+    z = decision.slope * (score - (decision.threshold if decision.midpoint is None else decision.midpoint))
+    share = 1 / (1 + math.exp(-z)) if z >= 0 else math.exp(z) / (1 + math.exp(z))
+    p = decision.floor + (decision.ceiling - decision.floor) * share
+    return max(p, 0.5) if score > decision.threshold else min(p, 0.5)
 
 
 def check_finite(outputs: ModelOutputs) -> None:
@@ -95,7 +97,7 @@ def interpret(outputs: ModelOutputs, manifest: Manifest, size: tuple[int, int] |
             if i == 0 or share > 0
         )
     anomalous = score > manifest.decision.threshold
-    return Detection(anomalous, max(p, 1 - p), score, manifest.decision.threshold, areas, label_map, outputs.anomaly_map)
+    return Detection(anomalous, p if anomalous else 1 - p, score, manifest.decision.threshold, areas, label_map, outputs.anomaly_map)
 
 
 def _label_shares(label_map: npt.NDArray[np.uint8], labels: list[Label], height: int, width: int) -> list[float]:

@@ -75,11 +75,25 @@ class Label(_Struct, frozen=True):
     minimum_area: Annotated[float, msgspec.Meta(ge=0, lt=1)] = 0.0
 
 
-class Decision(_Struct, frozen=True):
-    """From a raw score s to an answer: p = sigmoid(slope * (s - threshold)), anomalous when s > threshold."""
+class Decision(_Struct, frozen=True, omit_defaults=True):
+    """From a raw score s to an answer: anomalous when s > threshold, and how probable an anomaly is.
+
+    p = floor + (ceiling - floor) sigmoid(slope (s - midpoint)), but never on the other side of 0.5 than the verdict: where the two
+    disagree, between threshold and the score of probability 0.5, p is 0.5.
+
+    Attributes:
+        threshold: on the score's scale.
+        slope: how fast the probability rises with the score.
+        midpoint: where it rises fastest; None is the threshold, as in bundles of earlier versions and of normal pictures only.
+        floor: share of anomalies among pictures that look as normal as can be.
+        ceiling: share of anomalies among pictures that look as anomalous as can be.
+    """
 
     threshold: Score
     slope: Annotated[float, msgspec.Meta(gt=0)]
+    midpoint: Score | None = None
+    floor: Annotated[float, msgspec.Meta(ge=0, le=0.5)] = 0.0
+    ceiling: Annotated[float, msgspec.Meta(ge=0.5, le=1)] = 1.0
 
 
 class ScoreRange(_Struct, frozen=True):
@@ -179,7 +193,8 @@ def check_finite(manifest: Manifest) -> None:
     decision, scores = manifest.decision, manifest.score_range
     numbers = {
         "decision.threshold": decision.threshold, "decision.slope": decision.slope, "score_range.low": scores.low,
-        "score_range.high": scores.high, **{f"score_range.normal_deciles[{i}]": value for i, value in enumerate(scores.normal_deciles)},
+        "score_range.high": scores.high, "decision.midpoint": decision.midpoint or 0.0, "decision.floor": decision.floor,
+        "decision.ceiling": decision.ceiling, **{f"score_range.normal_deciles[{i}]": value for i, value in enumerate(scores.normal_deciles)},
         **{f"the minimum area of label {label.name!r}": label.minimum_area for label in manifest.labels},
     }  # fmt: skip
     for name, value in numbers.items():

@@ -31,10 +31,9 @@ from linewatch.commands.progress import StageProgress
 from linewatch.commands.splits import find_splits
 from linewatch.training.data.dataset import Dataset
 from linewatch.training.data.folds import assign_folds
-from linewatch.training.data.groups import merge_groups
-from linewatch.training.data.near_duplicates import near_duplicates
 from linewatch.training.data.pictures import load_pictures
 from linewatch.training.data.reading import read_dataset, read_groups
+from linewatch.training.data.split import find_groups
 from linewatch.training.families.unet_training import UNetFamily
 from linewatch.training.graph.color import write_color
 from linewatch.training.graph.writer import GraphWriter
@@ -74,6 +73,7 @@ class Fold(msgspec.Struct, frozen=True):
     train_pictures: int
     test_pictures: int
     outcomes: Outcomes | None = None
+    ece_if_calibrated: float | None = None
 
 
 def read_any(path: Path) -> Dataset:
@@ -96,11 +96,7 @@ def split(dataset: Dataset, seed: int) -> tuple[Dataset, Dataset]:
     """Training and test part; groups and near-duplicates stay together."""
     with tempfile.TemporaryDirectory() as folder:
         store = load_pictures(dataset, 64, Workspace(Path(folder)), no_progress)
-    groups = near_duplicates(store.thumbnails, store.is_anomaly)
-    names = sorted({s.group for s in dataset.samples if s.group is not None})
-    given = [len(names) + i if s.group is None else names.index(s.group) for i, s in enumerate(dataset.samples)]
-    groups = merge_groups(groups, np.unique(given, return_inverse=True)[1])
-    part = assign_folds(store.strata(), groups, 10, 1000 + seed)
+    part = assign_folds(store.strata(), find_groups(dataset, store).merged(), 10, 1000 + seed)
     test = part < round(10 * TEST_SHARE)
     chosen = [
         tuple(s for s, held_out in zip(dataset.samples, test, strict=True) if held_out == side) for side in (False, True)
@@ -130,7 +126,7 @@ def singles(
             fitted["U-Net"] = family.fit(np.ones(len(store), bool), "beside")
     g = GraphWriter(spec.height, spec.width)
     color = write_color(g)
-    outputs = {name: value for f in fitted.values() for name, value in f.write(g, color).scores.items()}
+    outputs = {name: score.value for f in fitted.values() for name, score in f.write(g, color).scores.items()}
     runtime = OnnxRuntime(g.build(list(outputs.values())), threads=2)
     rows = [
         [float(v.reshape(-1)[0]) for v in runtime.run_arrays(to_model_input(read_picture(s.path), spec))]
@@ -161,11 +157,18 @@ def run(name: str, parts: tuple[Dataset, Dataset], seed: int, steps: int, progre
         round(seconds, 1), round(graph_ms, 1), len(learn.samples), len(test.samples),
         Outcomes(found["true_positives"], found["false_negatives"], found["false_positives"],
                  found["pictures"] - found["true_positives"] - found["false_negatives"] - found["false_positives"]),
+        found["ece_if_calibrated"],
     )  # fmt: skip
 
 
 def _mean_sd(values: list[float]) -> str:
     return f"{statistics.mean(values):.3f} ± {statistics.stdev(values) if len(values) > 1 else 0:.3f}"
+
+
+def _if_calibrated(folds: list[Fold]) -> str:
+    """What a perfectly calibrated model's error would be on so many pictures; older runs do not know it."""
+    known = [f.ece_if_calibrated for f in folds if f.ece_if_calibrated is not None]
+    return f" (if calibrated: {statistics.mean(known):.3f})" if known else ""
 
 
 def table(folds: list[Fold]) -> str:
@@ -194,7 +197,7 @@ def table(folds: list[Fold]) -> str:
         lines.append(
             f"| {name} ({mine[0].train_pictures} + {mine[0].test_pictures}) | {chosen} | {_mean_sd([f.roc_auc for f in mine])} "
             f"| {_mean_sd([f.f1 for f in mine])} | {statistics.mean(f.f1_all_anomalous for f in mine):.3f} "
-            f"| {_mean_sd([f.ece for f in mine])} | {by_label('average_iou')} | {by_label('label_f1')} "
+            f"| {_mean_sd([f.ece for f in mine])}{_if_calibrated(mine)} | {by_label('average_iou')} | {by_label('label_f1')} "
             f"| {statistics.median(f.train_seconds for f in mine):.0f} | {statistics.mean(f.latency_ms for f in mine):.1f} |"
         )
     lines += ["", "ROC AUC of the choice beside every single score (mean over seeds, then over sets):", ""]

@@ -251,7 +251,8 @@ def recalibrate(
     if as_json:
         print_json({
             "bundle": str(output), "threshold_before": done.before.threshold, "threshold": decision.threshold,
-            "slope": decision.slope, "evaluation": done.bundle.manifest.evaluation,
+            "slope": decision.slope, "midpoint": decision.midpoint, "floor": decision.floor, "ceiling": decision.ceiling,
+            "evaluation": done.bundle.manifest.evaluation,
         })  # fmt: skip
         return
     from linewatch.commands.tables import print_metrics

@@ -51,10 +51,10 @@ def print_training(trained: "Trained", output: Path, results: Path) -> None:
     console = _console()
     training, evaluation = trained.bundle.manifest.training, trained.bundle.manifest.evaluation
     if trained.choice is not None:
-        table = Table("candidate", "ROC AUC", "log loss", "cost in ms", title="by out-of-fold scores")
+        table = Table("candidate", "ROC AUC", "± 1 SE", "log loss", "cost in ms", title="by out-of-fold scores")
         for c in trained.choice.candidates:
             style = "bold green" if c == trained.choice.chosen else None
-            table.add_row(c.name, f"{c.roc_auc:.3f}", f"{c.log_loss:.3f}", f"{c.milliseconds:.1f}", style=style)
+            table.add_row(c.name, f"{c.roc_auc:.3f}", f"{c.standard_error:.3f}", f"{c.log_loss:.3f}", f"{c.milliseconds:.1f}", style=style)
         console.print(table)
     console.print(f"chosen: {training['why']}")
     if "segmentation" in training:

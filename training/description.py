@@ -4,6 +4,7 @@ from importlib.metadata import version
 
 import numpy as np
 
+from linewatch.anomaly_model.detection import probability
 from linewatch.anomaly_model.manifest import Json, Manifest, ModelIdentity, ScoreRange
 from linewatch.training.data.pictures import PictureStore
 from linewatch.training.data.split import Split
@@ -103,8 +104,7 @@ def _suspects(store: PictureStore, result: FitResult) -> list[Json]:
     truth = store.is_anomaly
     if not truth.any():  # with normal pictures only the scale of p is a convention, not evidence
         return []
-    z = result.decision.slope * (result.out_of_fold - result.decision.threshold)
-    p = 1 / (1 + np.exp(-np.clip(z, -500, 500)))
+    p = np.array([probability(float(score), result.decision) for score in result.out_of_fold])
     against = np.where(truth, 1 - p, p)
     return [
         {"picture": store.names[i], "label": "anomaly" if truth[i] else "normal", "against": round(float(against[i]), 4)}

@@ -12,6 +12,7 @@ from linewatch.training.arrays import F64, Bools
 
 BOOTSTRAPS = 1000
 BINS = 10
+CALIBRATED_DRAWS = 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,27 +126,39 @@ class Calibration:
     Attributes:
         ece: expected calibration error (Naeini et al. 2015): mean over answers of |confidence - share that is right|, in
             ten bins of equal width over 0.5 to 1. scikit-learn has no such error.
+        ece_if_calibrated: what that would come to on so many pictures, on average, if each answer were right exactly as often as its
+            confidence says: the error of a share among few is not nothing.
         brier: mean squared error of the probability of an anomaly (Brier 1950).
         bins: for each bin that has answers: mean confidence, share that is right, number.
     """
 
     ece: float
+    ece_if_calibrated: float
     brier: float
     bins: list[tuple[float, float, int]] = field(default_factory=list)
 
 
-def calibration(probability: F64, truth: Bools) -> Calibration:
-    """Of N probabilities that a picture is anomalous; the answer is probability > 0.5."""
-    confidence = np.maximum(probability, 1 - probability)
-    right = (probability > 0.5) == truth
+def calibration(probability: F64, answers: Bools, truth: Bools) -> Calibration:
+    """Of N probabilities that a picture is anomalous.
+
+    Args:
+        probability: N, 0 to 1; 0.5 or more where the answer is "anomalous", 0.5 or less where it is "normal".
+        answers: N, what was said.
+        truth: N, whether anomalous.
+    """
+    confidence = np.where(answers, probability, 1 - probability)
+    right = answers == truth
     place = np.minimum(((confidence - 0.5) * 2 * BINS).astype(int), BINS - 1)
     bins = [
         (float(confidence[place == b].mean()), float(right[place == b].mean()), int((place == b).sum()))
         for b in range(BINS)
         if (place == b).any()
     ]
+    member = place == np.arange(BINS)[:, None]
+    drawn = np.random.default_rng(0).random((CALIBRATED_DRAWS, len(truth))) < confidence
+    shown = np.abs((drawn - confidence) @ member.T).sum(axis=1) / max(1, len(truth))
     ece = sum(abs(c - r) * n for c, r, n in bins) / max(1, len(truth))
-    return Calibration(float(ece), float(((probability - truth) ** 2).mean()), bins)
+    return Calibration(float(ece), float(shown.mean()), float(((probability - truth) ** 2).mean()), bins)
 
 
 @dataclass(slots=True)

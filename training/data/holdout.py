@@ -44,7 +44,7 @@ def hold_out(strata: Ints, groups: Groups, share: float, seed: int) -> HoldOut |
         None when nothing can be set aside without leaving too few of a class to train on.
     """
     is_anomaly = strata > 0
-    groups = keep_classes(groups, is_anomaly)
+    groups = keep_classes(groups, is_anomaly, 2)
     while (out := _choose(strata, groups, share, seed, both=True)) is None:
         given = _give_way(groups, is_anomaly)
         if given is None:
@@ -58,12 +58,13 @@ def _choose(strata: Ints, groups: Groups, share: float, seed: int, *, both: bool
     """A part of a division, or two where no one will do; `both`: it must have both classes, if there are both."""
     part = assign_folds(strata, groups.merged(), max(2, round(1 / share)), seed)
     members = [strata == 0, strata > 0] if (strata > 0).any() else [strata == 0]
+    indivisible = groups.indivisible()
 
     def possible(out: Bools) -> bool:
         return bool(out.any()) and all(
             (out & mine).any() >= both
             and (~out & mine).sum() >= LEAST_LEFT
-            and len(np.unique(groups.named[~out & mine])) > 1
+            and len(np.unique(indivisible[~out & mine])) > 1
             for mine in members
         )
 

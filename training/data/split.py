@@ -8,7 +8,8 @@ import numpy as np
 from linewatch.anomaly_model.errors import DatasetError, Remedy
 from linewatch.training.arrays import Ints
 from linewatch.training.data.dataset import Dataset
-from linewatch.training.data.groups import LEAST_LEFT, Groups, classes_in_one_group, keep_classes
+from linewatch.training.data.folds import FOLDS, NORMALS_FOLDS
+from linewatch.training.data.groups import LEAST_LEFT, NOT_NAMED, Groups, classes_in_one_group, keep_classes, renumber
 from linewatch.training.data.holdout import hold_out
 from linewatch.training.data.near_duplicates import near_duplicates
 from linewatch.training.data.pictures import PictureStore
@@ -48,7 +49,7 @@ def split(dataset: Dataset, store: PictureStore, test: Dataset | None, test_shar
     Raises:
         DatasetError: a class has too few pictures, or all of them in one group.
     """
-    groups = Groups(_named_groups(dataset), near_duplicates(store.thumbnails, store.is_anomaly))
+    groups = find_groups(dataset, store)
     warnings: list[str] = []
     if test is None and test_share > 0:
         held = hold_out(store.strata(), groups, test_share, seed)
@@ -58,7 +59,7 @@ def split(dataset: Dataset, store: PictureStore, test: Dataset | None, test_shar
         store, groups = store.subset(held.kept), held.groups.subset(held.kept)
         test = dataclasses.replace(dataset, samples=tuple(dataset.samples[i] for i in held.out))
         dataset = dataclasses.replace(dataset, samples=tuple(dataset.samples[i] for i in held.kept))
-    groups = keep_classes(groups, store.is_anomaly)
+    groups = keep_classes(groups, store.is_anomaly, FOLDS if store.is_anomaly.any() else NORMALS_FOLDS)
     warnings += _given_up(store, groups)
     for value in classes_in_one_group(groups.merged(), store.is_anomaly):
         raise DatasetError(
@@ -69,18 +70,21 @@ def split(dataset: Dataset, store: PictureStore, test: Dataset | None, test_shar
     return Split(store, groups.merged(), dataset, test, tuple(warnings))
 
 
-def _named_groups(dataset: Dataset) -> Ints:
-    """The groups that the user named; every other picture is one of its own."""
+def find_groups(dataset: Dataset, store: PictureStore) -> Groups:
+    """The groups that the user named, and near-duplicates among pictures without one."""
     names = {name: i for i, name in enumerate(sorted({s.group for s in dataset.samples if s.group is not None}))}
-    given = [len(names) + i if s.group is None else names[s.group] for i, s in enumerate(dataset.samples)]
-    return np.unique(given, return_inverse=True)[1].astype(np.int64)
+    named = np.array([NOT_NAMED if s.group is None else names[s.group] for s in dataset.samples], np.int64)
+    free = np.flatnonzero(named == NOT_NAMED)
+    alike = len(named) + np.arange(len(named))
+    alike[free] = near_duplicates(store.thumbnails[free], store.is_anomaly[free])
+    return Groups(named, renumber(alike))
 
 
 def _too_few(dataset: Dataset, store: PictureStore, groups: Groups) -> str:
     counts = []
     for value in (False, True) if dataset.anomalies else (False,):
         mine = store.is_anomaly == value
-        several = len(np.unique(groups.named[mine]))
+        several = len(np.unique(groups.indivisible()[mine]))
         of = f" (of {several} group{'s' if several > 1 else ''})" if several < mine.sum() else ""
         counts.append(f"{int(mine.sum())} {CLASS_NAMES[value]}{of}")
     return (
@@ -94,6 +98,6 @@ def _given_up(store: PictureStore, groups: Groups) -> list[str]:
     return [
         f"{len(members)} {CLASS_NAMES[bool(store.is_anomaly[members[0]])]} pictures look alike "
         f"({', '.join(store.names[i] for i in members[:3])}{', ...' if len(members) > 3 else ''}) and were divided all the same, since "
-        "too few of their class would be left without them; if they show one part, the figures flatter"
+        "too few of their class, or too few folds with it, would be left; if they show one part, the figures flatter"
         for members in groups.given_up
     ]

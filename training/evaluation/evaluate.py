@@ -87,6 +87,7 @@ class Evaluation:
             **{k: round(v, 6) for k, v in self.metrics.as_json().items()},
             "intervals_95": self.intervals,
             "ece": round(self.calibration.ece, 4),
+            "ece_if_calibrated": round(self.calibration.ece_if_calibrated, 4),
             "brier": round(self.calibration.brier, 4),
             "average_iou": {lb.name: round(lb.pixels.average_iou, 4) for lb in self.labels},
             "label_f1": {lb.name: round(lb.picture_f1, 4) for lb in self.labels},
@@ -159,7 +160,7 @@ def _assess(
     return Evaluation(
         predictions,
         image_metrics(scores, truth, threshold),
-        calibration(np.array([p.probability for p in predictions]), truth),
+        calibration(np.array([p.probability for p in predictions]), np.array([p.is_anomalous for p in predictions], bool), truth),
         bootstrap(scores, truth, threshold),
         labels,
         _warnings(truth, labels),

@@ -62,6 +62,5 @@ class Prediction:
     def under(self, decision: Decision) -> "Prediction":
         """The same score under another decision."""
         p = probability(self.score, decision)
-        return dataclasses.replace(
-            self, probability=p, is_anomalous=self.score > decision.threshold, confidence=max(p, 1 - p)
-        )
+        anomalous = self.score > decision.threshold
+        return dataclasses.replace(self, probability=p, is_anomalous=anomalous, confidence=p if anomalous else 1 - p)

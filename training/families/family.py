@@ -17,6 +17,7 @@ class Family(Protocol):
     Attributes:
         name: as reports call it.
         folds: how many parts the pictures are divided into for its out-of-fold scores; few where fitting is slow.
+        divisions: in how many ways they are divided where one way is a matter of luck; 1 where fitting is slow.
     """
 
     @property
@@ -25,6 +26,10 @@ class Family(Protocol):
 
     @property
     def folds(self) -> int:
+        """See above."""
+
+    @property
+    def divisions(self) -> int:
         """See above."""
 
     def placeholder(self) -> FittedFamily | None:

@@ -60,6 +60,11 @@ class FeatureFamily:
         """See `Family`."""
         return self.extractor.name
 
+    @property
+    def divisions(self) -> int:
+        """See `Family`."""
+        return 2
+
     def placeholder(self) -> None:
         """See `Family`. None: it is fitted in seconds."""
 

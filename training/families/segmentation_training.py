@@ -60,6 +60,11 @@ class SegmentationFamily:
         """See `Family`."""
         return 3
 
+    @property
+    def divisions(self) -> int:
+        """See `Family`."""
+        return 1
+
     def placeholder(self) -> FittedSegmentation:
         """See `Family`."""
         return placeholder(self.encoder, len(self.store.labels))

@@ -45,6 +45,11 @@ class UNetFamily:
         return 3
 
     @property
+    def divisions(self) -> int:
+        """See `Family`."""
+        return 1
+
+    @property
     def classes(self) -> int:
         """Outputs of the net: the background and each label, or whatever is anomalous where there are no labels."""
         return max(1, len(self.store.labels)) + 1

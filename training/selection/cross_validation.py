@@ -9,7 +9,7 @@ from linewatch.anomaly_model.detection import strongest_label
 from linewatch.anomaly_model.progress import ProgressCallback
 from linewatch.anomaly_model.runtime_onnx import OnnxRuntime
 from linewatch.training.arrays import F64, Ints, LabelMap
-from linewatch.training.data.folds import assign_folds
+from linewatch.training.data.folds import assign_folds, count_divisions, count_folds
 from linewatch.training.data.masks import resize_nearest
 from linewatch.training.data.pictures import PictureStore
 from linewatch.training.families.family import Family
@@ -17,6 +17,9 @@ from linewatch.training.graph.color import write_color
 from linewatch.training.graph.writer import GraphWriter
 from linewatch.training.selection.decision import minimum_areas
 from linewatch.training.workspace import Arrays, Workspace
+
+_SCORE = "score "
+"""Before the names of scores among the arrays of a finished fold."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +33,8 @@ class OutOfFold:
         shown: N x labels, the share of the picture that the mask shows; NaN where a picture has no known mask.
         overlaps: N x labels, intersection / union with the mask; NaN where neither mask nor family shows the label, and
             where a picture has no known mask.
+        folds: N fold numbers; of the first division where there are several, from which areas and overlaps are.
+        divisions: in how many ways the pictures were divided; scores are averages over them.
     """
 
     family: str
@@ -37,6 +42,8 @@ class OutOfFold:
     areas: F64
     shown: F64
     overlaps: F64
+    folds: Ints
+    divisions: int
 
     @property
     def segments(self) -> bool:
@@ -61,6 +68,11 @@ def cross_validate(
 ) -> OutOfFold:
     """Fit and score the family fold by fold.
 
+    Where few pictures make one division a matter of luck, and the family is quick to fit, they are divided in several ways and each
+    picture's scores are averaged: as scores, not as ranks, since threshold and probability are chosen on their scale, and on drawn
+    pictures both give the same areas. Two divisions take away most of what one errs downwards (ROC AUC -.013 to -.003 with 40
+    pictures); what a third and fifth add is not seen, and how far an area strays is for the most part up to the pictures.
+
     Args:
         family: what is fitted.
         store: the training pictures.
@@ -69,30 +81,38 @@ def cross_validate(
         workspace: where finished folds are kept.
         progress: told of each fold.
     """
-    folds = assign_folds(store.strata(), groups, family.folds, seed)
-    count, labels = len(store), len(store.labels)
-    scores: dict[str, F64] = {}
-    areas, shown, overlaps = (np.full((count, labels), np.nan) for _ in range(3))
-    for fold in range(family.folds):
-        progress(f"cross-validating {family.name}", fold, family.folds)
+    number = count_folds(store.is_anomaly, groups, family.folds)
+    ways = [
+        assign_folds(store.strata(), groups, number, seed + way)
+        for way in range(count_divisions(store.is_anomaly, groups, number, family.divisions))
+    ]
+    total = number * len(ways)
+
+    def score(step: int) -> Arrays:
+        folds, fold = ways[step // number], step % number
+        progress(f"cross-validating {family.name}", step, total)
         held_out = np.flatnonzero(folds == fold)
-        if not len(held_out):
-            continue
-        kept = workspace.step(
-            f"fold-{family.name}-{fold}".replace(" ", "-"),
-            lambda fold=fold, held_out=held_out: _score(  # type: ignore[misc]
-                family, store, folds != fold, held_out, f"fold-{fold + 1}-of-{family.folds}"
-            ),
+        key = f"fold-{step + 1}-of-{total}"
+        return workspace.step(
+            f"fold-{family.name}-{step}".replace(" ", "-"), lambda: _score(family, store, folds != fold, held_out, key)
         )
-        for name, values in kept.items():
-            if name.startswith("score "):
-                column = scores.setdefault(name.removeprefix("score "), np.full(count, np.nan))
-                column[held_out] = values
-        areas[held_out], shown[held_out], overlaps[held_out] = kept["areas"], kept["shown"], kept["overlaps"]
-    progress(f"cross-validating {family.name}", family.folds, family.folds)
+
+    found = [_together(folds, [score(way * number + fold) for fold in range(number)]) for way, folds in enumerate(ways)]
+    progress(f"cross-validating {family.name}", total, total)
     # A branch that some fold could not be fitted for (too few pictures of a class) has nothing to say as a whole.
-    complete = {name: values for name, values in scores.items() if not np.isnan(values).any()}
-    return OutOfFold(family.name, complete, areas, shown, overlaps)
+    names = [name for name in found[0] if name.startswith(_SCORE) and not any(np.isnan(way.get(name, np.nan)).any() for way in found)]
+    scores = {name.removeprefix(_SCORE): np.mean([way[name] for way in found], axis=0) for name in names}
+    return OutOfFold(family.name, scores, found[0]["areas"], found[0]["shown"], found[0]["overlaps"], ways[0], len(ways))
+
+
+def _together(folds: Ints, kept: list[Arrays]) -> dict[str, F64]:
+    """What was found fold by fold, for all N pictures; NaN where a fold had nothing to say."""
+    result: dict[str, F64] = {}
+    for fold, arrays in enumerate(kept):
+        for name, values in arrays.items():
+            whole = result.setdefault(name, np.full((len(folds), *values.shape[1:]), np.nan))
+            whole[folds == fold] = values
+    return result
 
 
 def _score(family: Family, store: PictureStore, chosen: npt.NDArray[np.bool_], held_out: Ints, key: str) -> Arrays:
@@ -104,7 +124,7 @@ def _score(family: Family, store: PictureStore, chosen: npt.NDArray[np.bool_], h
         outputs.append(written.segmentation.logits)
     runtime = OnnxRuntime(g.build(outputs), threads=2)
     labels = len(store.labels)
-    columns: dict[str, F64] = {f"score {name}": np.zeros(len(held_out)) for name in written.scores}
+    columns: dict[str, F64] = {f"{_SCORE}{name}": np.zeros(len(held_out)) for name in written.scores}
     areas, shown, overlaps = (np.full((len(held_out), labels), np.nan) for _ in range(3))
     known = store.has_pixel_labels()
     for row, index in enumerate(held_out):

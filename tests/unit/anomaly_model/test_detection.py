@@ -24,6 +24,29 @@ def test_probability_is_monotonic_and_bounded(score: float, threshold: float, sl
     assert probability(score + 1, decision) >= p
 
 
+@given(
+    st.floats(-1e3, 1e3), st.floats(-1e3, 1e3), st.floats(-1e3, 1e3), st.floats(1e-3, 1e3), st.floats(0, 0.5), st.floats(0.5, 1)
+)
+def test_verdict_and_probability_never_disagree(
+    score: float, threshold: float, midpoint: float, slope: float, floor: float, ceiling: float
+) -> None:
+    decision = Decision(threshold=threshold, slope=slope, midpoint=midpoint, floor=floor, ceiling=ceiling)
+    found = interpret(ModelOutputs(score, MAP, None), msgspec.structs.replace(SMALL, decision=decision))
+    p = probability(score, decision)
+    assert found.is_anomalous == (score > threshold)
+    assert found.confidence == (p if found.is_anomalous else 1 - p)
+    assert 0.5 <= found.confidence <= 1
+    assert (min(floor, 0.5) if score <= threshold else 0.5) <= p <= (ceiling if score > threshold else 0.5)
+    assert probability(score + 1, decision) >= p
+
+
+def test_a_decision_of_an_earlier_version_says_what_it_said() -> None:
+    old = msgspec.json.decode(b'{"threshold": 0.5, "slope": 2.0}', type=Decision)
+    for score in (-3.0, 0.5, 0.7, 4.0):
+        assert probability(score, old) == pytest.approx(1 / (1 + math.exp(-2 * (score - 0.5))))
+    assert msgspec.json.encode(old) == b'{"threshold":0.5,"slope":2.0}'
+
+
 @given(st.floats(-100, 100))
 def test_confidence_goes_with_the_verdict(score: float) -> None:
     detection = interpret(ModelOutputs(score, MAP, None), SMALL)

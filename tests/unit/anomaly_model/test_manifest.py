@@ -136,13 +136,15 @@ def test_files_must_match() -> None:
 @pytest.mark.parametrize(
     ("field", "name"),
     [
-        ("decision", "decision.threshold"), ("slope", "decision.slope"), ("low", "score_range.low"), ("high", "score_range.high"),
+        ("decision", "decision.threshold"), ("slope", "decision.slope"), ("midpoint", "decision.midpoint"),
+        ("low", "score_range.low"), ("high", "score_range.high"),
         ("deciles", r"score_range.normal_deciles\[1\]"), ("labels", "the minimum area of label 'scratch'"),
     ],
 )  # fmt: skip
 def test_no_bundle_is_written_with_a_number_that_is_none(tmp_path: Path, field: str, name: str, value: float) -> None:
     changes = {
         "decision": {"decision": Decision(threshold=value, slope=1)}, "slope": {"decision": Decision(threshold=0, slope=value)},
+        "midpoint": {"decision": Decision(threshold=0, slope=1, midpoint=value)},
         "low": {"score_range": ScoreRange(low=value, high=1)}, "high": {"score_range": ScoreRange(low=0, high=value)},
         "deciles": {"score_range": ScoreRange(low=0, high=1, normal_deciles=[0.1, value])},
         "labels": {"labels": [Label(name="scratch", hex_color="#D62728", minimum_area=value)]},

@@ -92,11 +92,25 @@ def test_calibration_of_honest_and_boastful_answers() -> None:
     rng = np.random.default_rng(0)
     p = rng.random(20_000)
     truth = rng.random(20_000) < p
-    assert calibration(p, truth).ece < 0.02
-    boastful = calibration(np.where(p > 0.5, 0.99, 0.01), truth)
+    honest = calibration(p, p > 0.5, truth)
+    assert honest.ece < 0.02
+    boastful = calibration(np.where(p > 0.5, 0.99, 0.01), p > 0.5, truth)
     assert boastful.ece == pytest.approx(0.24, abs=0.03)
-    assert boastful.brier > calibration(p, truth).brier
+    assert boastful.brier > honest.brier
     assert sum(n for _, _, n in boastful.bins) == 20_000
+
+
+@pytest.mark.parametrize("pictures", [20, 60, 500])
+def test_calibration_says_what_honest_answers_would_show_on_so_few_pictures(pictures: int) -> None:
+    rng = np.random.default_rng(0)
+    p = rng.beta(0.5, 0.5, pictures)
+    shown = [calibration(p, p > 0.5, rng.random(pictures) < p).ece for _ in range(100)]
+    assert calibration(p, p > 0.5, p > 0.5).ece_if_calibrated == pytest.approx(np.mean(shown), rel=0.15)
+
+
+def test_an_answer_of_probability_a_half_is_the_one_that_was_given() -> None:
+    half, said = np.full(4, 0.5), np.array([True, True, True, False])
+    assert calibration(half, said, said).bins == [(0.5, 1.0, 4)]
 
 
 def test_pixels_by_hand() -> None:

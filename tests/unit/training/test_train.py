@@ -101,6 +101,13 @@ def test_the_choice_is_written_down(judged: Trained) -> None:
     names = [c["name"] for c in training["candidates"]]
     assert {"U-Net peak", "cell peak", "position peak", "pooled statistics", "everything"} <= set(names)
     assert all(0 < c["milliseconds"] < 25 for c in training["candidates"])
+    assert all(0 <= c["standard_error"] < 0.3 and c["difference_error"] >= 0 for c in training["candidates"])
+    assert {name: len(divided["folds"]) for name, divided in training["divisions"].items()} == {"bank": 6, "U-Net": 3}
+    assert {name: divided["ways"] for name, divided in training["divisions"].items()} == {"bank": 2, "U-Net": 1}
+    for divided in training["divisions"].values():
+        for kind in ("normal", "anomaly"):
+            assert sum(fold[kind]["pictures"] for fold in divided["folds"]) == training[kind]
+            assert all(0 < fold[kind]["groups"] <= fold[kind]["pictures"] for fold in divided["folds"])
     assert training["cost"]["milliseconds"] <= max(c["milliseconds"] for c in training["candidates"])
     assert training["cost"]["processor"]
     assert not training["weak"]
@@ -270,6 +277,8 @@ def test_the_report_stands_alone(judged: Trained, tmp_path: Path) -> None:
     assert "script" not in tags.open
     assert all(a.startswith("data:image/") for a in tags.addresses)
     assert "Can the confidence be believed?" in html
+    assert "How the pictures were divided to judge by" in html
+    assert html.count("<td>bank (the first of 2 divisions)") == 6
     m = judged.bundle.manifest.evaluation
     assert f"{m['false_positives']} false alarms" in html
     assert html.count('class="tag good"') == m["pictures"] - m["false_positives"] - m["false_negatives"]
@@ -380,7 +389,7 @@ def test_a_side_that_costs_too_much_is_lowered(monkeypatch: pytest.MonkeyPatch) 
 def test_masks_come_from_the_best_family_within_the_budget() -> None:
     def family(name: str, iou: float) -> OutOfFold:
         n = 6
-        return OutOfFold(name, {f"{name} peak": np.zeros(n)}, np.full((n, 1), 0.1), np.ones((n, 1)), np.full((n, 1), iou))
+        return OutOfFold(name, {f"{name} peak": np.zeros(n)}, np.full((n, 1), 0.1), np.ones((n, 1)), np.full((n, 1), iou), np.arange(n) % 2, 1)
 
     def chosen(budget: float, *, limit: bool, fast: float = 0.4) -> str | None:
         found = {"good": family("good", 0.8), "fast": family("fast", fast)}

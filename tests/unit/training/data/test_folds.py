@@ -2,8 +2,8 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from linewatch.training.data.folds import assign_folds
-from linewatch.training.data.groups import Groups, classes_in_one_group, keep_classes, merge_groups
+from linewatch.training.data.folds import FOLDS, assign_folds, count_divisions, count_folds, fewest_folds
+from linewatch.training.data.groups import NOT_NAMED, Groups, classes_in_one_group, keep_classes, renumber
 from linewatch.training.data.holdout import hold_out
 from linewatch.training.data.near_duplicates import leaks, near_duplicates
 
@@ -59,10 +59,20 @@ def test_leaks_name_the_pairs() -> None:
     assert leaks(train, known, thumbnails(5, seed=3), asked) == []
 
 
-def test_groups_merge_transitively() -> None:
-    merged = merge_groups(np.array([0, 0, 1, 2, 3]), np.array([0, 1, 1, 2, 3]))
-    assert merged[0] == merged[1] == merged[2]
-    assert len(np.unique(merged)) == 3
+def test_what_looks_alike_never_ties_parts_that_the_user_named() -> None:
+    # Seven boards of forty crops; on each a few nearly white ones that all look the same.
+    boards = np.repeat(np.arange(7), 40)
+    white = np.arange(280) % 40 < 4
+    alike = np.where(white, 0, 1 + np.arange(280))
+    groups = Groups(boards, renumber(alike))
+    assert np.array_equal(groups.merged(), boards)
+    is_anomaly = np.arange(280) % 2 == 0
+    assert keep_classes(groups, is_anomaly, FOLDS).given_up == ()
+    assert np.bincount(assign_folds(is_anomaly.astype(int), groups.merged(), FOLDS, 0)).tolist() == [80, 40, 40, 40, 40, 40]
+    # Pictures without a name are joined with each other, but not with a board.
+    mixed = Groups(np.where(np.arange(280) < 240, boards, NOT_NAMED), renumber(alike))
+    assert len(np.unique(mixed.merged())) == 6 + 1 + 36
+    assert len(np.unique(mixed.merged()[240:][white[240:]])) == 1
 
 
 @given(
@@ -94,10 +104,10 @@ LAYOUTS = st.lists(st.tuples(st.integers(0, 2), st.integers(0, 9), st.integers(0
 
 def layout(pictures: list[tuple[int, int, int]]) -> tuple[np.ndarray, Groups]:
     strata = np.array([s for s, _, _ in pictures])
-    named = [100 + i if g < 5 else g for i, (_, g, _) in enumerate(pictures)]
+    named = np.array([NOT_NAMED if g < 5 else g for _, g, _ in pictures])
     # Look-alikes are of one class.
-    alike = [2 * a + (s > 0) for s, _, a in pictures]
-    return strata, Groups(*(np.unique(g, return_inverse=True)[1].astype(np.int64) for g in (named, alike)))
+    alike = np.array([2 * a + (s > 0) for s, _, a in pictures])
+    return strata, Groups(named, renumber(alike))
 
 
 @given(LAYOUTS, st.sampled_from([2, 3, 6, 20]), st.integers(0, 3))
@@ -105,28 +115,69 @@ def test_whatever_part_is_left_out_both_classes_are_left_to_learn_from(
     pictures: list[tuple[int, int, int]], parts: int, seed: int
 ) -> None:
     strata, groups = layout(pictures)
-    kept = keep_classes(groups, strata > 0)
+    kept = keep_classes(groups, strata > 0, parts)
     confined = classes_in_one_group(kept.merged(), strata > 0)
     part = assign_folds(strata, kept.merged(), parts, seed)
     for value in (False, True):
         mine = (strata > 0) == value
         if value in confined:  # the user's own groups say so, or there is only one picture
-            assert mine.sum() == 1 or len(np.unique(groups.named[mine])) < mine.sum()
+            assert mine.sum() == 1 or len(np.unique(groups.indivisible()[mine])) < mine.sum()
         elif mine.any():
             assert all((mine & (part != p)).any() for p in range(parts))
     for given_up in kept.given_up:
         assert len(given_up) > 1
         assert len(np.unique(groups.alike[given_up])) == 1
-    for group in np.unique(groups.named):
+    for group in set(groups.named) - {NOT_NAMED}:
         assert len(np.unique(part[groups.named == group])) == 1
 
 
-def test_look_alikes_of_the_other_class_that_tie_named_parts_give_way_too() -> None:
-    # Two parts, each with a good and a bad picture; their good sides look alike.
-    groups = Groups(np.array([0, 1, 2, 1, 2]), np.array([0, 1, 1, 2, 3]))
-    kept = keep_classes(groups, np.array([False, False, False, True, True]))
-    assert [given_up.tolist() for given_up in kept.given_up] == [[1, 2]]
-    assert len(np.unique(kept.merged()[3:])) == 2
+@given(LAYOUTS, st.sampled_from([2, 3, 6, 20]), st.integers(0, 3))
+def test_each_class_is_in_as_many_folds_as_groups_allow(pictures: list[tuple[int, int, int]], wanted: int, seed: int) -> None:
+    strata, groups = layout(pictures)
+    is_anomaly = strata > 0
+    kept = keep_classes(groups, is_anomaly, wanted)
+    merged, indivisible = kept.merged(), groups.indivisible()
+    folds = count_folds(is_anomaly, merged, wanted)
+    part = assign_folds(strata, merged, folds, seed)
+    assert 2 <= folds <= wanted
+    classes = [mine for mine in (~is_anomaly, is_anomaly) if mine.any()]
+    for mine in classes:
+        assert len(np.unique(part[mine])) == min(folds, len(np.unique(merged[mine])))
+        # Likeness takes no more than half of the folds; what is missing beyond that the user's groups, or few pictures, take.
+        assert len(np.unique(part[mine])) >= min(fewest_folds(wanted), len(np.unique(indivisible[mine])))
+    if min(len(np.unique(indivisible[mine])) for mine in classes) >= fewest_folds(wanted):
+        assert all((mine & (part == p)).any() for mine in classes for p in range(folds)), "a fold without a class"
+
+
+def test_few_groups_are_left_out_one_by_one() -> None:
+    boards = np.repeat([0, 1, 2, 3], [10, 30, 5, 20])
+    is_anomaly = np.arange(65) % 2 == 0
+    assert count_folds(is_anomaly, boards, FOLDS) == 4
+    part = assign_folds(is_anomaly.astype(int), boards, 4, 0)
+    assert all(len(np.unique(boards[part == p])) == 1 for p in range(4))
+    # Anomalies of two parts only, normal pictures of twenty: three folds, of which one has no anomalies.
+    parts = np.concatenate([np.arange(20), np.repeat([20, 21], 5)])
+    assert count_folds(np.arange(30) >= 20, parts, FOLDS) == 3
+    assert count_folds(np.zeros(30, bool), np.arange(30), 20) == 20
+
+
+def test_pictures_are_divided_in_several_ways_where_one_is_a_matter_of_luck() -> None:
+    boards, is_anomaly = np.repeat([0, 1, 2, 3], 10), np.arange(40) % 2 == 0
+    assert count_divisions(is_anomaly, boards, 4, 2) == 1, "each board is a fold: there is no other way"
+    assert count_divisions(is_anomaly, np.arange(40), 6, 2) == 2
+    assert count_divisions(is_anomaly, np.arange(40), 6, 1) == 1
+    assert count_divisions(np.zeros(40, bool), np.arange(40), 20, 2) == 1
+    many = np.arange(400)
+    assert count_divisions(many % 2 == 0, many, 6, 2) == 1
+    assert count_divisions(many < 30, many, 6, 2) == 2, "thirty anomalies are few, however many normal pictures there are"
+
+
+def test_likeness_gives_way_largest_group_first_until_half_the_folds_can_have_both_classes() -> None:
+    # Twenty good parts: one seen eleven times, another nine times.
+    alike = np.concatenate([np.repeat([0, 1], [11, 9]), 2 + np.arange(20)])
+    kept = keep_classes(Groups(np.full(40, NOT_NAMED), alike), np.arange(40) >= 20, FOLDS)
+    assert [given_up.tolist() for given_up in kept.given_up] == [list(range(11))]
+    assert len(np.unique(kept.merged()[11:20])) == 1
 
 
 @given(LAYOUTS, st.floats(0.05, 0.5), st.integers(0, 3))
@@ -136,7 +187,7 @@ def test_a_part_held_out_leaves_enough_and_has_both_classes(
     strata, groups = layout(pictures)
     split = hold_out(strata, groups, share, seed)
     classes = [strata == 0, strata > 0] if (strata > 0).any() else [strata == 0]
-    alone = all(len(np.unique(groups.named[mine])) == mine.sum() for mine in classes)
+    alone = all(len(np.unique(groups.indivisible()[mine])) == mine.sum() for mine in classes)
     enough = all(mine.sum() >= 10 for mine in classes)
     if split is None:
         assert not (alone and enough)
@@ -144,7 +195,7 @@ def test_a_part_held_out_leaves_enough_and_has_both_classes(
     assert sorted([*split.kept, *split.out]) == list(range(len(strata)))
     left, merged = split.groups.subset(split.kept), split.groups.merged()
     assert not set(merged[split.kept]) & set(merged[split.out])
-    assert not classes_in_one_group(keep_classes(left, strata[split.kept] > 0).merged(), strata[split.kept] > 0)
+    assert not classes_in_one_group(keep_classes(left, strata[split.kept] > 0, 6).merged(), strata[split.kept] > 0)
     for mine in classes:
         assert mine[split.kept].sum() >= 5
         assert mine[split.out].any() or not (alone and enough)
@@ -153,12 +204,12 @@ def test_a_part_held_out_leaves_enough_and_has_both_classes(
 def test_what_looks_alike_stays_together_where_enough_is_left() -> None:
     strata = np.repeat([0, 1], 30)
     alike = np.concatenate([np.repeat(np.arange(10), 3), 10 + np.arange(30)])
-    groups = Groups(np.arange(60), alike)
+    groups = Groups(np.full(60, NOT_NAMED), alike)
     split = hold_out(strata, groups, 0.2, 0)
     assert split is not None
     assert split.groups.given_up == ()
     assert 10 <= len(split.out) <= 14
-    one = Groups(np.arange(60), np.concatenate([np.zeros(30, int), 1 + np.arange(30)]))
+    one = Groups(np.full(60, NOT_NAMED), np.concatenate([np.zeros(30, int), 1 + np.arange(30)]))
     split = hold_out(strata, one, 0.2, 0)
     assert split is not None
     assert [len(g) for g in split.groups.given_up] == [30]

@@ -5,12 +5,13 @@ from hypothesis import strategies as st
 from scipy.stats import norm
 
 from linewatch.anomaly_model.detection import probability
-from linewatch.training.metrics import image_metrics
+from linewatch.anomaly_model.manifest import Decision
+from linewatch.training.metrics import calibration, image_metrics
 from linewatch.training.selection.decision import (
     choose_threshold,
     decide,
     decide_from_normals,
-    fit_slope,
+    fit_probability,
     minimum_areas,
     weakness,
 )
@@ -31,19 +32,49 @@ def test_no_threshold_between_scores_beats_the_chosen_one(pairs: list[tuple[floa
         assert image_metrics(scores, truth, middle).f1 <= chosen + 1e-9
 
 
-def test_slope_grows_with_separation() -> None:
-    rng = np.random.default_rng(0)
-    truth = np.arange(400) % 2 == 0
-    noisy = np.where(truth, 1.0, -1.0) + rng.normal(0, 2, 400)
-    clear = np.where(truth, 1.0, -1.0) + rng.normal(0, 0.3, 400)
-    assert 0 < fit_slope(noisy, truth, 0) < fit_slope(clear, truth, 0)
+def drawn(kind: str, count: int, share: float, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """Scores of a line with that share of anomalies, and the truth."""
+    truth, noise = rng.random(count) < share, rng.normal(size=count)
+    if kind == "hidden":  # one anomaly in six shows nothing
+        return np.where(truth & (rng.random(count) < 5 / 6), 4.0, 0.0) + noise, truth
+    if kind == "skewed":
+        return np.where(truth, rng.gumbel(3, 1.5, count), rng.gumbel(0, 1, count)), truth
+    return {"clear": 5.0, "usual": 2.0}[kind] * truth + noise, truth
 
 
-def test_slope_recovers_a_logistic_model() -> None:
+def calibration_error(decision: Decision, scores: np.ndarray, truth: np.ndarray) -> float:
+    p = np.array([probability(float(s), decision) for s in scores])
+    return calibration(p, scores > decision.threshold, truth).ece
+
+
+@pytest.mark.parametrize("share", [0.2, 0.5])
+@pytest.mark.parametrize(("kind", "most"), [("clear", 0.02), ("usual", 0.04), ("skewed", 0.04), ("hidden", 0.04)])
+def test_what_is_said_is_right_as_often_as_it_says(kind: str, share: float, most: float) -> None:
     rng = np.random.default_rng(0)
-    z = rng.normal(0, 2, 20_000)
-    truth = rng.random(20_000) < 1 / (1 + np.exp(-1.7 * z))
-    assert fit_slope(z, truth, 0) == pytest.approx(1.7, rel=0.08)
+    errors, before = [], []
+    for _ in range(8):
+        decision = decide(*drawn(kind, 200, share, rng))
+        line = drawn(kind, 4000, share, rng)
+        errors.append(calibration_error(decision, *line))
+        before.append(calibration_error(Decision(threshold=decision.threshold, slope=decision.slope), *line))
+    assert np.mean(errors) <= most
+    assert np.mean(errors) <= np.mean(before) + 0.005
+
+
+def test_the_probability_follows_the_share_of_anomalies() -> None:
+    rng = np.random.default_rng(0)
+    for share in (0.05, 0.5):
+        scores, truth = drawn("usual", 20_000, share, rng)
+        below = fit_probability(scores, truth, threshold=9.0)  # up to the threshold no more than 0.5 is said
+        assert probability(0.5, below) == pytest.approx(truth[np.abs(scores - 0.5) < 0.1].mean(), abs=0.03)
+
+
+def test_scores_far_apart_have_a_finite_slope_and_are_sure() -> None:
+    truth = np.arange(60) % 3 == 0
+    decision = decide(np.where(truth, 100.0, -100.0), truth)
+    assert np.isfinite([decision.slope, decision.midpoint]).all()  # type: ignore[list-item]
+    assert probability(-100.0, decision) < 0.05
+    assert probability(100.0, decision) > 0.95
 
 
 @pytest.mark.parametrize("count", [20, 60, 1000])

@@ -24,7 +24,7 @@ def drawn(columns: dict[str, float], pictures: int = 200, seed: int = 0, *, shar
             name: np.sqrt(shared) * common + np.sqrt(1 - shared) * rng.standard_normal(count) + apart * distance
             for name, distance in columns.items()
         })  # fmt: skip
-    return NormalScores(*sides)
+    return NormalScores(*sides, np.arange(pictures) % 5)
 
 
 def test_a_score_at_chance_does_not_count() -> None:
@@ -48,7 +48,7 @@ def test_a_score_that_says_the_same_again_does_not_count() -> None:
 
 def test_the_scale_of_a_score_does_not_matter() -> None:
     scores = drawn({"a": 1.2, "b": 1.2})
-    scaled = NormalScores(*({**side, "b": 1000 * side["b"] + 7} for side in (scores.clean, scores.made_up)))
+    scaled = NormalScores(*({**side, "b": 1000 * side["b"] + 7} for side in (scores.clean, scores.made_up)), scores.folds)
     assert choose_columns(scores, ("a", "b"))[0] == choose_columns(scaled, ("a", "b"))[0]
     assert scores.roc_auc(("a", "b")) == pytest.approx(scaled.roc_auc(("a", "b")))
 
