@@ -18,7 +18,7 @@ from linewatch.training.graph.outputs import Score, Supervision
 from linewatch.training.graph.writer import GraphWriter
 
 STEPS = 400
-BATCH = 512
+BATCH = 256
 NOISE = 0.3
 """Deviation of the noise, in deviations of the features."""
 MARGIN = 0.5

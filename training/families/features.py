@@ -46,7 +46,17 @@ class FittedFeatures:
 
 @dataclass(frozen=True, slots=True)
 class FeatureFamily:
-    """One-class and supervised branches over an extractor's cells."""
+    """One-class and supervised branches over an extractor's cells.
+
+    Attributes:
+        extractor: what makes cells of pictures.
+        store: the pictures.
+        cells: of every picture.
+        groups: N; pictures that must stay together share one.
+        seed: of everything that is drawn.
+        folds: see `Family`.
+        segments: whether cells are classified, where there are masks.
+    """
 
     extractor: Extractor
     store: PictureStore
@@ -54,6 +64,7 @@ class FeatureFamily:
     groups: Ints
     seed: int
     folds: int
+    segments: bool = True
 
     @property
     def name(self) -> str:
@@ -79,7 +90,7 @@ class FeatureFamily:
         fine = chosen[cells.fine_owner]
         features, classes = cells.fine[fine], cells.fine_class[fine]
         classifier = None
-        if (classes > 0).any():
+        if self.segments and (classes > 0).any():
             count = len(store.labels)
             first = CellClassifier.fit(features, classes, count, self.seed, epochs=8)
             negatives = hard_negatives(store, self.extractor, first, chosen, self.seed)

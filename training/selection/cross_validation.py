@@ -8,16 +8,21 @@ import numpy.typing as npt
 from linewatch.anomaly_model.detection import strongest_label
 from linewatch.anomaly_model.progress import ProgressCallback
 from linewatch.anomaly_model.runtime_onnx import OnnxRuntime
-from linewatch.training.arrays import F64, Ints, LabelMap
+from linewatch.training.arrays import F64, Bools, Ints, LabelMap
 from linewatch.training.data.folds import assign_folds, count_divisions, count_folds
 from linewatch.training.data.masks import resize_nearest
 from linewatch.training.data.pictures import PictureStore
 from linewatch.training.families.family import Family
 from linewatch.training.graph.color import write_color
 from linewatch.training.graph.writer import GraphWriter
+from linewatch.training.metrics import roc_auc
 from linewatch.training.selection.decision import minimum_areas
 from linewatch.training.workspace import Arrays, Workspace
 
+NEAR_CHANCE = 0.6
+"""ROC AUC that no score of a slow family reaches on its first fold..."""
+USELESS_MASKS = 0.1
+"""...and mean IoU that its masks stay below: then it is dropped."""
 _SCORE = "score "
 """Before the names of scores among the arrays of a finished fold."""
 
@@ -65,8 +70,8 @@ class OutOfFold:
 
 def cross_validate(
     family: Family, store: PictureStore, groups: Ints, seed: int, workspace: Workspace, progress: ProgressCallback
-) -> OutOfFold:
-    """Fit and score the family fold by fold.
+) -> OutOfFold | None:
+    """Fit and score the family fold by fold; None for one that is slow to fit and near chance on its first fold.
 
     Where few pictures make one division a matter of luck, and the family is quick to fit, they are divided in several ways and each
     picture's scores are averaged: as scores, not as ranks, since threshold and probability are chosen on their scale, and on drawn
@@ -97,12 +102,25 @@ def cross_validate(
             f"fold-{family.name}-{step}".replace(" ", "-"), lambda: _score(family, store, folds != fold, held_out, key)
         )
 
+    if family.placeholder() is not None and _near_chance(score(0), store.is_anomaly[ways[0] == 0]):
+        progress(f"cross-validating {family.name}", total, total)
+        return None
     found = [_together(folds, [score(way * number + fold) for fold in range(number)]) for way, folds in enumerate(ways)]
     progress(f"cross-validating {family.name}", total, total)
     # A branch that some fold could not be fitted for (too few pictures of a class) has nothing to say as a whole.
     names = [name for name in found[0] if name.startswith(_SCORE) and not any(np.isnan(way.get(name, np.nan)).any() for way in found)]
     scores = {name.removeprefix(_SCORE): np.mean([way[name] for way in found], axis=0) for name in names}
     return OutOfFold(family.name, scores, found[0]["areas"], found[0]["shown"], found[0]["overlaps"], ways[0], len(ways))
+
+
+def _near_chance(fold: Arrays, truth: Bools) -> bool:
+    """Whether nothing of what a family said of a fold is worth the time of the other folds."""
+    if truth.all() or not truth.any():
+        return False
+    areas = [roc_auc(np.asarray(values, np.float64), truth) for name, values in fold.items() if name.startswith(_SCORE)]
+    overlaps = np.asarray(fold["overlaps"], np.float64)
+    masks = float(np.nanmean(overlaps)) if np.isfinite(overlaps).any() else 0.0
+    return max(areas) < NEAR_CHANCE and masks < USELESS_MASKS
 
 
 def _together(folds: Ints, kept: list[Arrays]) -> dict[str, F64]:

@@ -67,8 +67,8 @@ class Task:
         """Whether label logits are brought to full resolution."""
         return self.defect_width is not None and self.defect_width < THIN_AT_INPUT
 
-    def cross_validate(self, family: Family) -> OutOfFold:
-        """The family's out-of-fold scores."""
+    def cross_validate(self, family: Family) -> OutOfFold | None:
+        """The family's out-of-fold scores; None for one that was dropped."""
         return cross_validate(family, self.store, self.groups, self.options.seed, self.workspace, self.progress)
 
     def feature_families(self, folds: int) -> list[FeatureFamily]:
@@ -80,7 +80,9 @@ class Task:
                 f"cells-{extractor.name}".replace(":", "-"),
                 lambda e=extractor: collect_cells(self.store, e, seed, self.progress),  # type: ignore[misc]
             )
-            families.append(FeatureFamily(extractor, self.store, Cells(**arrays), self.groups, seed, folds))  # type: ignore[arg-type]
+            # What the net learns from masks on the same encoder is better than what a classifier of its cells does.
+            segments = self.encoder is None or extractor.name != self.encoder.label or not self.options.net_steps
+            families.append(FeatureFamily(extractor, self.store, Cells(**arrays), self.groups, seed, folds, segments))  # type: ignore[arg-type]
         return families
 
 
@@ -170,7 +172,8 @@ def fit_labelled(task: Task) -> FitResult:
     cost = GraphCosts(store, samples, fine=task.fine)
     if options.budget.is_limit:
         check_limit(cost.least(), options.budget)
-    found = {name: task.cross_validate(family) for name, family in families.items()}
+    tried = {name: task.cross_validate(family) for name, family in families.items()}
+    found = {name: oof for name, oof in tried.items() if oof is not None}
     scores = {column: values for oof in found.values() for column, values in oof.scores.items()}
     segmenter = choose_segmenter(found, lambda name: cost(_first_peak(found[name], cost.scores), name), options.budget)
     folds = assign_folds(store.strata(), task.groups, count_folds(store.is_anomaly, task.groups, FOLDS), options.seed)
@@ -191,7 +194,7 @@ def fit_labelled(task: Task) -> FitResult:
         GraphSpec(fitted, choice.columns, choice.stack, segmenter, task.fine),
         {name: f for name, f in (samples | fitted).items() if name not in placeholders or name in fitted},
         decide(choice.out_of_fold, store.is_anomaly), labels, choice.out_of_fold, choice,
-        _findings(task, choice, found, segmenter), weakness(choice.out_of_fold, store.is_anomaly, folds),
+        _findings(task, choice, tried, segmenter), weakness(choice.out_of_fold, store.is_anomaly, folds),
         (choice.warning,) if choice.warning else (),
     )  # fmt: skip
 
@@ -221,7 +224,8 @@ def _combinations(found: dict[str, OutOfFold], scores: Mapping[str, Score]) -> d
     return combinations
 
 
-def _findings(task: Task, choice: Choice, found: dict[str, OutOfFold], segmenter: str | None) -> Json:
+def _findings(task: Task, choice: Choice, tried: Mapping[str, OutOfFold | None], segmenter: str | None) -> Json:
+    found = {name: oof for name, oof in tried.items() if oof is not None}
     names = [label.name for label in task.store.labels]
     findings: Json = {
         "regime": "normal and anomalous pictures" + (" with masks" if segmenter else ""),
@@ -235,6 +239,7 @@ def _findings(task: Task, choice: Choice, found: dict[str, OutOfFold], segmenter
             for c in choice.candidates
         ],
         "divisions": _divisions(task, {name: (oof.folds, oof.divisions) for name, oof in found.items()}),
+        "dropped": [name for name in tried if name not in found],
         "weights": {c: round(float(w), 6) for c, w in zip(choice.columns, choice.stack.weights, strict=True)},
     }  # fmt: skip
     if segmenter is not None:
