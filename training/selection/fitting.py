@@ -164,7 +164,7 @@ def fit_labelled(task: Task) -> FitResult:
     store, options = task.store, task.options
     candidates: list[Family] = [*task.feature_families(FOLDS)]
     if options.net_steps:
-        candidates.append(_net(task))
+        candidates.append(net_family(task))
     families = {family.name: family for family in candidates}
     everything = np.ones(len(store), bool)
     placeholders: dict[str, FittedFamily] = {n: p for n, f in families.items() if (p := f.placeholder()) is not None}
@@ -199,7 +199,7 @@ def fit_labelled(task: Task) -> FitResult:
     )  # fmt: skip
 
 
-def _net(task: Task) -> Family:
+def net_family(task: Task) -> Family:
     """The net that is fitted to these pictures: on the encoder where there is one."""
     steps, seed = task.options.net_steps, task.options.seed
     if task.encoder is None:
