@@ -19,7 +19,6 @@ from linewatch.training.families.cells import Cells, collect_cells
 from linewatch.training.families.extractor import BANK
 from linewatch.training.families.family import Family
 from linewatch.training.families.features import FeatureFamily
-from linewatch.training.families.unet_training import UNetFamily
 from linewatch.training.graph.outputs import FittedFamily, Score, Supervision
 from linewatch.training.graph.spec import GraphSpec
 from linewatch.training.options import TrainingOptions
@@ -149,6 +148,9 @@ def fit_labelled(task: Task) -> FitResult:
     store, options = task.store, task.options
     candidates: list[Family] = [*task.feature_families(FOLDS)]
     if options.unet_steps:
+        # Importing torch takes two seconds, which a quick training does without.
+        from linewatch.training.families.unet_training import UNetFamily
+
         candidates.append(UNetFamily(store, options.unet_steps, options.seed, task.workspace, task.progress))
     families = {family.name: family for family in candidates}
     everything = np.ones(len(store), bool)

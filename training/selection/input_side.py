@@ -6,7 +6,6 @@ from linewatch.anomaly_model.manifest import InputSpec, PictureSize
 from linewatch.training.data.dataset import Dataset
 from linewatch.training.data.input_size import DEFAULT_SIDE, choose_input, choose_side
 from linewatch.training.data.survey import count_sizes
-from linewatch.training.families.unet import placeholder
 from linewatch.training.graph.color import write_color
 from linewatch.training.graph.cost import cost_model
 from linewatch.training.graph.writer import GraphWriter
@@ -68,6 +67,8 @@ def affordable_side(picture: PictureSize, side: int, labels: int, options: Train
 
 
 def _unet_ms(spec: InputSpec, labels: int) -> float:
+    from linewatch.training.families.unet import placeholder
+
     g = GraphWriter(spec.height, spec.width)
     written = placeholder(max(1, labels) + 1).write(g, write_color(g))
     assert written.segmentation is not None
