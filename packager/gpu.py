@@ -20,6 +20,7 @@ from elftools.elf.gnuversions import GNUVerNeedSection
 from elftools.elf.sections import SymbolTableSection
 
 from linewatch.anomaly_model.errors import LinewatchError
+from linewatch.anomaly_model.runtime_tvm import leave_torch_out
 from linewatch.packager.child import ChildError, run_module
 from linewatch.packager.elf import find_cubins, needed_libraries
 from linewatch.packager.targets import Gpu
@@ -231,4 +232,5 @@ def _main(folder: Path) -> None:
 
 
 if __name__ == "__main__":
+    leave_torch_out()
     _main(Path(sys.argv[1]))

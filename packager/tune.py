@@ -19,6 +19,7 @@ import numpy as np
 
 from linewatch.anomaly_model.errors import LinewatchError
 from linewatch.anomaly_model.files import replace_file
+from linewatch.anomaly_model.runtime_tvm import leave_torch_out
 from linewatch.packager.child import ChildError, run_module
 from linewatch.packager.plan import Step, make_plan
 from linewatch.packager.schedule import Choice, candidates, choose, cost
@@ -158,6 +159,7 @@ def _measure(model: bytes, isa: Isa, names: list[str]) -> Log:
 
 
 if __name__ == "__main__":
+    leave_torch_out()
     _, model_path, mcpu = sys.argv
     wanted = msgspec.json.decode(sys.stdin.buffer.read(), type=list[str])
     sys.stdout.buffer.write(msgspec.json.encode(_measure(Path(model_path).read_bytes(), CPUS[platform.machine()][mcpu], wanted)))

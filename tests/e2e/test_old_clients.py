@@ -21,10 +21,10 @@ OPERATIONS = 22
 
 
 @pytest.fixture(scope="module")
-def plant(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def plant(parts: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Pictures and a manifest."""
     folder = tmp_path_factory.mktemp("plant") / "plant"
-    write_plant(folder)
+    write_plant(parts, folder)
     return folder
 
 

@@ -37,9 +37,9 @@ DONE = {"SUCCEEDED", "FAILED", "CANCELLED"}
 
 
 @pytest.fixture(scope="module")
-def plant(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def plant(parts: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("plant") / "plant"
-    write_plant(folder, per_class=12, tests=1)
+    write_plant(parts, folder, per_class=12, tests=1)
     return folder
 
 

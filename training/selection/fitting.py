@@ -20,8 +20,6 @@ from linewatch.training.families.encoder import Encoder
 from linewatch.training.families.extractor import BANK
 from linewatch.training.families.family import Family
 from linewatch.training.families.features import FeatureFamily
-from linewatch.training.families.segmentation_training import SegmentationFamily
-from linewatch.training.families.unet_training import UNetFamily
 from linewatch.training.graph.outputs import FittedFamily, Score, Supervision
 from linewatch.training.graph.spec import GraphSpec
 from linewatch.training.options import TrainingOptions
@@ -201,6 +199,10 @@ def fit_labelled(task: Task) -> FitResult:
 
 def net_family(task: Task) -> Family:
     """The net that is fitted to these pictures: on the encoder where there is one."""
+    # Importing torch takes two seconds, which a quick training without an encoder does without.
+    from linewatch.training.families.segmentation_training import SegmentationFamily
+    from linewatch.training.families.unet_training import UNetFamily
+
     steps, seed = task.options.net_steps, task.options.seed
     if task.encoder is None:
         return UNetFamily(task.store, UNET_STEPS_FOR_ONE * steps, seed, task.workspace, task.progress)
