@@ -60,9 +60,11 @@ class StepError(Exception):
 
 
 class Report:
-    """What was found, printed as it comes."""
+    """What was found, printed and written as it comes: it is there even when the next step takes the machine down."""
 
-    def __init__(self) -> None:
+    def __init__(self, path: Path | None) -> None:
+        """`path` is the file to write, None for none."""
+        self._path = path
         self.steps: dict[str, Json] = {}
         self.problems: list[str] = []
 
@@ -71,10 +73,8 @@ class Report:
         self.steps[step] = found
         self.problems += [f"{step}: {problem}" for problem in found.get("problems", [])]
         print(f"{step}: {json.dumps(found)}", flush=True)
-
-    def as_json(self) -> Json:
-        """For a file."""
-        return {"steps": self.steps, "problems": self.problems}
+        if self._path:
+            self._path.write_text(json.dumps({"steps": self.steps, "problems": self.problems}, indent=1) + "\n")
 
 
 def run_step(command: Sequence[str], limit_s: float, environment: Mapping[str, str] | None = None) -> Json:
@@ -95,11 +95,13 @@ def run_step(command: Sequence[str], limit_s: float, environment: Mapping[str, s
     with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
         process = subprocess.Popen(command, stdout=out, stderr=err, env={**os.environ, **(environment or {})}, start_new_session=True)
         try:
-            code = process.wait(limit_s)
+            code: int | None = process.wait(limit_s)
         except subprocess.TimeoutExpired:
             code = None
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
+        finally:  # also when we are told to end
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
         out.seek(0)
         err.seek(0)
         printed, said = out.read().decode(errors="replace"), err.read().decode(errors="replace").strip()
@@ -118,7 +120,7 @@ def run_step(command: Sequence[str], limit_s: float, environment: Mapping[str, s
     return {**found, "wall_s": round(time.perf_counter() - begun, 2), "processor_s": round(processor, 2), "said": said.splitlines()[:5]}
 
 
-def of_devices(arguments: argparse.Namespace) -> Json:
+def find_gpu(arguments: argparse.Namespace) -> Json:
     """The part `device`.
 
     Raises:
@@ -185,7 +187,7 @@ def check_trainings(arguments: argparse.Namespace, report: Report) -> None:
             report.add("train", drawn)
             return
         runs = {}
-        for label, environment in (("cuda", {}), ("cuda again", {}), ("cpu", ON_CPU)):
+        for label, environment in (("cuda", {}), ("cpu", ON_CPU), ("cuda again", {})):
             bundle = folder / label.replace(" ", "-")
             result = _guarded(
                 [*linewatch, "train", str(folder / "parts" / "train"), "-o", str(bundle), "--test", str(folder / "parts" / "test"),
@@ -238,7 +240,7 @@ def read_arguments(given: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--cuda-runtime", type=Path, help=f"{CUDA_RUNTIME}; default: that of the installed apache-tvm")
     parser.add_argument("--pictures", type=int, default=24, help="drawn for code, and of each class for fit and train (default: 24)")
     parser.add_argument("--rounds", type=int, default=60, help="calls of each runtime that are timed (default: 60)")
-    parser.add_argument("--steps", type=int, default=150, help="of the U-Net in fit (default: 150)")
+    parser.add_argument("--steps", type=int, default=200, help="of the U-Net in fit (default: 200)")
     parser.add_argument("--effort", default="standard", help="of train (default: standard)")
     parser.add_argument("--limit", type=float, default=300.0, help="seconds of each process (default: 300)")
     parser.add_argument("--json", type=Path, help="file to write everything to")
@@ -256,9 +258,11 @@ def read_arguments(given: Sequence[str] | None) -> argparse.Namespace:
 
 def main(given: Sequence[str] | None = None) -> int:
     """Run what was asked for; returns the exit code."""
-    arguments, report = read_arguments(given), Report()
+    arguments = read_arguments(given)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    report = Report(arguments.json)
     try:
-        report.add("device", of_devices(arguments))
+        report.add("device", find_gpu(arguments))
     except StepError as error:
         print(f"no NVIDIA GPU can be used: {error}", file=sys.stderr)
         return NO_GPU if error.code == NO_GPU else 1
@@ -267,8 +271,6 @@ def main(given: Sequence[str] | None = None) -> int:
             check_bundles(part, arguments, report)
         else:
             {"fit": check_fits, "train": check_trainings}[part](arguments, report)
-        if arguments.json:  # part by part: what was found is there even when the next takes the machine down
-            arguments.json.write_text(json.dumps(report.as_json(), indent=1) + "\n")
     print("\n".join(report.problems) or "everything that was run agrees", flush=True)
     return 1 if report.problems else 0
 

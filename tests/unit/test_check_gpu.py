@@ -2,8 +2,10 @@
 
 import ctypes.util
 import json
+import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -67,6 +69,24 @@ def test_a_step_that_does_not_do_its_work(program: str, limit_s: float, said: st
     assert caught.value.code == code
 
 
+def test_told_to_end_it_ends_what_it_started(tmp_path: Path) -> None:
+    child = f"import os, time; open({str(tmp_path / 'pid')!r}, 'w').write(str(os.getpid())); time.sleep(600)"
+    program = (
+        f"import signal, sys; sys.path.insert(0, {str(ROOT)!r}); signal.signal(signal.SIGTERM, signal.default_int_handler); "
+        f"from scripts import check_gpu; check_gpu.run_step([sys.executable, '-c', {child!r}], 600)"
+    )
+    process = subprocess.Popen(python(program), stderr=subprocess.PIPE)
+    deadline = time.monotonic() + 60
+    while not ((tmp_path / "pid").is_file() and (tmp_path / "pid").read_text()):
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    process.terminate()
+    _, said = process.communicate(timeout=60)
+    assert b"KeyboardInterrupt" in said
+    with pytest.raises(ProcessLookupError):
+        os.kill(int((tmp_path / "pid").read_text()), 0)
+
+
 def test_fits_are_judged_by_how_well_they_tell_parts_apart() -> None:
     assert check_gpu.judge_fits(fit("cuda:0", resumed_difference=1e-4), fit("cpu")) == []
     assert check_gpu.judge_fits(fit("cpu"), fit("cpu")) == ["torch 2 took cpu: it sees no CUDA"]
@@ -87,6 +107,15 @@ def test_another_choice_is_told_and_a_worse_model_is_a_problem() -> None:
     assert other["problems"] == []
     worse = check_gpu.compare_trainings(training(), training(roc_auc=0.9), training())
     assert worse["problems"] == ["cuda again: ROC AUC 0.9 out of fold, 0.99 without CUDA"]
+
+
+def test_the_report_is_written_step_by_step(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    report = check_gpu.Report(tmp_path / "gpu.json")
+    report.add("device", {"arch": "sm_90"})
+    assert json.loads((tmp_path / "gpu.json").read_text()) == {"steps": {"device": {"arch": "sm_90"}}, "problems": []}
+    report.add("code bundle", {"problems": ["wrong"]})
+    assert json.loads((tmp_path / "gpu.json").read_text())["problems"] == ["code bundle: wrong"]
+    assert capsys.readouterr().out == 'device: {"arch": "sm_90"}\ncode bundle: {"problems": ["wrong"]}\n'
 
 
 def test_kernels_are_summed_by_name_the_longest_first() -> None:
