@@ -181,7 +181,7 @@ def check_code(bundle: str, cuda_runtime: str, pictures: int, rounds: int) -> Js
     from linewatch.anomaly_model.picture import to_model_input
     from linewatch.anomaly_model.runtime_onnx import OnnxRuntime
     from linewatch.anomaly_model.runtime_tvm import TvmRuntime
-    from linewatch.commands.drawn_parts import PartSet
+    from linewatch.commands.drawn.part_set import PartSet
 
     opened, device = open_bundle(Path(bundle)), find_device()
     described = _described(opened)

@@ -30,7 +30,8 @@ def check_fit(pictures: int, steps: int) -> Json:
     import torch
 
     from linewatch.anomaly_model.progress import no_progress
-    from linewatch.commands.drawn_parts import PartSet, write_set
+    from linewatch.commands.drawn.part_set import PartSet
+    from linewatch.commands.drawn.writing import write_set
     from linewatch.training.data.pictures import PictureStore, load_pictures
     from linewatch.training.data.reading import read_dataset
     from linewatch.training.families.torch_setup import device
