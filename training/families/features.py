@@ -76,8 +76,8 @@ class FeatureFamily:
 
     @property
     def divisions(self) -> int:
-        """See `Family`."""
-        return 2
+        """See `Family`. A pretrained net has more channels, and is slower to fit and to run."""
+        return 1 if self.extractor.is_pretrained else 2
 
     def placeholder(self) -> None:
         """See `Family`. None: it is fitted in seconds."""
