@@ -49,7 +49,7 @@ def few(dataset: Dataset, each: int = 8) -> Dataset:
 
 @pytest.fixture(scope="session")
 def judged(parts: Path, tmp_path_factory: pytest.TempPathFactory) -> Trained:
-    """A model with a U-Net among its candidates, evaluated on a part held out by us."""
+    """A model with a net among its candidates, evaluated on a part held out by us."""
     folder = tmp_path_factory.mktemp("judged")
     return train(read_dataset(parts / "train"), folder / "bundle", TrainingOptions(name="judged", side=96, net_steps=6))
 
@@ -105,7 +105,7 @@ def test_it_finds_defects_it_has_not_seen(bundle: Bundle) -> None:
 def test_the_choice_is_written_down(judged: Trained) -> None:
     training = judged.bundle.manifest.training
     names = [c["name"] for c in training["candidates"]]
-    assert {"U-Net peak", "cell peak", "position peak", "pooled statistics", "everything"} <= set(names)
+    assert {"net peak", "cell peak", "position peak", "pooled statistics", "EfficientNet-Lite0 pooled statistics", "everything"} <= set(names)
     assert all(0 < c["milliseconds"] < 25 for c in training["candidates"])
     assert all(0 <= c["standard_error"] < 0.3 and c["difference_error"] >= 0 for c in training["candidates"])
     assert {name: len(divided["folds"]) for name, divided in training["divisions"].items()} == {"bank": 6, "U-Net": 3}
@@ -118,8 +118,8 @@ def test_the_choice_is_written_down(judged: Trained) -> None:
     assert training["cost"]["processor"]
     assert not training["weak"]
     assert training["why"].startswith(judged.choice.chosen.name)  # type: ignore[union-attr]
-    assert set(training["segmentation"]["average_iou"]) == {"bank", "U-Net"}
-    assert training["segmentation"]["chosen"] == "bank", "six steps teach a U-Net nothing"
+    assert set(training["segmentation"]["average_iou"]) == {"bank", "segmentation net"}
+    assert training["segmentation"]["chosen"] == "bank", "six steps teach a net nothing"
     # 80 / 20, every kind in both parts.
     assert judged.pictures + judged.bundle.manifest.evaluation["pictures"] == 36
     assert 7 <= judged.bundle.manifest.evaluation["pictures"] <= 9
