@@ -108,8 +108,8 @@ def test_the_choice_is_written_down(judged: Trained) -> None:
     assert {"net peak", "cell peak", "position peak", "pooled statistics", "EfficientNet-Lite0 pooled statistics", "everything"} <= set(names)
     assert all(0 < c["milliseconds"] < 25 for c in training["candidates"])
     assert all(0 <= c["standard_error"] < 0.3 and c["difference_error"] >= 0 for c in training["candidates"])
-    assert {name: len(divided["folds"]) for name, divided in training["divisions"].items()} == {"bank": 6, "U-Net": 3}
-    assert {name: divided["ways"] for name, divided in training["divisions"].items()} == {"bank": 2, "U-Net": 1}
+    divided = {name: (len(divided["folds"]), divided["ways"]) for name, divided in training["divisions"].items()}
+    assert divided == {"bank": (6, 2), "EfficientNet-Lite0": (6, 1), "segmentation net": (3, 1)}
     for divided in training["divisions"].values():
         for kind in ("normal", "anomaly"):
             assert sum(fold[kind]["pictures"] for fold in divided["folds"]) == training[kind]
