@@ -50,6 +50,9 @@ class CellClassifier:
             labels: how many there are.
             seed: of the weights and the batches.
             epochs: passes over the cells.
+
+        Raises:
+            KeyboardInterrupt: it was stopped.
         """
         mean, scale = cells.mean(axis=0), cells.std(axis=0) + 1e-3
         net = MLPClassifier(
