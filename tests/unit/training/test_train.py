@@ -38,7 +38,8 @@ from tests.unit.training.families.test_backbone import SmallNet
 
 pytestmark = pytest.mark.slow
 
-QUICK = TrainingOptions(side=64, net_steps=0)
+QUICK = TrainingOptions(side=64, net_steps=0, encoder="none")
+"""Without what takes time: what is tested with it says so."""
 
 
 def few(dataset: Dataset, each: int = 8) -> Dataset:
