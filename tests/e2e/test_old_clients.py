@@ -32,8 +32,8 @@ def plant(parts: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def server(tmp_path: Path) -> Iterator[Server]:
     """A server with small demands on the number of pictures."""
     running = Server(tmp_path / "data", {
-        "training_effort": "quick", "least_normal": 10, "least_anomaly": 10, "least_label": 2, "hosting_start_s": 60,
-        "least_normal_each": 2, "least_test_anomaly": 2, "least_label_each": 0,
+        "training_effort": "quick", "training_encoder": "none", "least_normal": 10, "least_anomaly": 10, "least_label": 2,
+        "hosting_start_s": 60, "least_normal_each": 2, "least_test_anomaly": 2, "least_label_each": 0,
     }).start()  # fmt: skip
     try:
         yield running

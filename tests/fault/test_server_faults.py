@@ -31,7 +31,8 @@ from tests.server import REGION, Server, wait_for
 
 pytestmark = pytest.mark.fault
 CYCLES = int(os.environ.get("LINEWATCH_KILL_CYCLES", "1"))
-SMALL = {"training_effort": "quick", "least_normal": 10, "least_anomaly": 10, "least_label": 2, "hosting_start_s": 60,
+SMALL = {"training_effort": "quick", "training_encoder": "none", "least_normal": 10, "least_anomaly": 10, "least_label": 2,
+         "hosting_start_s": 60,
          "least_normal_each": 2, "least_test_anomaly": 2, "least_label_each": 0}  # fmt: skip
 DONE = {"SUCCEEDED", "FAILED", "CANCELLED"}
 
