@@ -1,6 +1,7 @@
 """Convolution, depthwise and 1 x 1 computed together: the same as ONNX Runtime says, and only where nobody else reads what is between."""
 
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -21,6 +22,7 @@ from linewatch.packager.kernels import writer
 from linewatch.packager.plan import Step, make_plan
 from linewatch.packager.schedule import Apart, Choice, Fused, candidates, choose, cost, fusions
 from linewatch.packager.targets import AVX2, AVX512, NEON, Isa
+from linewatch.packager.tune import chooser, log_path, read_log, signature, tune
 from tests.toolchain import require_arm64
 
 RNG = np.random.default_rng(0)
@@ -179,3 +181,20 @@ def test_wide_maps_that_leave_the_cache_are_not_written(isa: Isa) -> None:
         assert choose(isa, step) in candidates(isa, step)
         if step.parts[0].output.size * 4 > 4 << 20:
             assert isinstance(choose(isa, step), Fused)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not cpu_flags().issuperset(AVX2.flags), reason="this CPU has no AVX2")
+def test_both_ways_are_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And what was measured compiles."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    net = Net(48)
+    x = net.conv("x", 3, 16, 1)
+    model = net.build(net.op("Add", bottleneck(net, x, (16, 96, 16)), x))
+    log = tune(model, AVX2)
+    [fused] = [step for step in make_plan(model, 8).steps if step.kind == "fused"]
+    assert set(log) == {*map(signature, (*fused.parts[::2], fused)), *(n for n in log if n.startswith("3x48"))}
+    assert log[signature(fused)] in candidates(AVX2, fused)
+    assert read_log(log_path(AVX2)) == log
+    assert_equals_onnxruntime(model, compiled(model, AVX2, chooser(log)), 48)
+    assert_equals_onnxruntime(model, compiled(model, AVX2, chooser({**log, signature(fused): Apart()})), 48)
