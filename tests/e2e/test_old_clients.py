@@ -92,7 +92,7 @@ def test_the_newest_boto3_with_what_client_install_gives(server: Server, plant: 
 def test_the_cookies_by_boto3_alone(tmp_path: Path, cookies: Path) -> None:
     """The service's own getting-started data, with its own demands on numbers."""
     write_cookies(cookies, tmp_path / "plant")
-    server = Server(tmp_path / "data", {"training_effort": "quick", "hosting_start_s": 60}).start()
+    server = Server(tmp_path / "data", {"training_effort": "quick", "training_encoder": "none", "hosting_start_s": 60}).start()
     try:
         found = run_lifecycle(old_client(), server, tmp_path / "plant", environment(server, tmp_path))
         server.stop()

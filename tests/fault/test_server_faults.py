@@ -343,7 +343,7 @@ def test_leftovers_of_killed_servers_are_removed() -> None:
         kept.unlink()
 
 
-def test_a_hosted_model_comes_back_when_its_agent_or_worker_dies(plant: Path, tmp_path: Path, bundle: Any) -> None:
+def test_a_hosted_model_comes_back_when_its_agent_or_worker_dies(parts: Path, tmp_path: Path, bundle: Any) -> None:
     from tests.contract.control_plane.conftest import Bench
 
     server = Server(tmp_path / "data", SMALL).start()
@@ -353,7 +353,7 @@ def test_a_hosted_model_comes_back_when_its_agent_or_worker_dies(plant: Path, tm
         bench.make("train")
         bench.model()
         bench.hosted()
-        picture = min((plant / "test").iterdir()).read_bytes()
+        picture = min((parts / "test" / "normal").iterdir()).read_bytes()
 
         def ask() -> str:
             try:
