@@ -16,7 +16,8 @@ libtvm_runtime_cuda.so of apache-tvm (--cuda-runtime where that is not installed
     code     GPU code on golden and drawn pictures: answers beside ONNX Runtime's and those stored at training, times beside compiled
              code for the processor and ONNX Runtime on it, one thread each, in turns
     kernels  what each CUDA kernel takes of a picture, by torch's profiler
-    fit      the U-Net, whole and stopped half-way, and the discriminator, with CUDA and without: how well they tell parts apart
+    fit      the U-Net, whole and stopped half-way, and the discriminator, with CUDA, and with few steps of the U-Net with CUDA and without:
+             how well they tell parts apart
     train    `linewatch train` on drawn parts, twice with CUDA and once without: what was chosen, how good it is, seconds
 
 Each step runs in a process of its own, which is ended after --limit seconds. Prints as it goes; --json writes all of it. ONNX Runtime with
@@ -46,6 +47,8 @@ CUDA_RUNTIME = "libtvm_runtime_cuda.so"
 NO_GPU = 3
 WORSE = 0.03
 """Most by which an area under the ROC curve may be below the processor's: other roundings train another net."""
+CPU_STEPS = 12
+"""Of the U-Net on the processor, twice: half a minute."""
 _TAIL = 1500
 
 Json = dict[str, Any]
@@ -155,25 +158,34 @@ ON_CPU = {"CUDA_VISIBLE_DEVICES": ""}
 
 def check_fits(arguments: argparse.Namespace, report: Report) -> None:
     """The part `fit`."""
-    command = [sys.executable, "-P", str(HERE / "gpu_fit.py"), json.dumps({"pictures": arguments.pictures, "steps": arguments.steps})]
-    found = {where: _guarded(command, arguments.limit, environment) for where, environment in (("cuda", {}), ("cpu", ON_CPU))}
-    for where, result in found.items():
-        report.add(f"fit {where}", result)
+    runs = {"cuda": (arguments.steps, {}), "cuda, few steps": (arguments.cpu_steps, {}), "cpu, few steps": (arguments.cpu_steps, ON_CPU)}
+    found = {}
+    for label, (steps, environment) in runs.items():
+        command = [sys.executable, "-P", str(HERE / "gpu_fit.py"), json.dumps({"pictures": arguments.pictures, "steps": steps})]
+        found[label] = _guarded(command, arguments.limit, environment)
+        report.add(f"fit {label}", found[label])
     if not any(result["problems"] for result in found.values()):
-        report.add("fit compared", {"problems": judge_fits(found["cuda"], found["cpu"])})
+        problems = judge_resumed(found["cuda"], "with CUDA") + judge_fits(found["cuda, few steps"], found["cpu, few steps"])
+        report.add("fit compared", {"problems": problems})
 
 
 def judge_fits(cuda: Json, cpu: Json) -> list[str]:
-    """What is wrong with fits on CUDA, beside those on the processor."""
+    """What is wrong with fits on CUDA, beside those of as many steps on the processor."""
     problems = [] if cuda["device"].startswith("cuda") else [f"torch {cuda['torch']} took {cuda['device']}: it sees no CUDA"]
     aucs = {net: (cuda[net]["roc_auc"], cpu[net]["roc_auc"]) for net in ("unet", "discriminator")}
     problems += [f"{net}: ROC AUC {there} with CUDA, {here} without" for net, (there, here) in aucs.items() if not there >= here - WORSE]
-    for where, found in (("with", cuda["unet"]), ("without", cpu["unet"])):
-        if not found["resumed_roc_auc"] >= found["roc_auc"] - WORSE:
-            problems.append(f"unet {where} CUDA: ROC AUC {found['roc_auc']}, but {found['resumed_roc_auc']} when it was stopped and went on")
+    problems += judge_resumed(cuda, "with CUDA") + judge_resumed(cpu, "without CUDA")
     if cpu["unet"]["resumed_difference"]:
         problems.append(f"unet without CUDA: weights differ by {cpu['unet']['resumed_difference']:.2g} when it was stopped and went on")
     return problems
+
+
+def judge_resumed(found: Json, where: str) -> list[str]:
+    """What is wrong with a U-Net that was stopped half-way and went on, beside one that was not."""
+    unet = found["unet"]
+    if unet["resumed_roc_auc"] >= unet["roc_auc"] - WORSE:
+        return []
+    return [f"unet {where}: ROC AUC {unet['roc_auc']}, but {unet['resumed_roc_auc']} when it was stopped and went on"]
 
 
 def check_trainings(arguments: argparse.Namespace, report: Report) -> None:
@@ -240,7 +252,8 @@ def read_arguments(given: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--cuda-runtime", type=Path, help=f"{CUDA_RUNTIME}; default: that of the installed apache-tvm")
     parser.add_argument("--pictures", type=int, default=24, help="drawn for code, and of each class for fit and train (default: 24)")
     parser.add_argument("--rounds", type=int, default=60, help="calls of each runtime that are timed (default: 60)")
-    parser.add_argument("--steps", type=int, default=200, help="of the U-Net in fit (default: 200)")
+    parser.add_argument("--steps", type=int, default=200, help="of the U-Net in fit, with CUDA (default: 200)")
+    parser.add_argument("--cpu-steps", type=int, default=CPU_STEPS, help=f"as many with CUDA and without, compared (default: {CPU_STEPS})")
     parser.add_argument("--effort", default="standard", help="of train (default: standard)")
     parser.add_argument("--limit", type=float, default=300.0, help="seconds of each process (default: 300)")
     parser.add_argument("--json", type=Path, help="file to write everything to")
