@@ -34,11 +34,12 @@ from linewatch.training.data.folds import assign_folds
 from linewatch.training.data.pictures import load_pictures
 from linewatch.training.data.reading import read_dataset, read_groups
 from linewatch.training.data.split import find_groups
-from linewatch.training.families.unet_training import UNetFamily
+from linewatch.training.families.encoder import load_encoder
 from linewatch.training.graph.color import write_color
 from linewatch.training.graph.writer import GraphWriter
 from linewatch.training.metrics import roc_auc
 from linewatch.training.options import NET_STEPS, TrainingOptions
+from linewatch.training.selection.fitting import Task, net_family
 from linewatch.training.train import Trained, train
 from linewatch.training.workspace import Workspace
 
@@ -74,6 +75,7 @@ class Fold(msgspec.Struct, frozen=True):
     test_pictures: int
     outcomes: Outcomes | None = None
     ece_if_calibrated: float | None = None
+    processor_seconds: float | None = None
 
 
 def read_any(path: Path) -> Dataset:
@@ -118,12 +120,14 @@ def singles(
     """ROC AUC on the test pictures of every score by itself, each fitted on all training pictures."""
     spec = trained.bundle.manifest.input
     fitted = dict(trained.fitted)
-    if options.net_steps and "U-Net" not in fitted:
-        with tempfile.TemporaryDirectory() as folder:
-            workspace = Workspace(Path(folder))
+    encoder, _ = load_encoder(options.encoder)
+    with tempfile.TemporaryDirectory() as folder:
+        workspace = Workspace(Path(folder))
+        net = "segmentation net" if encoder else "U-Net"
+        if options.net_steps and net not in fitted and net not in trained.bundle.manifest.training.get("dropped", []):
             store = load_pictures(learn, trained.bundle.manifest.training["side"], workspace, progress)
-            family = UNetFamily(store, options.net_steps, options.seed, workspace, progress)
-            fitted["U-Net"] = family.fit(np.ones(len(store), bool), "beside")
+            task = Task(store, np.arange(len(store)), None, options, workspace, progress, encoder)
+            fitted[net] = net_family(task).fit(np.ones(len(store), bool), "beside")
     g = GraphWriter(spec.height, spec.width)
     color = write_color(g)
     outputs = {name: score.value for f in fitted.values() for name, score in f.write(g, color).scores.items()}
@@ -136,14 +140,16 @@ def singles(
     return {name: round(roc_auc(column, truth), 4) for name, column in zip(outputs, np.array(rows).T, strict=True)}
 
 
-def run(name: str, parts: tuple[Dataset, Dataset], seed: int, steps: int, progress: StageProgress) -> Fold:
+def run(
+    name: str, parts: tuple[Dataset, Dataset], seed: int, steps: int, encoder: str, progress: StageProgress
+) -> Fold:
     """One seed on one set."""
     learn, test = parts
-    options = TrainingOptions(name="benchmark", seed=seed, net_steps=steps)
+    options = TrainingOptions(name="benchmark", seed=seed, net_steps=steps, encoder=encoder)
     with tempfile.TemporaryDirectory() as folder:
-        begun = time.monotonic()
+        begun, worked = time.monotonic(), time.process_time()
         trained = train(learn, Path(folder) / "bundle", options, test, progress)
-        seconds = time.monotonic() - begun
+        seconds, processor_seconds = time.monotonic() - begun, time.process_time() - worked
         alone = singles(trained, learn, test, options, progress)
         graph_ms = measure_ms(trained.bundle.read("model.onnx"))
     training, found = trained.bundle.manifest.training, trained.bundle.manifest.evaluation
@@ -157,12 +163,18 @@ def run(name: str, parts: tuple[Dataset, Dataset], seed: int, steps: int, progre
         round(seconds, 1), round(graph_ms, 1), len(learn.samples), len(test.samples),
         Outcomes(found["true_positives"], found["false_negatives"], found["false_positives"],
                  found["pictures"] - found["true_positives"] - found["false_negatives"] - found["false_positives"]),
-        found["ece_if_calibrated"],
+        found["ece_if_calibrated"], round(processor_seconds, 1),
     )  # fmt: skip
 
 
 def _mean_sd(values: list[float]) -> str:
     return f"{statistics.mean(values):.3f} ± {statistics.stdev(values) if len(values) > 1 else 0:.3f}"
+
+
+def _processor(folds: list[Fold]) -> str:
+    """The processor's time that training took; older runs do not know it."""
+    known = [f.processor_seconds for f in folds if f.processor_seconds is not None]
+    return f" (of the processor: {statistics.median(known):.0f})" if known else ""
 
 
 def _if_calibrated(folds: list[Fold]) -> str:
@@ -198,7 +210,7 @@ def table(folds: list[Fold]) -> str:
             f"| {name} ({mine[0].train_pictures} + {mine[0].test_pictures}) | {chosen} | {_mean_sd([f.roc_auc for f in mine])} "
             f"| {_mean_sd([f.f1 for f in mine])} | {statistics.mean(f.f1_all_anomalous for f in mine):.3f} "
             f"| {_mean_sd([f.ece for f in mine])}{_if_calibrated(mine)} | {by_label('average_iou')} | {by_label('label_f1')} "
-            f"| {statistics.median(f.train_seconds for f in mine):.0f} | {statistics.mean(f.latency_ms for f in mine):.1f} |"
+            f"| {statistics.median(f.train_seconds for f in mine):.0f}{_processor(mine)} | {statistics.mean(f.latency_ms for f in mine):.1f} |"
         )
     lines += ["", "ROC AUC of the choice beside every single score (mean over seeds, then over sets):", ""]
     everywhere = [s for s in folds[0].singles if all(s in f.singles for f in folds)]
@@ -235,6 +247,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--groups-apart", action="store_true", help="as many parts as seeds, of whole groups; each part is the test set once")
     parser.add_argument("--net-steps", type=int, default=NET_STEPS)
+    parser.add_argument("--encoder", default="auto", help="see linewatch train; none for what training was without it")
     arguments = parser.parse_args()
     folds: list[Fold] = []
     with tempfile.TemporaryDirectory() as folder, StageProgress() as progress:
@@ -248,7 +261,7 @@ def main() -> None:
             name = path.stem if path.is_file() else path.resolve().name
             for seed in range(arguments.seeds):
                 parts = split_by_group(dataset, seed, arguments.seeds) if arguments.groups_apart else split(dataset, seed)
-                folds.append(run(name, parts, seed, arguments.net_steps, progress))
+                folds.append(run(name, parts, seed, arguments.net_steps, arguments.encoder, progress))
                 print(msgspec.json.encode(folds[-1]).decode(), file=sys.stderr, flush=True)
     print(table(folds) + "\n\n" + plant_table(folds))
     if arguments.json:

@@ -50,10 +50,10 @@ BARS = {"overhead_p50_ms": 0.7, "overhead_p99_ms": 2.0, "start_seconds": 3.0, "r
         "tvm_over_onnxruntime": 1.05}  # fmt: skip
 BARE = """
 import sys, time, numpy as np
-sys.modules["torch"] = None
 from pathlib import Path
 from linewatch.anomaly_model.bundle import open_bundle
-from linewatch.anomaly_model.runtime_tvm import TvmRuntime
+from linewatch.anomaly_model.runtime_tvm import TvmRuntime, leave_torch_out
+leave_torch_out()
 runtime, picture, seconds = TvmRuntime(open_bundle(Path(sys.argv[1]))), np.load(sys.argv[2]), float(sys.argv[3])
 for _ in range(20):
     runtime.run(runtime.prepare(picture))

@@ -28,11 +28,11 @@ class Net:
         self.nodes.append(helper.make_node(kind, list(inputs), [output], **attributes))
         return output
 
-    def conv(self, x: str, inner: int, out: int, k: int, stride: int = 1, pad: int | None = None, group: int = 1) -> str:
+    def conv(self, x: str, inner: int, out: int, k: int, stride: int = 1, pad: int | list[int] | None = None, group: int = 1) -> str:
         fan_in = inner // group * k * k
         weight = self.rng.normal(0, (2 / fan_in) ** 0.5, (out, inner // group, k, k)).astype(np.float32)
         bias = self.constant(self.rng.normal(0, 0.1, out).astype(np.float32))
-        pads = [k // 2 if pad is None else pad] * 4
+        pads = pad if isinstance(pad, list) else [k // 2 if pad is None else pad] * 4
         return self.op("Conv", x, self.constant(weight), bias, kernel_shape=[k, k], strides=[stride] * 2, pads=pads, group=group)
 
     def build(self, *outputs: str) -> bytes:
@@ -92,6 +92,32 @@ def mobilenet_v2(side: int = 224) -> bytes:
     return net.build(net.op("Gemm", x, weight, net.constant(np.zeros(1000, np.float32)), transB=1))
 
 
+def efficientnet_lite0_encoder(side: int = 256) -> bytes:
+    """EfficientNet-Lite0 (Google, 2020; settings of EfficientNet-B0 by Tan and Le, 2019, table 1) up to its block 10, at stride 16.
+
+    No squeeze and excitation, ReLU6 for swish, a stem of 32 channels, and TensorFlow's "same" padding: at stride 2 of an
+    even side one row and column less above and to the left than below and to the right.
+    """
+    net = Net(side)
+    low, high = net.constant(np.float32(0)), net.constant(np.float32(6))
+
+    def relu6(x: str) -> str:
+        return net.op("Clip", x, low, high)
+
+    def same(k: int, stride: int) -> list[int]:
+        total = k - stride  # of an even side
+        return [total // 2] * 2 + [total - total // 2] * 2
+
+    x, inner = relu6(net.conv("x", 3, 32, 3, 2, same(3, 2))), 32
+    for expand, k, stride, out, count in ((1, 3, 1, 16, 1), (6, 3, 2, 24, 2), (6, 5, 2, 40, 2), (6, 3, 2, 80, 3), (6, 5, 1, 112, 3)):
+        for i in range(count):
+            step, wide = (stride if i == 0 else 1), inner * expand
+            y = relu6(net.conv(x, inner, wide, 1)) if expand > 1 else x
+            y = net.conv(relu6(net.conv(y, wide, wide, k, step, same(k, step), wide)), wide, out, 1)
+            x, inner = (net.op("Add", x, y) if step == 1 and inner == out else y), out
+    return net.build(x)
+
+
 def patch_description_network(side: int = 256) -> bytes:
     """EfficientAD's small teacher (Batzner and others, 2023, table 6), with padding."""
     net = Net(side)
@@ -106,5 +132,7 @@ def patch_description_network(side: int = 256) -> bytes:
 PUBLISHED: dict[str, Callable[[], bytes]] = {
     "resnet18-trunk-224": resnet18_trunk,
     "mobilenet-v2-224": mobilenet_v2,
+    "efficientnet-lite0-256": efficientnet_lite0_encoder,
+    "efficientnet-lite0-512": lambda: efficientnet_lite0_encoder(512),
     "patch-description-256": patch_description_network,
 }

@@ -26,6 +26,10 @@ side_option = click.option(
     "--side", type=click.IntRange(64, 1024),
     help="Shorter side of the model's input in pixels; larger sees finer defects and is slower. [default: from the masks]",
 )  # fmt: skip
+encoder_option = click.option(
+    "--encoder", default="auto", show_default=True, type=click.Choice(["auto", "none", "lite0", "lite1", "lite2"]),
+    help="Pretrained encoder: lite0 where it is installed, none, or one by name.",
+)  # fmt: skip
 effort_option = click.option(
     "--effort", default="standard", show_default=True, type=click.Choice(["quick", "standard", "thorough"]),
     help="quick leaves the U-Net out; thorough trains it three times as long.",
@@ -48,17 +52,18 @@ def main() -> None:
     "--output", type=FOLDER, default=Path("demo-output"), show_default=True, help="Folder for everything it makes."
 )
 @side_option
+@encoder_option
 @effort_option
 @seed_option
 @json_option
 @guarded
-def demo(data: Path | None, output: Path, side: int | None, effort: str, seed: int, as_json: bool) -> None:
+def demo(data: Path | None, output: Path, side: int | None, encoder: str, effort: str, seed: int, as_json: bool) -> None:
     """Run the whole path and end with a table and a report."""
     from linewatch.commands.demo import run_demo
     from linewatch.commands.tables import print_demo
     from linewatch.training.options import EFFORTS, TrainingOptions
 
-    options = TrainingOptions(side=side, seed=seed, net_steps=EFFORTS[effort])
+    options = TrainingOptions(side=side, seed=seed, net_steps=EFFORTS[effort], encoder=encoder)
     with StageProgress(quiet=as_json) as progress:
         result = run_demo(output, data, options, progress)
     if as_json:
@@ -151,10 +156,7 @@ def demo_data(folder: Path, kind: str, train_count: int, test_count: int, seed: 
 @click.option(
     "--accept-weak", is_flag=True, help="Exit code 0 even if the model is not better than calling everything anomalous."
 )
-@click.option(
-    "--encoder", default="auto", show_default=True, type=click.Choice(["auto", "none", "lite0", "lite1", "lite2"]),
-    help="Pretrained encoder: lite0 where it is installed, none, or one by name.",
-)  # fmt: skip
+@encoder_option
 @click.option(
     "--suggest", "suggest_from", type=DIRECTORY, metavar="FOLDER",
     help="Pictures without labels, to be put in the order in which to label them: suggestions.csv, and a section of the report.",

@@ -89,7 +89,8 @@ def print_suggestions(suggestions: "Suggestions", file: Path) -> None:
     # Names are printed as they are: rich would take brackets for colours.
     if skipped := suggestions.skipped:
         told = shorten(skipped, between="; ")
-        console.print(f"warning: {len(skipped)} pictures without labels cannot be read: {told}", style="yellow", markup=False)
+        said = f"warning: of the pictures without labels left out as they cannot be read, {len(skipped)}: {told}"
+        console.print(said, style="yellow", markup=False)
     first = "; ".join(f"{s.sample.name} ({s.reason})" for s in suggestions.pictures[:5])
     console.print(f"to label next: {first or 'nothing'}; all {len(suggestions.pictures)} in {file}", markup=False)
 

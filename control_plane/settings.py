@@ -48,6 +48,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
         jobs_attempts: how often a job that was lost is tried.
         jobs_keep_days: days after which finished jobs, their folders and logs are removed; 0 keeps them.
         training_effort: quick, standard or thorough.
+        training_encoder: the pretrained encoder of models: auto (lite0 where it is installed), none, lite0, lite1 or lite2.
         training_hours: hours after which a training fails.
         packaging_publish: where component versions are created: store (components/ in the data folder), or aws.
         packaging_key: file of the private key that signs packages (`linewatch keys create`); empty leaves them unsigned.
@@ -106,6 +107,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     jobs_attempts: _Positive = 3
     jobs_keep_days: _Count = 30
     training_effort: Annotated[str, msgspec.Meta(pattern="^(quick|standard|thorough)$")] = "standard"
+    training_encoder: Annotated[str, msgspec.Meta(pattern="^(auto|none|lite[012])$")] = "auto"
     training_hours: _Positive = 24
     packaging_publish: Annotated[str, msgspec.Meta(pattern="^(store|aws)$")] = "store"
     packaging_key: str = ""

@@ -1,7 +1,7 @@
 """From a plan to a shared library that TVM's runtime loads."""
 
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +13,12 @@ from tvm.support import cc
 from linewatch.packager.kernels import conv, elementwise, pool, resize
 from linewatch.packager.kernels.box_resize import box_resize
 from linewatch.packager.kernels.depthwise import depthwise, pack_depthwise
+from linewatch.packager.kernels.fused import fused, pack_fused
 from linewatch.packager.kernels.label_map import label_map
+from linewatch.packager.kernels.transposed import phases, transposed_convolution
 from linewatch.packager.kernels.winograd import pack_winograd, winograd
 from linewatch.packager.plan import Plan, Step, make_plan
-from linewatch.packager.schedule import Choice, Tile, Winograd, best_tile
+from linewatch.packager.schedule import Apart, Choice, Fused, Tile, Winograd, best_tile
 from linewatch.packager.targets import Isa
 from linewatch.packager.toolchain import compiler
 
@@ -87,7 +89,7 @@ def _lower_plan(builder: relax.BlockBuilder, kernels: dict[object, Any], name: s
     values: dict[int, Any] = {}
     with builder.function(name, [picture]):
         with builder.dataflow():
-            for step in plan.steps:
+            for step, choice in chosen(isa, plan.steps, choose):
                 if step.kind == "alias":
                     values[id(step.output)] = values[id(step.inputs[0])]
                     continue
@@ -97,7 +99,6 @@ def _lower_plan(builder: relax.BlockBuilder, kernels: dict[object, Any], name: s
                     made = call("input", key, lambda s=step: elementwise.read_input(isa, source, s), [picture], flat)  # type: ignore[misc]
                     values[id(step.output)] = made
                     continue
-                choice = choose(isa, step) if step.kind == "conv" else None
                 kernel, constants = kernel_of(isa, step, choice)
                 inputs = [values[id(t)] for t in step.inputs]
                 first, residual = (inputs[:-1], inputs[-1:]) if step.residual else (inputs, [])
@@ -112,11 +113,21 @@ def _lower_plan(builder: relax.BlockBuilder, kernels: dict[object, Any], name: s
         builder.emit_func_output(result)
 
 
+def chosen(isa: Isa, steps: Iterable[Step], choose: Choose) -> Iterator[tuple[Step, Choice | None]]:
+    """Steps with their schedules; layers that are not computed together one by one."""
+    for step in steps:
+        choice = choose(isa, step) if step.kind in ("conv", "fused") else None
+        if isinstance(choice, Apart):
+            yield from chosen(isa, step.parts, choose)
+        else:
+            yield step, choice
+
+
 def _key(step: Step) -> tuple[object, ...]:
     """What two steps must share to use the same kernel: shapes and static parameters, not weights."""
     shapes = [(t.channels, t.height, t.width, t.stored) for t in [*step.inputs, step.output]]
     weight = None if step.weight is None else step.weight.shape
-    return (*shapes, tuple(sorted(step.attributes.items())), step.residual, step.epilogue, weight)
+    return (*map(_key, step.parts), *shapes, tuple(sorted(step.attributes.items())), step.residual, step.epilogue, weight)
 
 
 def kernel_of(isa: Isa, step: Step, choice: Choice | None) -> tuple[Callable[[], object], list[Any]]:
@@ -135,10 +146,15 @@ def kernel_of(isa: Isa, step: Step, choice: Choice | None) -> tuple[Callable[[],
             assert isinstance(choice, Tile)
             packed = conv.pack_weights(step.weight, target.stored, choice.blocks, isa.lanes)
             return lambda: conv.convolution(isa, step, choice), [packed, _padded(step)]
+        case "fused":
+            assert isinstance(choice, Fused)
+            weights = pack_fused(isa, step, choice)
+            biases = [_padded(part) for part in step.parts]
+            return lambda: fused(isa, step, choice), [c for pair in zip(weights, biases, strict=True) for c in pair]
         case "transposed":
             tile = best_tile(isa, step)
-            parts = [conv.pack_weights(w, target.stored, tile.blocks, isa.lanes) for _, w in conv.phases(step)]
-            return lambda: conv.transposed_convolution(isa, step, tile), [*parts, _padded(step)]
+            parts = [conv.pack_weights(w, target.stored, tile.blocks, isa.lanes) for _, w in phases(step)]
+            return lambda: transposed_convolution(isa, step, tile), [*parts, _padded(step)]
         case "depthwise":
             return lambda: depthwise(isa, step), [pack_depthwise(step), _padded(step)]
         case "pool":

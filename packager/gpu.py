@@ -9,12 +9,13 @@ import ctypes
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import msgspec
+import numpy as np
 from elftools.elf.elffile import ELFFile
 from elftools.elf.gnuversions import GNUVerNeedSection
 from elftools.elf.sections import SymbolTableSection
@@ -29,6 +30,8 @@ GPU_LIBRARY = "cuda.so"
 _RUNTIME = "libtvm_runtime_cuda.so"
 _COMPILERS = {11: ("nvidia-cuda-nvrtc-cu11", "libnvrtc.so.11.2"), 12: ("nvidia-cuda-nvrtc-cu12", "libnvrtc.so.12")}
 _NEWEST_OF_11 = (11, 8)
+_WITH_SCALES = 3
+"""Inputs of a Resize that has scales and no sizes."""
 _INCLUDES = "#ifdef __CUDACC_RTC__"
 
 
@@ -190,44 +193,60 @@ def _stand_in(folder: Path, name: str, symbols: list[str], *, versioned: bool) -
     return target
 
 
-def _build(model: bytes, machine: str, gpu: Gpu) -> bytes:
-    import onnx
+def build(model: bytes, machine: str, gpu: Gpu, to_machine_code: Callable[[str], bytes]) -> bytes:
+    """Compile a graph in this process, whose TVM will from now on have its CUDA runtime; returns the shared library.
+
+    Args:
+        model: the serialised graph.
+        machine: architecture of the processor, such as x86_64.
+        gpu: the device.
+        to_machine_code: compiles CUDA source, which is self-contained, to what a driver loads.
+
+    Raises:
+        GpuError: the kernels are refused, or TVM's import would make another graph of this one.
+        ToolError: no linker for the architecture.
+    """
     import tvm
 
+    _refuse_uneven_resizes(model)
     _load_runtime()
-    from tvm import relax
-    from tvm.relax.frontend.onnx import from_onnx
-    from tvm.s_tir import dlight
-
     from linewatch.packager.compile import link
+    from linewatch.packager.gpu_lowering import compile_kernels
 
-    nvrtc = Nvrtc(find_nvrtc(gpu))
+    def compiled(source: str, *_: Any) -> bytearray:
+        return bytearray(to_machine_code(self_contained(source)))
 
-    def to_cubin(code: str, *_: Any) -> bytearray:
-        return bytearray(nvrtc.compile(self_contained(code), gpu.arch))
+    tvm.register_global_func("tvm_callback_cuda_compile", compiled, override=True)
+    return link(compile_kernels(model, machine, gpu.arch), machine)
 
-    tvm.register_global_func("tvm_callback_cuda_compile", to_cubin, override=True)
-    host = {"kind": "llvm", "mtriple": f"{machine}-linux-gnu"}
-    target = tvm.target.Target({"kind": "cuda", "arch": gpu.arch, "max_shared_memory_per_block": 49152, "thread_warp_size": 32,
-                                "max_threads_per_block": 1024}, tvm.target.Target(host))  # fmt: skip
-    graph = from_onnx(onnx.load_from_string(model), keep_params_in_input=False)
-    rules = dlight.gpu
-    with target:
-        passes = [
-            relax.transform.DecomposeOpsForInference(), relax.transform.CanonicalizeBindings(), relax.transform.LegalizeOps(),
-            relax.transform.AnnotateTIROpPattern(), relax.transform.FoldConstant(), relax.transform.FuseOps(),
-            relax.transform.FuseTIR(), relax.transform.DeadCodeElimination(),
-            dlight.ApplyDefaultSchedule(rules.Matmul(), rules.GEMV(), rules.Reduction(), rules.GeneralReduction(),
-                                        rules.Transpose(), rules.Fallback()),
-        ]  # fmt: skip
-        module = tvm.ir.transform.Sequential(passes)(graph)
-    return link(tvm.compile(module, target=target), machine)
+
+def _refuse_uneven_resizes(model: bytes) -> None:
+    """TVM's import takes the ratio of sizes for a scale: another one where the scaled size is no whole number, and with it all coordinates.
+
+    Raises:
+        GpuError: there is such a scale.
+    """
+    import onnx
+    from onnx import numpy_helper
+
+    graph = onnx.shape_inference.infer_shapes(onnx.load_from_string(model)).graph
+    constants = {c.name: numpy_helper.to_array(c) for c in graph.initializer}
+    shapes = {v.name: [d.dim_value for d in v.type.tensor_type.shape.dim] for v in [*graph.input, *graph.value_info]}
+    for node in graph.node:
+        scales = constants.get(node.input[2]) if node.op_type == "Resize" and len(node.input) == _WITH_SCALES else None
+        if scales is None:
+            continue
+        sizes = np.array(shapes[node.input[0]]) * scales
+        if not np.allclose(sizes, np.round(sizes), atol=1e-3):
+            raise GpuError(f"{node.name or node.op_type} makes {shapes[node.input[0]]} {scales.tolist()} times as large, which is no whole number")
 
 
 def _main(folder: Path) -> None:
     asked = msgspec.json.decode((folder / "gpu.json").read_bytes())
     gpu = Gpu(asked["arch"], (asked["cuda"][0], asked["cuda"][1]), "")
-    (folder / GPU_LIBRARY).write_bytes(_build((folder / "model.onnx").read_bytes(), asked["machine"], gpu))
+    nvrtc = Nvrtc(find_nvrtc(gpu))
+    model = (folder / "model.onnx").read_bytes()
+    (folder / GPU_LIBRARY).write_bytes(build(model, asked["machine"], gpu, lambda source: nvrtc.compile(source, gpu.arch)))
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ import msgspec
 from linewatch.anomaly_model.bundle import open_bundle
 from linewatch.anomaly_model.child_job import ProgressFile, main
 from linewatch.anomaly_model.parity import DisparityError
+from linewatch.anomaly_model.runtime_tvm import leave_torch_out
 from linewatch.anomaly_model.signature import read_private_key
 from linewatch.packager.component import ComponentError
 from linewatch.packager.package import PackageOptions, package
@@ -68,4 +69,5 @@ def run(spec: Spec, progress: ProgressFile) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
+    leave_torch_out()
     sys.exit(main(run, Spec, sys.argv[1:], user_errors=USER_ERRORS))

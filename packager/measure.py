@@ -16,7 +16,7 @@ import numpy.typing as npt
 from linewatch.anomaly_model.bundle import Bundle, open_bundle
 from linewatch.anomaly_model.parity import ParityError, golden_inputs
 from linewatch.anomaly_model.runtime_onnx import OnnxRuntime
-from linewatch.anomaly_model.runtime_tvm import TvmRuntime
+from linewatch.anomaly_model.runtime_tvm import TvmRuntime, leave_torch_out
 from linewatch.packager.child import ChildError, run_module
 
 
@@ -88,5 +88,6 @@ def measure_in_child(folder: Path, variant: str, rounds: int) -> Timing:
 
 
 if __name__ == "__main__":
+    leave_torch_out()
     _, folder_name, variant_name, round_count = sys.argv
     sys.stdout.buffer.write(msgspec.json.encode(measure(open_bundle(Path(folder_name)), variant_name, int(round_count))))

@@ -92,7 +92,7 @@ def bundle(parts: Path, once: Once) -> "Bundle":
     """A segmentation model trained on it."""
     from linewatch import TrainingOptions, open_bundle, read_dataset, train
 
-    options = TrainingOptions(name="parts", model_version="3", side=128, net_steps=0)
+    options = TrainingOptions(name="parts", model_version="3", side=128, net_steps=0, encoder="none")
     folder = once.folder("bundle", lambda made: train(read_dataset(parts / "train"), made / "bundle", options, read_dataset(parts / "test")))
     return open_bundle(folder / "bundle")
 

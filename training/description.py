@@ -10,8 +10,7 @@ from linewatch.training.data.pictures import PictureStore
 from linewatch.training.data.split import Split
 from linewatch.training.data.survey import MOST_SKIPPED, count_sizes, name_size
 from linewatch.training.families.encoder import Encoder
-from linewatch.training.families.features import FittedFeatures
-from linewatch.training.families.segmentation import FittedSegmentation
+from linewatch.training.families.family import SEGMENTATION_NET
 from linewatch.training.graph.cost import cost_model
 from linewatch.training.metrics import image_metrics
 from linewatch.training.options import TrainingOptions
@@ -88,10 +87,7 @@ def describe(
 
 def _uses(result: FitResult, encoder: Encoder) -> bool:
     """Whether the shipped graph holds its weights, as they were published or fitted further."""
-    families = result.graph_spec.fitted.values()
-    return any(
-        isinstance(f, FittedSegmentation) or (isinstance(f, FittedFeatures) and f.extractor.name == encoder.label) for f in families
-    )
+    return any(name in (encoder.label, SEGMENTATION_NET) for name in result.graph_spec.fitted)
 
 
 def _near_duplicates(parts: Split) -> list[list[str]]:

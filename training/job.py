@@ -15,6 +15,7 @@ from linewatch.training.data.masks import read_mask
 from linewatch.training.data.reading import read_dataset
 from linewatch.training.data.survey import size_of
 from linewatch.training.delivery import write_deliverables
+from linewatch.training.families.encoder import AUTO
 from linewatch.training.options import EFFORTS, TrainingOptions
 from linewatch.training.train import Trained, train
 
@@ -51,6 +52,7 @@ class Spec(msgspec.Struct, frozen=True):
         arn: of the model.
         effort: see `linewatch.training.options.EFFORTS`.
         rules: for the datasets.
+        encoder: see `linewatch.training.options.TrainingOptions`; jobs of earlier versions do not name it.
     """
 
     manifest: str
@@ -64,6 +66,7 @@ class Spec(msgspec.Struct, frozen=True):
     arn: str
     effort: str
     rules: Rules
+    encoder: str = AUTO
 
 
 def run(spec: Spec, progress: ProgressFile) -> dict[str, Any]:
@@ -78,7 +81,7 @@ def run(spec: Spec, progress: ProgressFile) -> dict[str, Any]:
     test = read_dataset(Path(spec.test_manifest), root, display_name=f"the test dataset of {spec.name}") if spec.test_manifest else None
     check_rules(learn, test, spec.rules)
     options = TrainingOptions(
-        name=spec.name, model_version=spec.version, arn=spec.arn, net_steps=EFFORTS[spec.effort]
+        name=spec.name, model_version=spec.version, arn=spec.arn, net_steps=EFFORTS[spec.effort], encoder=spec.encoder
     )  # fmt: skip
     written: list[Path] = []
 

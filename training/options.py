@@ -9,7 +9,7 @@ from linewatch.anomaly_model.manifest import ModelIdentity
 from linewatch.training.families.backbone import Backbone
 from linewatch.training.families.encoder import AUTO
 
-NET_STEPS = 400
+NET_STEPS = 300
 """Training steps of the segmentation net, as measured: see docs/accuracy.md."""
 EFFORTS = {"quick": 0, "standard": NET_STEPS, "thorough": 4 * NET_STEPS}
 """Training steps of the segmentation net: none, so that a model is there within a minute; as measured; and four times that."""

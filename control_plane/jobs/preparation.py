@@ -105,6 +105,7 @@ def _prepare_training(services: Services, connection: Connection, job: Row, fold
         "version": version,
         "arn": Scope(model.account, model.region).model(model.name, version),
         "effort": settings.training_effort,
+        "encoder": settings.training_encoder,
         "rules": {
             "least_normal": settings.least_normal, "least_anomaly": settings.least_anomaly,
             "least_normal_each": settings.least_normal_each, "least_test_anomaly": settings.least_test_anomaly,

@@ -25,6 +25,7 @@ from linewatch.anomaly_model.parity import ParityError, compare, golden_inputs
 from linewatch.anomaly_model.picture import check_size, wrap_rgb888
 from linewatch.anomaly_model.runtime import Runtime
 from linewatch.anomaly_model.runtime_choice import open_runtime
+from linewatch.anomaly_model.runtime_tvm import leave_torch_out
 from linewatch.anomaly_model.signature import read_trusted_keys
 from linewatch.edge_agent.errors import InvalidRequestError
 from linewatch.edge_agent.memory import keep_freed_memory
@@ -191,8 +192,7 @@ def main(argument: str) -> int:
     """Load, say Ready or ErrorReply, serve."""
     options = msgspec.json.decode(argument, type=WorkerOptions)
     keep_freed_memory()
-    # apache-tvm-ffi imports torch where it is installed, as on a build host: 170 MB and a second that nothing here uses.
-    sys.modules["torch"] = None  # type: ignore[assignment]
+    leave_torch_out()
     # The agent decides when to end: a Ctrl-C in a terminal reaches the whole process group.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     channels = {number: (socket.socket(fileno=number), SharedBuffer(memory)) for number, memory in options.channels}

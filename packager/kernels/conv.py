@@ -8,7 +8,6 @@ outside are left out of the border tiles when the code is written.
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import msgspec
 import numpy as np
 from tvm import tirx
 
@@ -23,6 +22,7 @@ from linewatch.packager.kernels.writer import (
     integer,
     load,
     loop,
+    real,
     sequence,
     store,
 )  # fmt: skip
@@ -31,6 +31,8 @@ from linewatch.packager.plan.values import F32
 from linewatch.packager.schedule import Tile
 from linewatch.packager.targets import Isa
 
+_HALVED = 16
+"""Lanes of vectors that some processors compute in two halves."""
 _TASKS = 8
 """Shares that a 1 x 1 convolution is divided into, for the cores of usual devices; more cost more than they balance."""
 
@@ -53,6 +55,31 @@ class Geometry:
     every_x: int = 1
     at_y: int = 0
     at_x: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Arrays:
+    """What a convolution reads, its residual if it has one, and what it writes."""
+
+    x: Buffer
+    w: Buffer
+    b: Buffer
+    r: Buffer | None
+    y: Buffer
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """Rows and columns of the input, and rows of the output."""
+
+    ih: int
+    iw: int
+    oh: int
+
+
+TileWriter = Callable[[Expr, Expr, int | Expr, int, bool], Stmt]
+"""(group of output channels, row, first column, pixels, inside) to the code of a register tile; `inside`: no column of the
+window is outside the input. Otherwise the first column is a number."""
 
 
 def pack_weights(weight: F32, stored_out: int, blocks: int, lanes: int) -> F32:
@@ -86,63 +113,65 @@ def convolution(isa: Isa, step: Step, tile: Tile) -> object:
     b = kernel.array(target.stored)
     r = kernel.array(target.size) if step.residual else None
     y = kernel.array(target.size)
-    return kernel.finish(_body(isa, step, geometry, tile, x, w, b, r, y))
+    return kernel.finish(loops(isa, step, geometry, tile, Arrays(x, w, b, r, y)))
 
 
-def phases(step: Step) -> list[tuple[Geometry, F32]]:
-    """A transposed convolution as convolutions: one for each residue of the output's row and column by the stride.
+def loops(isa: Isa, step: Step, g: Geometry, tile: Tile, arrays: Arrays) -> Stmt:
+    """The code of a whole convolution.
 
-    Output row y takes weight row k from input row (y + top - k) / sy where that divides; for y = sy * i + at the rows k
-    are those with (at + top - k) mod sy = 0, walked backwards.
+    Args:
+        isa: of the target.
+        step: whose input and output are read and written.
+        g: which input each output reads, and where it is written.
+        tile: pixels and vectors of output channels.
+        arrays: read and written.
     """
-    assert step.weight is not None
-    target, found = step.output, []
-    sy, sx, top, left = (step.number(n) for n in ("sy", "sx", "top", "left"))
-    for at_y in range(min(sy, target.height)):
-        for at_x in range(min(sx, target.width)):
-            rows = [k for k in range(step.weight.shape[2]) if (at_y + top - k) % sy == 0][::-1]
-            columns = [k for k in range(step.weight.shape[3]) if (at_x + left - k) % sx == 0][::-1]
-            weight = step.weight[:, :, rows][:, :, :, columns] if rows and columns else np.zeros((*step.weight.shape[:2], 1, 1), np.float32)
-            geometry = Geometry(
-                ky=weight.shape[2], kx=weight.shape[3],
-                top=-((at_y + top - rows[0]) // sy) if rows else 0, left=-((at_x + left - columns[0]) // sx) if columns else 0,
-                rows=-(-(target.height - at_y) // sy), columns=-(-(target.width - at_x) // sx),
-                every_y=sy, every_x=sx, at_y=at_y, at_x=at_x,
-            )  # fmt: skip
-            found.append((geometry, np.ascontiguousarray(weight, np.float32)))
-    return found
-
-
-def transposed_convolution(isa: Isa, step: Step, tile: Tile) -> object:
-    """Parameters: input, packed weights of each phase, bias, output."""
     source, target = step.inputs[0], step.output
-    kernel = Kernel()
-    x = kernel.array(source.size)
-    parts = [(geometry, kernel.array(weight.shape[2] * weight.shape[3] * source.channels * target.stored))
-             for geometry, weight in phases(step)]  # fmt: skip
-    b = kernel.array(target.stored)
-    y = kernel.array(target.size)
-    bodies = []
-    for geometry, w in parts:
-        mine = msgspec.structs.replace(tile, pixels=min(tile.pixels, geometry.columns))
-        bodies.append(_body(isa, step, geometry, mine, x, w, b, None, y))
-    return kernel.finish(sequence(bodies))
-
-
-def _body(isa: Isa, step: Step, g: Geometry, tile: Tile, x: Buffer, w: Buffer, b: Buffer, r: Buffer | None, y: Buffer) -> Stmt:
-    source, target = step.inputs[0], step.output
-    ih, iw, ic = source.height, source.width, source.channels
-    pitch, oc, wide = source.stored, target.stored, target.width  # padding channels are stored but not multiplied
-    oh, ow = g.rows, g.columns
+    ih, iw, oh, ow, wide = source.height, source.width, g.rows, g.columns, target.width
     pointwise = (g.ky, g.kx, g.sy, g.sx, g.top, g.left, g.every_y, g.every_x) == (1, 1, 1, 1, 0, 0, 1, 1) and (oh, ow) == (ih, iw)
     if pointwise:  # rows do not matter: one long row
         ih, iw, oh, ow, wide = 1, ih * iw, 1, oh * ow, oh * ow
+    groups = target.stored // (tile.blocks * isa.lanes)
+    work = oh * ow * target.stored * g.ky * g.kx * source.channels / isa.lanes
+
+    def written(row: Expr, column: int | Expr) -> Expr:
+        return (row * g.every_y + g.at_y) * wide + column * g.every_x + g.at_x
+
+    row_tile = tile_writer(isa, step, g, tile, arrays, Rows(ih, iw, oh), written)
+    segments = row_segments(g, ow, iw, tile.pixels)
+    if pointwise:
+        return _pointwise(row_tile, segments, groups, tile.pixels, work)
+
+    def row(p: Expr) -> Stmt:
+        group, out_row = tirx.floordiv(p, integer(oh)), tirx.floormod(p, integer(oh))
+        return whole_row(row_tile, segments, group, out_row)
+
+    return loop(groups * oh, row, work=work)
+
+
+def tile_writer(
+    isa: Isa, step: Step, g: Geometry, tile: Tile, arrays: Arrays, rows: Rows, written: Callable[[Expr, int | Expr], Expr]
+) -> TileWriter:
+    """What writes the code of a register tile.
+
+    Args:
+        isa: of the target.
+        step: the convolution; of its input and output only channels matter here.
+        g: which input each output reads.
+        tile: pixels and vectors of output channels.
+        arrays: read and written.
+        rows: of the input and output.
+        written: (row, column) of an output to the place that it is written to, and that the residual is read from.
+    """
+    ic, pitch, oc = step.inputs[0].channels, step.inputs[0].stored, step.output.stored  # padding is stored but not multiplied
+    x, w, b, r, y = arrays.x, arrays.w, arrays.b, arrays.r, arrays.y
     lanes, blocks = isa.lanes, tile.blocks
-    groups = oc // (blocks * lanes)
-    work = oh * ow * oc * g.ky * g.kx * ic / lanes
+    # Half a vector takes half the time where 512 bits are computed in two halves, and no more elsewhere.
+    filled = step.output.channels - (oc - lanes)
+    halved = lanes == _HALVED and oc == blocks * lanes and filled <= lanes // 2
+    widths = [*[lanes] * (blocks - 1), lanes // 2 if halved else lanes]
 
     def row_tile(group: Expr, row: Expr, column: int | Expr, pixels: int, inside: bool) -> Stmt:
-        """Compute `pixels` outputs from `column` on; `inside`: no column of the window is outside the input."""
         acc, allocation = accumulators(pixels * blocks * lanes)
 
         def slot(m: int, j: int) -> int:
@@ -150,8 +179,8 @@ def _body(isa: Isa, step: Step, g: Geometry, tile: Tile, x: Buffer, w: Buffer, b
 
         statements = [allocation]
         statements += [
-            store(acc, load(b, (group * blocks + j) * lanes, lanes), slot(m, j), lanes)
-            for m in range(pixels) for j in range(blocks)
+            store(acc, load(b, (group * blocks + j) * lanes, n), slot(m, j), n)
+            for m in range(pixels) for j, n in enumerate(widths)
         ]  # fmt: skip
 
         def taps(ky: Expr, kx: int | Expr, members: list[int]) -> Stmt:
@@ -159,10 +188,10 @@ def _body(isa: Isa, step: Step, g: Geometry, tile: Tile, x: Buffer, w: Buffer, b
                 updates = []
                 for m in members:
                     position = (column + m) * g.sx - g.left + kx * g.dx
-                    value = broadcast(load(x, ((row * g.sy + ky * g.dy - g.top) * iw + position) * pitch + c), lanes)
-                    for j in range(blocks):
-                        weight = load(w, (((group * g.ky + ky) * g.kx + kx) * ic + c) * (blocks * lanes) + j * lanes, lanes)
-                        updates.append(store(acc, load(acc, slot(m, j), lanes) + value * weight, slot(m, j), lanes))
+                    value = load(x, ((row * g.sy + ky * g.dy - g.top) * rows.iw + position) * pitch + c)
+                    for j, n in enumerate(widths):
+                        weight = load(w, (((group * g.ky + ky) * g.kx + kx) * ic + c) * (blocks * lanes) + j * lanes, n)
+                        updates.append(store(acc, load(acc, slot(m, j), n) + broadcast(value, n) * weight, slot(m, j), n))
                 return sequence(updates)
 
             return loop(ic, body)
@@ -171,36 +200,40 @@ def _body(isa: Isa, step: Step, g: Geometry, tile: Tile, x: Buffer, w: Buffer, b
             if inside:
                 return loop(g.kx, lambda kx: taps(ky, kx, list(range(pixels)))) if g.kx > 1 else taps(ky, 0, list(range(pixels)))
             assert isinstance(column, int)
-            columns = [(kx, [m for m in range(pixels) if 0 <= (column + m) * g.sx - g.left + kx * g.dx < iw]) for kx in range(g.kx)]
+            columns = [(kx, [m for m in range(pixels) if 0 <= (column + m) * g.sx - g.left + kx * g.dx < rows.iw]) for kx in range(g.kx)]
             parts = [taps(ky, kx, members) for kx, members in columns if members]
             return sequence(parts) if parts else tirx.Evaluate(0)
 
-        statements.append(over_window_rows(g, row, ih, oh, window_row))
+        statements.append(over_window_rows(g, row, rows.ih, rows.oh, window_row))
         for m in range(pixels):
-            for j in range(blocks):
-                place = (row * g.every_y + g.at_y) * wide + (column + m) * g.every_x + g.at_x
+            place = written(row, column + m)
+            for j, n in enumerate(widths):
                 index = place * oc + (group * blocks + j) * lanes
-                value = load(acc, slot(m, j), lanes)
+                value = load(acc, slot(m, j), n)
                 if r is not None:
-                    value = value + load(r, index, lanes)
-                statements.append(store(y, apply(value, step.epilogue, lanes), index, lanes))
+                    value = value + load(r, index, n)
+                statements.append(store(y, apply(value, step.epilogue, n), index, n))
+                if n < lanes:  # layers that take whole vectors compute with it
+                    statements.append(store(y, broadcast(real(0), lanes - n), index + n, lanes - n))
         return sequence(statements)
 
-    segments = row_segments(g, ow, iw, tile.pixels)
-    if pointwise:
-        return _pointwise(row_tile, segments, groups, tile.pixels, work)
+    return row_tile
 
-    def row(p: Expr) -> Stmt:
-        group, out_row = tirx.floordiv(p, integer(oh)), tirx.floormod(p, integer(oh))
-        body = []
-        for start, pixels, count, inside in segments:
-            if count == 1:
-                body.append(row_tile(group, out_row, start, pixels, inside))
-            else:
-                body.append(loop(count, lambda t, s=start, n=pixels: row_tile(group, out_row, s + t * n, n, True)))  # type: ignore[misc]
-        return sequence(body)
 
-    return loop(groups * oh, row, work=work)
+def whole_row(row_tile: TileWriter, segments: list[tuple[int, int, int, bool]], group: Expr, row: Expr) -> Stmt:
+    """The code of a row of outputs, for a group of output channels.
+
+    Args:
+        row_tile: writes a tile.
+        segments: of a row, from `row_segments`.
+        group: of `Tile.blocks` vectors of output channels.
+        row: of the output.
+    """
+    return sequence(
+        row_tile(group, row, start, pixels, inside) if count == 1 else
+        loop(count, lambda t, s=start, n=pixels: row_tile(group, row, s + t * n, n, True))  # type: ignore[misc]
+        for start, pixels, count, inside in segments
+    )  # fmt: skip
 
 
 def over_window_rows(g: Geometry, row: Expr, ih: int, oh: int, window_row: Callable[[Expr], Stmt]) -> Stmt:
@@ -251,7 +284,7 @@ def row_segments(g: Geometry, ow: int, iw: int, pixels: int) -> list[tuple[int, 
 
 
 def _pointwise(
-    row_tile: Callable[[Expr, Expr, int | Expr, int, bool], Stmt], segments: list[tuple[int, int, int, bool]], groups: int,
+    row_tile: TileWriter, segments: list[tuple[int, int, int, bool]], groups: int,
     pixels: int, work: float,
 ) -> Stmt:  # fmt: skip
     """A 1x1 convolution: parallel over (group, chunk of tiles); the last chunk takes what is left over too."""

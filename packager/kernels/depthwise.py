@@ -1,9 +1,11 @@
 """Depthwise convolution: each channel by itself, a vector of channels at a time."""
 
+from collections.abc import Callable
+
 import numpy as np
 from tvm import tirx
 
-from linewatch.packager.kernels.conv import geometry_of, over_window_rows, row_segments
+from linewatch.packager.kernels.conv import Arrays, geometry_of, over_window_rows, row_segments
 from linewatch.packager.kernels.writer import Expr, Kernel, Stmt, accumulators, apply, lanes_of, load, loop, sequence, store
 from linewatch.packager.plan import Step
 from linewatch.packager.plan.values import F32
@@ -22,11 +24,34 @@ def pack_depthwise(step: Step) -> F32:
 def depthwise(isa: Isa, step: Step) -> object:
     """Parameters: input, packed weights, bias, output."""
     source, target, g = step.inputs[0], step.output, geometry_of(step)
+    kernel = Kernel()
+    x, w, b = kernel.array(source.size), kernel.array(g.ky * g.kx * target.stored), kernel.array(target.stored)
+    y = kernel.array(target.size)
+    row = row_writer(isa, step, Arrays(x, w, b, None, y), lambda r: r, lambda r: r)
+    return kernel.finish(loop(target.height, row, work=depthwise_work(isa, step)))
+
+
+def depthwise_work(isa: Isa, step: Step) -> float:
+    """Of all outputs, in vector multiply-adds in registers."""
+    return 4 * step.output.size * step.number("ky") * step.number("kx") / lanes_of(isa, step.output.stored)
+
+
+def row_writer(
+    isa: Isa, step: Step, arrays: Arrays, held: Callable[[Expr], Expr], written: Callable[[Expr], Expr]
+) -> Callable[[Expr], Stmt]:
+    """What writes the code of a row of outputs.
+
+    Args:
+        isa: of the target.
+        step: the convolution.
+        arrays: read and written.
+        held: which row of the array that is read holds a row of the input.
+        written: which row of the array that is written takes a row of the output.
+    """
+    source, target, g = step.inputs[0], step.output, geometry_of(step)
     ih, iw, oh, ow, stored = source.height, source.width, target.height, target.width, target.stored
     lanes = lanes_of(isa, stored)
-    kernel = Kernel()
-    x, w, b = kernel.array(source.size), kernel.array(g.ky * g.kx * stored), kernel.array(stored)
-    y = kernel.array(target.size)
+    x, w, b, y = arrays.x, arrays.w, arrays.b, arrays.y
     # Weights of one vector of channels and the pixels of a tile are all in registers.
     pixels = max(1, min(8, ow, (isa.registers - 4) // 2))
 
@@ -42,13 +67,13 @@ def depthwise(isa: Isa, step: Step) -> object:
                     position = (column + m) * g.sx - g.left + kx * g.dx
                     if not inside and not 0 <= position < iw:
                         continue
-                    value = load(x, ((row * g.sy + ky * g.dy - g.top) * iw + position) * stored + block * lanes, lanes)
+                    value = load(x, (held(row * g.sy + ky * g.dy - g.top) * iw + position) * stored + block * lanes, lanes)
                     updates.append(store(acc, load(acc, m * lanes, lanes) + value * weight, m * lanes, lanes))
             return sequence(updates) if updates else tirx.Evaluate(0)
 
         statements.append(over_window_rows(g, row, ih, oh, window_row))
         for m in range(count):
-            index = (row * ow + column + m) * stored + block * lanes
+            index = (written(row) * ow + column + m) * stored + block * lanes
             statements.append(store(y, apply(load(acc, m * lanes, lanes), step.epilogue, lanes), index, lanes))
         return sequence(statements)
 
@@ -63,4 +88,4 @@ def depthwise(isa: Isa, step: Step) -> object:
             for start, n, count, inside in segments
         )
 
-    return kernel.finish(loop(oh, row, work=4 * target.size * g.ky * g.kx / lanes))
+    return row

@@ -59,9 +59,38 @@ def loop(extent: int | Expr, body: Callable[[Expr], Stmt], *, start: int | Expr 
         work: of the whole loop, see PARALLEL_WORK; loops with more are shared among threads.
     """
     variable = Var("i", "int32")
-    shared = work >= PARALLEL_WORK and not (isinstance(extent, int) and extent == 1)
-    kind = ForKind.PARALLEL if shared else ForKind.SERIAL
+    kind = ForKind.PARALLEL if _shared(extent, work) else ForKind.SERIAL
     return For(variable, integer(start), integer(extent), kind, body(variable))
+
+
+def in_order(extent: int, before: list[Stmt], body: Callable[[Expr], Stmt], *, work: float) -> Stmt:
+    """`for i in range(extent): body(i)`, where each thread has memory of its own that outlives an iteration.
+
+    Each of the threads that there are takes neighbouring iterations, in order.
+
+    Args:
+        extent: how often.
+        before: what each thread does first: allocations, and what sets them.
+        body: of the loop.
+        work: of the whole loop, see PARALLEL_WORK.
+    """
+    if not _shared(extent, work):
+        return sequence([*before, loop(extent, body)])
+    threads, allocation = counter()
+    count, share = load(threads, 0), Var("share", "int32")
+
+    def mine(i: Expr) -> Stmt:
+        # The whole loop with a test: see ADR 2 on loops whose start and extent depend on an outer one.
+        inside = tirx.all(i >= extent * share // count, i < extent * (share + 1) // count)
+        return tirx.IfThenElse(inside, body(i), None)
+
+    started = tirx.Cast("int32", tirx.call_packed("runtime.NumThreads"))
+    shares = For(share, integer(0), count, ForKind.PARALLEL, sequence([*before, loop(extent, mine)]))
+    return sequence([allocation, store(threads, tirx.max(integer(1), started), 0), shares])
+
+
+def _shared(extent: int | Expr, work: float) -> bool:
+    return work >= PARALLEL_WORK and not (isinstance(extent, int) and extent == 1)
 
 
 def each_place(height: int, width: int, body: Callable[[Expr], Stmt], *, work: float) -> Stmt:
@@ -101,6 +130,12 @@ def broadcast(value: Expr, lanes: int) -> Expr:
 def scratch(size: int) -> tuple[Buffer, Stmt]:
     """Working memory of one thread, from the runtime's pool."""
     buffer = decl_buffer((size,), "float32", name="work", layout=None)
+    return buffer, AllocBuffer(buffer)
+
+
+def counter() -> tuple[Buffer, Stmt]:
+    """A number of one thread's that changes; an array of one int32."""
+    buffer = decl_buffer((1,), "int32", name="counter", scope="local", layout=None)
     return buffer, AllocBuffer(buffer)
 
 

@@ -12,6 +12,8 @@ from linewatch.packager.plan.values import F32, NCHW, Output, Plan, Source, Step
 
 FUSABLE = {"conv", "depthwise", "transposed", "elementwise"}
 """Steps that can take over an elementwise operator on their output."""
+_COLOURS = 4
+"""Most channels of a picture."""
 
 
 class Planner:
@@ -51,12 +53,14 @@ class Planner:
         shape = source.shape
         if len(shape) != 4 or shape[0] != 1 or min(shape) < 1:
             raise UnsupportedGraphError(f"the input {source.name} has shape {shape}; covered are static shapes of one picture")
-        if source.dtype == "uint8" and shape[3] <= 4:
+        if source.dtype == "uint8" and shape[3] <= _COLOURS:
             _, height, width, channels = shape
             view = View(Tensor(source.name, channels, height, width, channels), ("-", "H", "W", "C"))
         else:
             _, channels, height, width = shape
-            view = View(Tensor(source.name, channels, height, width, self.stored(channels)), NCHW)
+            # Colours are read one by one, by a convolution: padding would be written for nobody.
+            stored = channels if channels <= _COLOURS else self.stored(channels)
+            view = View(Tensor(source.name, channels, height, width, stored), NCHW)
         self.views[source.name] = view
         self.add(Step("input", [], view.tensor, {"order": "".join(a for a in view.axes if a != "-")}))
 

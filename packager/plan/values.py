@@ -103,6 +103,7 @@ class Step:
         weight, bias: of convolutions: O x I x KH x KW and O. Of elementwise steps: a constant second operand, as stored.
         residual: whether the last input is added before the epilogue.
         epilogue: applied to each value before it is stored.
+        parts: of a `fused` step: the steps that it stands for, the last of which has its residual and epilogue.
     """
 
     kind: str
@@ -113,6 +114,7 @@ class Step:
     bias: F32 | None = None
     residual: bool = False
     epilogue: tuple[Unary, ...] = ()
+    parts: "tuple[Step, ...]" = ()
 
     def number(self, name: str) -> int:
         """An attribute that is a number."""

@@ -6,11 +6,11 @@ lfv() { "$aws" --endpoint-url "$endpoint" lookoutvision "$@"; }
 wait_for() { # DESCRIPTION WANTED UNWANTED COMMAND...
     what=$1 wanted=$2 unwanted=$3
     shift 3
-    for _ in $(seq 300); do
+    for n in $(seq 300); do
         status=$("$@")
         case " $wanted " in *" $status "*) return 0 ;; esac
         case " $unwanted " in *" $status "*) echo "$what is $status" >&2; exit 1 ;; esac
-        sleep 4 # each question is a program of its own, and takes its time from the training
+        sleep $((n < 4 ? n : 4)) # each question is a program of its own, and takes its time from the training
     done
     echo "$what is still $status" >&2
     exit 1

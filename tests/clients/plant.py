@@ -1,28 +1,35 @@
-"""A plant's folder as `lifecycle.py` wants it: drawn parts with a manifest, and test pictures."""
+"""A plant's folder as `lifecycle.py` wants it: small pictures of drawn parts with a manifest, and test pictures."""
 
 import json
 import shutil
 from pathlib import Path
 
-from linewatch.commands.drawn.part_set import PartSet
-from linewatch.commands.drawn.writing import write_set
+from PIL import Image
 
 BUCKET = "line-7"
+SIZE = (176, 128)
+"""Width and height of the pictures. What tests do with a plant takes its time by the pixel, emulated ARM64 code above all; and with the
+size that the model of tests/conftest.py has inside, both models have the same layers, so that schedules are measured once."""
 
 
-def write_plant(folder: Path, per_class: int = 12, tests: int = 3) -> None:
-    """Draw a set and write its manifest as Ground Truth would."""
-    raw = folder.with_name(f"{folder.name}-raw")
-    write_set(raw, PartSet(per_class, per_class, tests, tests, seed=3))
-    colors = json.loads((raw / "train" / "labels.json").read_text())
+def write_plant(parts: Path, folder: Path, per_class: int = 12, tests: int = 3) -> None:
+    """The first of a drawn set's pictures, made smaller, with a manifest as Ground Truth would write it.
+
+    Args:
+        parts: the set, see `linewatch.commands.drawn.writing.write_set`.
+        folder: to write to.
+        per_class: training pictures of each class.
+        tests: test pictures of each class.
+    """
+    colors = json.loads((parts / "train" / "labels.json").read_text())
     map_ = {"0": {"class-name": "BACKGROUND", "hex-color": "#ffffff", "confidence": 0.0}}
     map_ |= {str(i + 1): {"class-name": n, "hex-color": c, "confidence": 0.0} for i, (n, c) in enumerate(colors.items())}
     for name in ("pictures", "masks", "test"):
         (folder / name).mkdir(parents=True)
     lines = []
     for kind in ("normal", "anomaly"):
-        for path in sorted((raw / "train" / kind).iterdir()):
-            shutil.copy(path, folder / "pictures" / path.name)
+        for path in sorted((parts / "train" / kind).iterdir())[:per_class]:
+            _write_small(path, folder / "pictures" / path.name, Image.Resampling.BOX)
             line = {
                 "source-ref": f"s3://{BUCKET}/pictures/{path.name}", "anomaly-label": int(kind == "anomaly"),
                 "anomaly-label-metadata": {
@@ -30,9 +37,9 @@ def write_plant(folder: Path, per_class: int = 12, tests: int = 3) -> None:
                     "creation-date": "2026-01-02T03:04:05.678", "job-name": "labeling-job/anomaly-label",
                 },
             }  # fmt: skip
-            mask = raw / "train" / "masks" / f"{path.stem}.png"
+            mask = parts / "train" / "masks" / f"{path.stem}.png"
             if mask.exists():
-                shutil.copy(mask, folder / "masks" / mask.name)
+                _write_small(mask, folder / "masks" / mask.name, Image.Resampling.NEAREST)
                 line |= {
                     "anomaly-mask-ref": f"s3://{BUCKET}/masks/{mask.name}",
                     "anomaly-mask-ref-metadata": {
@@ -43,8 +50,13 @@ def write_plant(folder: Path, per_class: int = 12, tests: int = 3) -> None:
             lines.append(json.dumps(line))
     (folder / "train.manifest").write_text("\n".join(lines) + "\n")
     for kind in ("normal", "anomaly"):
-        for path in sorted((raw / "test" / kind).iterdir()):
-            shutil.copy(path, folder / "test" / f"{kind}-{path.name}")
+        for path in sorted((parts / "test" / kind).iterdir())[:tests]:
+            _write_small(path, folder / "test" / f"{kind}-{path.name}", Image.Resampling.BOX)
+
+
+def _write_small(source: Path, target: Path, how: Image.Resampling) -> None:
+    with Image.open(source) as image:
+        image.resize(SIZE, how).save(target)
 
 
 def write_cookies(source: Path, folder: Path) -> None:

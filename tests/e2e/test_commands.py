@@ -29,7 +29,7 @@ def test_help_has_examples(command: str) -> None:
 
 
 def test_demo_on_a_small_set(parts: Path, tmp_path: Path) -> None:
-    done = linewatch("demo", "--data", parts, "--output", tmp_path, "--side", "128", "--effort", "quick")
+    done = linewatch("demo", "--data", parts, "--output", tmp_path, "--side", "128", "--effort", "quick", "--encoder", "none")
     summary = json.loads((tmp_path / "summary.json").read_text())
     assert set(summary) == {"f1", "precision", "recall", "p50_ms", "p99_ms", "tvm_over_onnxruntime", "train_seconds",
                             "package_seconds", "pictures"}  # fmt: skip
@@ -53,6 +53,8 @@ def test_train_package_detect(parts: Path, tmp_path: Path, agent_address: str) -
         "64",
         "--effort",
         "quick",
+        "--encoder",
+        "none",
         "--name",
         "m",
         "--test",
@@ -107,7 +109,7 @@ def test_errors_are_messages_with_exit_codes(tmp_path: Path, copied_bundle: Path
 def test_groups_keep_the_pictures_of_a_part_together(parts: Path, tmp_path: Path) -> None:
     rows = [f"{p.name},{i // 3}" for i, p in enumerate(sorted((parts / "train" / "normal").iterdir()))]
     (tmp_path / "groups.csv").write_text("picture,group\n" + "\n".join(rows) + "\n")
-    arguments = ("train", parts / "train", "-o", tmp_path / "b", "--side", "64", "--effort", "quick", "--json")
+    arguments = ("train", parts / "train", "-o", tmp_path / "b", "--side", "64", "--effort", "quick", "--encoder", "none", "--json")
     done = json.loads(linewatch(*arguments, "--groups", tmp_path / "groups.csv").stdout)
     assert len(done["training"]["near_duplicates"]) >= 4
     assert all(len(group) == 3 for group in done["training"]["near_duplicates"])

@@ -21,10 +21,10 @@ OPERATIONS = 22
 
 
 @pytest.fixture(scope="module")
-def plant(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def plant(parts: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Pictures and a manifest."""
     folder = tmp_path_factory.mktemp("plant") / "plant"
-    write_plant(folder)
+    write_plant(parts, folder)
     return folder
 
 
@@ -32,8 +32,8 @@ def plant(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def server(tmp_path: Path) -> Iterator[Server]:
     """A server with small demands on the number of pictures."""
     running = Server(tmp_path / "data", {
-        "training_effort": "quick", "least_normal": 10, "least_anomaly": 10, "least_label": 2, "hosting_start_s": 60,
-        "least_normal_each": 2, "least_test_anomaly": 2, "least_label_each": 0,
+        "training_effort": "quick", "training_encoder": "none", "least_normal": 10, "least_anomaly": 10, "least_label": 2,
+        "hosting_start_s": 60, "least_normal_each": 2, "least_test_anomaly": 2, "least_label_each": 0,
     }).start()  # fmt: skip
     try:
         yield running
@@ -92,7 +92,7 @@ def test_the_newest_boto3_with_what_client_install_gives(server: Server, plant: 
 def test_the_cookies_by_boto3_alone(tmp_path: Path, cookies: Path) -> None:
     """The service's own getting-started data, with its own demands on numbers."""
     write_cookies(cookies, tmp_path / "plant")
-    server = Server(tmp_path / "data", {"training_effort": "quick", "hosting_start_s": 60}).start()
+    server = Server(tmp_path / "data", {"training_effort": "quick", "training_encoder": "none", "hosting_start_s": 60}).start()
     try:
         found = run_lifecycle(old_client(), server, tmp_path / "plant", environment(server, tmp_path))
         server.stop()

@@ -271,26 +271,26 @@ def test_a_trainer_killed_in_the_middle_leaves_the_old_bundle_and_goes_on(
 ) -> None:
     old = tmp_path / "bundle"
     shutil.copytree(bundle.folder, old)
-    process = trainer(parts / "train", old, "--effort", "quick")
+    process = trainer(parts / "train", old, "--effort", "quick", "--encoder", "none")
     wait_for(process, b"fitting the final model")
     process.kill()
     process.communicate(timeout=30)
     assert open_bundle(old).manifest == bundle.manifest
     kept = {p.name for p in (tmp_path / "bundle.unfinished").iterdir()}
     assert {"fold-bank-0.npz", "fold-bank-5.npz", "pictures.npz"} <= kept
-    again = trainer(parts / "train", old, "--effort", "quick")
+    again = trainer(parts / "train", old, "--effort", "quick", "--encoder", "none")
     _, said = again.communicate(timeout=120)
     assert again.returncode == 0, said
     assert b"reading pictures" not in said, "what was finished is not done again"
     assert b"computing features" not in said
     assert not (tmp_path / "bundle.unfinished").exists()
-    straight = trainer(parts / "train", tmp_path / "straight", "--effort", "quick")
+    straight = trainer(parts / "train", tmp_path / "straight", "--effort", "quick", "--encoder", "none")
     straight.communicate(timeout=120)
     assert open_bundle(old).manifest.files["model.onnx"] == open_bundle(tmp_path / "straight").manifest.files["model.onnx"]
 
 
 def test_a_trainer_that_is_told_to_stop_says_how_to_go_on(parts: Path, tmp_path: Path) -> None:
-    process = trainer(parts / "train", tmp_path / "b", "--effort", "quick")
+    process = trainer(parts / "train", tmp_path / "b", "--effort", "quick", "--encoder", "none")
     wait_for(process, b"cross-validating")
     process.send_signal(signal.SIGTERM)
     _, said = process.communicate(timeout=30)
@@ -301,7 +301,7 @@ def test_a_trainer_that_is_told_to_stop_says_how_to_go_on(parts: Path, tmp_path:
 
 
 def test_no_space_while_exporting(parts: Path, tmp_path: Path) -> None:
-    process = trainer(parts / "train", tmp_path / "b", "--effort", "quick")
+    process = trainer(parts / "train", tmp_path / "b", "--effort", "quick", "--encoder", "none")
     resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (100_000, 100_000))
     _, said = process.communicate(timeout=120)
     assert process.returncode == 1

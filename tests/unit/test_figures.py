@@ -27,8 +27,9 @@ def performance(title: str) -> str:
     return " ".join(re.split(r"^## ", page, flags=re.MULTILINE)[[s.split("\n")[0] for s in page.split("\n## ")].index(title)].split())
 
 
-def test_accuracy() -> None:
-    page, printed = text("docs/accuracy.md"), table(msgspec.convert(run("accuracy")["folds"], list[Fold]))
+@pytest.mark.parametrize("kept", ["accuracy", "accuracy_encoder"])
+def test_accuracy(kept: str) -> None:
+    page, printed = text("docs/accuracy.md"), table(msgspec.convert(run(kept)["folds"], list[Fold]))
     missing = [line for line in printed.splitlines() if line not in page]
     assert missing == []
 

@@ -10,6 +10,9 @@ from typing import Protocol
 from linewatch.training.arrays import Bools
 from linewatch.training.graph.outputs import FittedFamily
 
+SEGMENTATION_NET = "segmentation net"
+"""The family whose net stands on the pretrained encoder."""
+
 
 class Family(Protocol):
     """Something that can be fitted.

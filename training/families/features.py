@@ -1,18 +1,21 @@
 """The family of branches over one extractor's cells: one-class, and supervised where there are labels."""
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from linewatch.training.arrays import Bools, Ints
 from linewatch.training.data.pictures import PictureStore
 from linewatch.training.families.cells import Cells, hard_negatives
-from linewatch.training.families.discriminator import Discriminator
 from linewatch.training.families.extractor import Extractor
 from linewatch.training.families.one_class import NearestNeighbours, PositionGaussian
 from linewatch.training.families.supervised import CellClassifier, PooledStatistics
 from linewatch.training.graph.outputs import DistanceMap, FamilyOutputs
 from linewatch.training.graph.writer import GraphWriter
+
+if TYPE_CHECKING:
+    from linewatch.training.families.discriminator import Discriminator
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,7 +25,7 @@ class FittedFeatures:
     extractor: Extractor
     neighbours: NearestNeighbours
     position: PositionGaussian
-    discriminator: Discriminator | None
+    discriminator: "Discriminator | None"
     pooled: PooledStatistics | None
     classifier: CellClassifier | None
 
@@ -73,8 +76,8 @@ class FeatureFamily:
 
     @property
     def divisions(self) -> int:
-        """See `Family`."""
-        return 2
+        """See `Family`. A pretrained net has more channels, and is slower to fit and to run."""
+        return 1 if self.extractor.is_pretrained else 2
 
     def placeholder(self) -> None:
         """See `Family`. None: it is fitted in seconds."""
@@ -99,6 +102,8 @@ class FeatureFamily:
             classifier = CellClassifier.fit(hard, with_hard, count, self.seed, epochs=24)
         discriminator = None
         if self.extractor.is_pretrained:
+            from linewatch.training.families.discriminator import Discriminator  # it brings torch
+
             normal = cells.coarse[chosen[cells.coarse_owner]]
             defects = features[classes > 0][:, : self.extractor.channels]
             discriminator = Discriminator.fit(normal, defects, self.seed)

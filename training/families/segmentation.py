@@ -14,8 +14,8 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from linewatch.training.arrays import F32
 from linewatch.training.families.encoder import STRIDES, Block, Convolution, Encoder
+from linewatch.training.families.layers import Layer, folded, plain
 from linewatch.training.families.one_class import peak
 from linewatch.training.families.torch_setup import seeded
 from linewatch.training.graph.outputs import FamilyOutputs, Score, Segmentation, Supervision
@@ -28,8 +28,9 @@ STRIDE = STRIDES[0]
 HEADS = (2, 3)
 """Grids, by their place in `STRIDES`, whose mean and maximum tell of the picture as a whole."""
 
-Layer = tuple[F32, F32]
-"""Weight (O x I x K x K) and bias (O) of a convolution."""
+def _pointwise(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
+    """A convolution of 1 x 1 as one product of matrices: with channels last nothing is moved, and one thread takes half the time."""
+    return functional.linear(x.permute(0, 2, 3, 1), weight[:, :, 0, 0], bias).permute(0, 3, 1, 2)
 
 
 class EncoderModule(nn.Module):
@@ -74,7 +75,10 @@ class EncoderModule(nn.Module):
         if before != behind:
             x = functional.pad(x, (before, behind, before, behind))
             before = 0
-        y = functional.conv2d(x, self.weights[n], self.biases[n], convolution.stride, before, groups=convolution.groups)
+        if self.weights[n].shape[2] == 1:
+            y = _pointwise(x, self.weights[n], self.biases[n])
+        else:
+            y = functional.conv2d(x, self.weights[n], self.biases[n], convolution.stride, before, groups=convolution.groups)
         return functional.relu6(y) if convolution.clipped else y
 
     def export(self) -> Encoder:
@@ -181,28 +185,13 @@ def export(net: SegmentationNet) -> FittedSegmentation:
     net.eval()
     return FittedSegmentation(
         net.encoder.export(),
-        tuple(_folded(block) for block in net.enter),
-        tuple(_plain(conv) for conv in net.lateral),
-        tuple(_folded(block) for block in net.up),
-        None if net.outlines is None else _plain(net.outlines),
-        _plain(net.anomaly),
-        _plain(net.picture),
+        tuple(folded(block) for block in net.enter),
+        tuple(plain(conv) for conv in net.lateral),
+        tuple(folded(block) for block in net.up),
+        None if net.outlines is None else plain(net.outlines),
+        plain(net.anomaly),
+        plain(net.picture),
     )
-
-
-def _plain(conv: nn.Module) -> Layer:
-    assert isinstance(conv, nn.Conv2d)
-    assert conv.bias is not None
-    return conv.weight.detach().cpu().numpy(), conv.bias.detach().cpu().numpy()
-
-
-def _folded(block: nn.Module) -> Layer:
-    assert isinstance(block, nn.Sequential)
-    conv, norm = block[0], block[1]
-    scale = (norm.weight / torch.sqrt(norm.running_var + norm.eps)).detach().cpu().numpy()
-    weight = conv.weight.detach().cpu().numpy() * scale[:, None, None, None]
-    bias = norm.bias.detach().cpu().numpy() - norm.running_mean.cpu().numpy() * scale
-    return weight.astype(np.float32), bias.astype(np.float32)
 
 
 def placeholder(encoder: Encoder, labels: int) -> FittedSegmentation:

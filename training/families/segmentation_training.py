@@ -14,6 +14,7 @@ from linewatch.training.data.crops import CropSource, augment, crop_size
 from linewatch.training.data.pictures import PictureStore
 from linewatch.training.families.descent import descend
 from linewatch.training.families.encoder import Encoder
+from linewatch.training.families.family import SEGMENTATION_NET
 from linewatch.training.families.segmentation import STRIDE, FittedSegmentation, SegmentationNet, export, placeholder
 from linewatch.training.families.torch_setup import device, seeded
 from linewatch.training.graph.color import to_planes
@@ -53,7 +54,7 @@ class SegmentationFamily:
     @property
     def name(self) -> str:
         """See `Family`."""
-        return "segmentation net"
+        return SEGMENTATION_NET
 
     @property
     def folds(self) -> int:

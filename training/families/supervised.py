@@ -22,6 +22,8 @@ CONTEXT = 5
 STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 """Inverse penalties that the pooled statistics choose among, by `STRENGTH_FOLDS` folds."""
 STRENGTH_FOLDS = 5
+_INTERRUPTED = "Training interrupted by user"
+"""What scikit-learn warns of where it was interrupted."""
 NEVER = -15.0
 """The logit of a label of which there was nothing to learn from."""
 
@@ -48,6 +50,9 @@ class CellClassifier:
             labels: how many there are.
             seed: of the weights and the batches.
             epochs: passes over the cells.
+
+        Raises:
+            KeyboardInterrupt: it was stopped.
         """
         mean, scale = cells.mean(axis=0), cells.std(axis=0) + 1e-3
         net = MLPClassifier(
@@ -57,7 +62,12 @@ class CellClassifier:
         # The steps are small: more BLAS threads gain 5 % alone, and cost a factor when another job has the other core.
         with threadpool_limits(1), warnings.catch_warnings():
             warnings.simplefilter("ignore", ConvergenceWarning)  # the number of epochs is ours to choose
-            net.fit(((cells - mean) / scale).astype(np.float32), classes)
+            # Else scikit-learn keeps what is half fitted, and the run that was stopped goes on with it.
+            warnings.filterwarnings("error", message=_INTERRUPTED)
+            try:
+                net.fit(((cells - mean) / scale).astype(np.float32), classes)
+            except UserWarning as stopped:
+                raise KeyboardInterrupt from stopped
         weights = [np.asarray(w, np.float64).T for w in net.coefs_]
         biases = [np.asarray(b, np.float64) for b in net.intercepts_]
         biases[0] -= weights[0] @ (mean / scale)

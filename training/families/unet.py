@@ -14,7 +14,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from linewatch.training.arrays import F32
+from linewatch.training.families.layers import Layer, folded, plain
 from linewatch.training.families.one_class import peak
 from linewatch.training.graph.outputs import FamilyOutputs, Score, Segmentation, Supervision
 from linewatch.training.graph.writer import GraphWriter
@@ -62,25 +62,6 @@ class UNet(nn.Module):
         return out
 
 
-Layer = tuple[F32, F32]
-"""Weight (O x I x K x K) and bias (O) of a convolution."""
-
-
-def _plain(conv: nn.Module) -> Layer:
-    assert isinstance(conv, nn.Conv2d)
-    assert conv.bias is not None
-    return conv.weight.detach().cpu().numpy(), conv.bias.detach().cpu().numpy()
-
-
-def _folded(block: nn.Module) -> Layer:
-    assert isinstance(block, nn.Sequential)
-    conv, norm = block[0], block[1]
-    scale = (norm.weight / torch.sqrt(norm.running_var + norm.eps)).detach().cpu().numpy()
-    weight = conv.weight.detach().cpu().numpy() * scale[:, None, None, None]
-    bias = norm.bias.detach().cpu().numpy() - norm.running_mean.cpu().numpy() * scale
-    return weight.astype(np.float32), bias.astype(np.float32)
-
-
 @dataclass(frozen=True, slots=True)
 class FittedUNet:
     """Folded weights of every convolution, in the order of `UNet`."""
@@ -119,10 +100,10 @@ def export(net: UNet) -> FittedUNet:
     """Fold the normalisation of a trained net into its convolutions."""
     net.eval()
     return FittedUNet(
-        tuple(tuple(_folded(block) for block in level) for level in net.down),
-        tuple(_plain(c) for c in net.lateral),
-        tuple(_folded(b) for b in net.up),
-        _plain(net.out),
+        tuple(tuple(folded(block) for block in level) for level in net.down),
+        tuple(plain(c) for c in net.lateral),
+        tuple(folded(b) for b in net.up),
+        plain(net.out),
     )
 
 

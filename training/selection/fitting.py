@@ -20,8 +20,6 @@ from linewatch.training.families.encoder import Encoder
 from linewatch.training.families.extractor import BANK
 from linewatch.training.families.family import Family
 from linewatch.training.families.features import FeatureFamily
-from linewatch.training.families.segmentation_training import SegmentationFamily
-from linewatch.training.families.unet_training import UNetFamily
 from linewatch.training.graph.outputs import FittedFamily, Score, Supervision
 from linewatch.training.graph.spec import GraphSpec
 from linewatch.training.options import TrainingOptions
@@ -164,7 +162,7 @@ def fit_labelled(task: Task) -> FitResult:
     store, options = task.store, task.options
     candidates: list[Family] = [*task.feature_families(FOLDS)]
     if options.net_steps:
-        candidates.append(_net(task))
+        candidates.append(net_family(task))
     families = {family.name: family for family in candidates}
     everything = np.ones(len(store), bool)
     placeholders: dict[str, FittedFamily] = {n: p for n, f in families.items() if (p := f.placeholder()) is not None}
@@ -199,8 +197,12 @@ def fit_labelled(task: Task) -> FitResult:
     )  # fmt: skip
 
 
-def _net(task: Task) -> Family:
+def net_family(task: Task) -> Family:
     """The net that is fitted to these pictures: on the encoder where there is one."""
+    # Importing torch takes two seconds, which a quick training without an encoder does without.
+    from linewatch.training.families.segmentation_training import SegmentationFamily
+    from linewatch.training.families.unet_training import UNetFamily
+
     steps, seed = task.options.net_steps, task.options.seed
     if task.encoder is None:
         return UNetFamily(task.store, UNET_STEPS_FOR_ONE * steps, seed, task.workspace, task.progress)

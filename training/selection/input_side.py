@@ -7,8 +7,6 @@ from linewatch.training.data.dataset import Dataset
 from linewatch.training.data.input_size import DEFAULT_SIDE, choose_input, choose_side
 from linewatch.training.data.survey import count_sizes
 from linewatch.training.families.encoder import Encoder
-from linewatch.training.families.segmentation import placeholder as segmentation_placeholder
-from linewatch.training.families.unet import placeholder as unet_placeholder
 from linewatch.training.graph.color import write_color
 from linewatch.training.graph.cost import cost_model
 from linewatch.training.graph.outputs import FittedFamily
@@ -65,6 +63,9 @@ def affordable_side(
         options: what the user chose.
         encoder: pretrained; None without one.
     """
+    from linewatch.training.families.segmentation import placeholder as segmentation_placeholder
+    from linewatch.training.families.unet import placeholder as unet_placeholder
+
     fitted: FittedFamily = unet_placeholder(max(1, labels) + 1) if encoder is None else segmentation_placeholder(encoder, labels)
     while side > DEFAULT_SIDE:
         spec = choose_input(picture, side)

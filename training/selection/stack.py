@@ -62,8 +62,8 @@ def stacked_out_of_fold(scores: F64, truth: Bools, folds: Ints) -> F64:
     """Stack scores in which no picture's own label took part, on the scale of the stack that is fitted on all pictures.
 
     The stack is fitted on the other folds. Stacks of different folds have different scales: each is brought to the common one by
-    its location and spread over the pictures that it was fitted on, both classes counting the same. A single score needs no fold:
-    its stack is a monotone scaling, and ranks stay as they are.
+    its location and spread, and the final stack's, over the pictures that it was fitted on, both classes counting the same. A single
+    score needs no fold: its stack is a monotone scaling, and ranks stay as they are.
 
     Args:
         scores: n x columns, out of fold.
@@ -74,9 +74,9 @@ def stacked_out_of_fold(scores: F64, truth: Bools, folds: Ints) -> F64:
     result = whole(scores)
     if scores.shape[1] == 1:
         return result
-    location, spread = _location_and_spread(result, truth)
     for fold in np.unique(folds):
         held_out = folds == fold
+        location, spread = _location_and_spread(whole(scores[~held_out]), truth[~held_out])
         stack = fit_stack(scores[~held_out], truth[~held_out])
         its_location, its_spread = _location_and_spread(stack(scores[~held_out]), truth[~held_out])
         result[held_out] = location + (stack(scores[held_out]) - its_location) * (spread / its_spread)

@@ -22,8 +22,8 @@ import numpy as np
 from linewatch.anomaly_model.progress import ProgressCallback, no_progress
 from linewatch.training.arrays import F32, F64
 
-LEAST_WEIGHT = 0.1
-"""What the distance of a picture counts of which the model is certain; 1 at the threshold."""
+LEAST_WEIGHT = 0.25
+"""What the distance of a picture counts of which the model is certain, where 1 is at the threshold: four times as far, it comes as early."""
 UNSURE = 0.5
 """Uncertainty from which a picture is near the threshold: a confidence up to 0.75."""
 USUAL_SHARE = 0.99

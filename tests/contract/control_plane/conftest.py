@@ -45,7 +45,10 @@ def new_database(address: str) -> str:
 @contextmanager
 def running_server(folder: Path, **settings: object) -> Iterator[Server]:
     """A server that starts, stops and logs no trace."""
-    running = Server(folder / "data", {"quota_trainings": 50, "hosting_start_s": 60, "training_effort": "quick", **settings}).start()
+    running = Server(
+        folder / "data",
+        {"quota_trainings": 50, "hosting_start_s": 60, "training_effort": "quick", "training_encoder": "none", **settings},
+    ).start()
     try:
         yield running
         running.stop()

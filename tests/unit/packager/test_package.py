@@ -18,6 +18,16 @@ from linewatch.packager.verification import verify_parity
 from tests.toolchain import require_arm64
 
 BY_MODEL = PackageOptions(tuning="model", rounds=0)
+DESCRIBED = PackageOptions(
+    name="model-x", version="4.5.6", description="Line 7: cookies", tags={"plant": "a"}, location="s3://b/p/", tuning="model", rounds=0,
+    key=create_key(),
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def for_avx2(bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Package:
+    """A package with everything that a user may say of it."""
+    return package(bundle, find_target("x86_64-cpu", {"mcpu": "core-avx2"}), tmp_path_factory.mktemp("avx2"), DESCRIBED)
 
 
 def digest(package: Package) -> str:
@@ -72,8 +82,12 @@ def test_the_same_input_gives_the_same_bytes(bundle: Bundle, tmp_path: Path) -> 
     assert digest(first) == digest(second)
     assert first.component.recipe.read_bytes() == second.component.recipe.read_bytes()
     assert open_bundle(second.bundle.folder, trusted=[options.key.public_key()])  # type: ignore[union-attr]
-    third = package(first.bundle, find_target("x86_64-cpu"), tmp_path / "d", options)
-    assert digest(third) == digest(first), "packaging a package gives it again"
+
+
+def test_packaging_a_package_gives_it_again(for_avx2: Package, tmp_path: Path) -> None:
+    again = package(for_avx2.bundle, find_target("x86_64-cpu", {"mcpu": "core-avx2"}), tmp_path, DESCRIBED)
+    assert digest(again) == digest(for_avx2)
+    assert again.component.recipe.read_bytes() == for_avx2.component.recipe.read_bytes()
 
 
 def test_what_is_in_it_is_listed(packaged: Package) -> None:
@@ -88,12 +102,10 @@ def test_what_is_in_it_is_listed(packaged: Package) -> None:
     assert tools["apache-tvm"]["licenses"] == [{"license": {"id": "Apache-2.0"}}]
 
 
-def test_description_tags_and_location(bundle: Bundle, tmp_path: Path) -> None:
-    options = PackageOptions(
-        name="model-x", version="4.5.6", description="Line 7: cookies", tags={"plant": "a"}, location="s3://b/p/", tuning="model", rounds=0
-    )
-    done = package(bundle, find_target("x86_64-cpu", {"mcpu": "core-avx2"}), tmp_path, options)
-    recipe, facts = json.loads(done.component.recipe.read_bytes()), json.loads((tmp_path / "component.json").read_bytes())
+def test_description_tags_and_location(for_avx2: Package) -> None:
+    done = for_avx2
+    recipe = json.loads(done.component.recipe.read_bytes())
+    facts = json.loads((done.component.recipe.parents[1] / "component.json").read_bytes())
     assert recipe["ComponentDescription"] == "Line 7: cookies"
     assert recipe["Manifests"][0]["Artifacts"][0]["Uri"] == f"s3://b/p/{done.component.artifacts[0].path.name}"
     assert facts["tags"] == {"plant": "a"}

@@ -15,7 +15,7 @@ from linewatch.packager import tune as tuning
 from linewatch.packager.plan import make_plan
 from linewatch.packager.schedule import Tile, Winograd, candidates, choose, cost
 from linewatch.packager.targets import AVX2, AVX512, NEON, Isa
-from linewatch.packager.tune import TuningError, chooser, convolutions, read_log, signature, tune
+from linewatch.packager.tune import TuningError, chooser, chosen_layers, read_log, signature, tune
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +29,7 @@ def model() -> bytes:
 @pytest.mark.parametrize("isa", [AVX512, AVX2, NEON], ids=lambda isa: isa.name)
 def test_candidates_can_be_computed(model: bytes, isa: Isa) -> None:
     kinds = set()
-    for step in convolutions(model, isa).values():
+    for step in chosen_layers(model, isa).values():
         for choice in candidates(isa, step):
             kinds.add(type(choice))
             assert choice.pixels * choice.blocks + choice.blocks + 1 <= isa.registers
@@ -51,7 +51,7 @@ def test_few_multiplications_are_worth_it_where_channels_are_many() -> None:
 
 
 def test_a_choice_that_does_not_fit_is_not_taken(model: bytes) -> None:
-    step = next(iter(convolutions(model, AVX512).values()))
+    step = next(iter(chosen_layers(model, AVX512).values()))
     wrong = chooser({signature(step): Tile(1000, 1000)})
     assert wrong(AVX512, step) == choose(AVX512, step)
     other = candidates(AVX512, step)[-1]
@@ -63,7 +63,7 @@ def test_a_choice_that_does_not_fit_is_not_taken(model: bytes) -> None:
 def test_what_was_measured_is_not_measured_again(model: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     first = tune(model, AVX2)
-    assert set(first) == set(convolutions(model, AVX2))
+    assert set(first) == set(chosen_layers(model, AVX2))
     [log] = (tmp_path / "linewatch" / "tuning").iterdir()
     assert {name: msgspec.convert(value, Tile | Winograd) for name, value in json.loads(log.read_text()).items()} == first
 
@@ -79,7 +79,7 @@ def test_what_was_measured_is_not_measured_again(model: bytes, tmp_path: Path, m
 def test_another_graph_does_not_change_what_was_measured(model: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Or the first graph would be packaged with other bytes from then on."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    layers = convolutions(model, AVX2)
+    layers = chosen_layers(model, AVX2)
     shared, step = next(iter(layers.items()))
     unusual = candidates(AVX2, step)[-1]
     replace_file(tuning.log_path(AVX2), tuning.dump_log({shared: unusual}))

@@ -86,7 +86,7 @@ def spec(folder: Path, manifest: Path, **changed: Any) -> Spec:
     values: dict[str, Any] = {
         "manifest": str(manifest), "test_manifest": None, "root": str(folder), "output": str(folder / "bundle"),
         "results": str(folder / "results"), "masks_at": "s3://out/masks/", "name": "p", "version": "2",
-        "arn": "arn:aws:lookoutvision:r:123456789012:model/p/2", "effort": "quick", "rules": rules,
+        "arn": "arn:aws:lookoutvision:r:123456789012:model/p/2", "effort": "quick", "encoder": "none", "rules": rules,
     }  # fmt: skip
     return Spec(**{**values, **changed})
 

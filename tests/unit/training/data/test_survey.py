@@ -28,7 +28,7 @@ def folder(parts: Path, tmp_path: Path) -> Path:
 
 @pytest.mark.slow
 def test_what_was_resized_and_left_out_is_in_the_bundle(folder: Path, tmp_path: Path) -> None:
-    options = TrainingOptions(side=64, net_steps=0, leave_out=True, resize=True)
+    options = TrainingOptions(side=64, net_steps=0, encoder="none", leave_out=True, resize=True)
     manifest = train(read_dataset(folder / "train"), tmp_path / "b", options, read_dataset(folder / "test")).bundle.manifest
     assert manifest.picture == PictureSize(height=240, width=320)
     assert (manifest.training["sizes"], manifest.training["other_sizes"]) == ({"320x240": 34, "160x120": 1}, "resize")
@@ -40,7 +40,7 @@ def test_a_test_set_is_looked_at_before_training(folder: Path, tmp_path: Path) -
     (folder / "train" / "anomaly" / "anomaly-003.png").unlink()
     (folder / "train" / "normal" / "normal-000.png").unlink()
     with pytest.raises(DatasetError, match=r"test cannot be used:\n  1 of 16 pictures are not of the size of the training pictures, 320x240"):
-        train(read_dataset(folder / "train"), tmp_path / "b", TrainingOptions(side=64, net_steps=0), read_dataset(folder / "test"))
+        train(read_dataset(folder / "train"), tmp_path / "b", TrainingOptions(side=64, net_steps=0, encoder="none"), read_dataset(folder / "test"))
     assert not list(tmp_path.glob("b*"))
 
 

@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+from sklearn.neural_network import MLPClassifier
 
 from linewatch.anomaly_model.runtime_onnx import OnnxRuntime
 from linewatch.training.families.one_class import NearestNeighbours, PositionGaussian
@@ -77,6 +78,15 @@ def test_segmentation_branch_learns_and_writes_what_it_learnt(noise: np.ndarray,
     )
     expected = forward(np.concatenate([cell[0], context[0]]).reshape(2 * FEATURES, -1).T)
     assert np.abs(written[0].reshape(labels, -1).T - expected).max() < 1e-3 * max(1, np.abs(expected).max())
+
+
+def test_an_interrupt_ends_the_fit(monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_arguments: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(MLPClassifier, "_backprop", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        CellClassifier.fit(np.random.default_rng(0).normal(size=(40, 8)).astype(np.float32), np.arange(40) % 2, 1, 0, epochs=1)
 
 
 def test_a_label_without_cells_is_never_found() -> None:

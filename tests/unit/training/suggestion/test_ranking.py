@@ -112,6 +112,7 @@ def test_many_pictures_have_their_place_too(monkeypatch: pytest.MonkeyPatch) -> 
     found = rank(chance, pool, pool[:10] + 5, lambda _what, done, total: told.append((done, total)))
     assert indices(found)[:300] == indices(whole)[:300]
     assert sorted(indices(found)) == list(range(700))
-    rest = [(0.1 + 0.9 * r.uncertainty) * r.distance for r in found[300:]]
+    least = ranking.LEAST_WEIGHT
+    rest = [(least + (1 - least) * r.uncertainty) * r.distance for r in found[300:]]
     assert rest == sorted(rest, reverse=True)
     assert told == [(0, 300), (100, 300), (200, 300), (300, 300)]
