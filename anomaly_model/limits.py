@@ -22,6 +22,8 @@ class Limits:
     """A dataset's JSON Lines manifest."""
     manifest_line_bytes: int = 1024 * 1024
     """One line of it."""
+    unlabelled_pictures: int = 16_000
+    """Pictures of a folder that are put in order for labelling; as many as a training set of the cloud service could have."""
     bundle_json_bytes: int = 4 * 1024 * 1024
     bundle_file_bytes: int = 1024 * 1024 * 1024
     bundle_total_bytes: int = 2 * 1024 * 1024 * 1024

@@ -126,6 +126,7 @@ def demo_data(folder: Path, kind: str, train_count: int, test_count: int, seed: 
     "linewatch train good-parts -o bundle --false-alarms 0.005",
     "linewatch train pictures -o bundle --resize --skip-unreadable",
     "linewatch train pictures -o bundle --encoder none",
+    "linewatch train pictures -o bundle --suggest new-pictures",
     "linewatch train pictures -o bundle --backbone timm:resnet18 --backbone-weights resnet18.safetensors --budget-ms 80"))  # fmt: skip
 @click.argument("data", type=EXISTING)
 @click.option("-o", "--output", type=FOLDER, required=True, help="Folder of the bundle.")
@@ -156,6 +157,10 @@ def demo_data(folder: Path, kind: str, train_count: int, test_count: int, seed: 
     "--accept-weak", is_flag=True, help="Exit code 0 even if the model is not better than calling everything anomalous."
 )
 @encoder_option
+@click.option(
+    "--suggest", "suggest_from", type=DIRECTORY, metavar="FOLDER",
+    help="Pictures without labels, to be put in the order in which to label them: suggestions.csv, and a section of the report.",
+)  # fmt: skip
 @click.option("--backbone", help="Another pretrained net beside it, timm:NAME or torchvision:NAME. [default: none]")
 @click.option("--backbone-weights", type=FOLDER, help="Its weights, .safetensors or .pth, where there is no internet.")
 @click.option("--backbone-licence", help="Licence of the weights, recorded in the bundle.")
@@ -168,8 +173,8 @@ def train(
     data: Path, output: Path, results: Path | None, test_data: Path | None, test_share: float, root: Path | None,
     skip_unreadable: bool, resize: bool,
     groups: Path | None, name: str, model_version: str, budget_ms: float | None, false_alarms: float, accept_weak: bool,
-    encoder: str, backbone: str | None, backbone_weights: Path | None, backbone_licence: str | None, side: int | None, effort: str, seed: int,
-    as_json: bool,
+    encoder: str, suggest_from: Path | None, backbone: str | None, backbone_weights: Path | None, backbone_licence: str | None,
+    side: int | None, effort: str, seed: int, as_json: bool,
 ) -> None:  # fmt: skip
     """Train a model on labelled pictures and write a bundle.
 
@@ -181,10 +186,12 @@ def train(
     Raises:
         click.UsageError: --backbone-weights is given without --backbone.
     """
-    from linewatch.training.data.reading import read_dataset, read_groups
+    from linewatch.training.data.reading import read_dataset, read_groups, read_unlabelled
     from linewatch.training.delivery import write_deliverables
     from linewatch.training.families.backbone import load_backbone
     from linewatch.training.options import EFFORTS, TrainingOptions
+    from linewatch.training.suggestion.suggest import FILE_NAME, Suggestions, suggest
+    from linewatch.training.train import Trained
     from linewatch.training.train import train as run_training
 
     if backbone_weights and not backbone:
@@ -193,6 +200,8 @@ def train(
     results = results or output.with_name(f"{output.name}-results")
     check_folder(results)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
+    unlabelled = read_unlabelled(suggest_from) if suggest_from else ()
+    suggestions: Suggestions | None = None
     with StageProgress(quiet=as_json) as progress:
         test = read_dataset(test_data, root, leave_out=skip_unreadable) if test_data else None
         learn = read_dataset(data, root, leave_out=skip_unreadable)
@@ -201,19 +210,25 @@ def train(
         net = load_backbone(backbone, backbone_weights, backbone_licence) if backbone else None
         options = TrainingOptions(name, model_version, side, seed, budget_ms, test_share, false_alarms, EFFORTS[effort], encoder, net,
                                   leave_out=skip_unreadable, resize=resize)  # fmt: skip
-        trained = run_training(
-            learn, output, options, test, progress,
-            lambda done: write_deliverables(results, done, learn.source, progress),
-        )  # fmt: skip
+
+        def deliver(done: Trained) -> None:
+            nonlocal suggestions
+            if unlabelled:
+                suggestions = suggest(done.bundle, unlabelled, learn.samples, encoder, progress)
+            write_deliverables(results, done, learn.source, progress, suggestions=suggestions)
+
+        trained = run_training(learn, output, options, test, progress, deliver)
     if as_json:
         print_json({
             "bundle": str(output), "results": str(results), "training": trained.bundle.manifest.training,
-            "evaluation": trained.bundle.manifest.evaluation,
+            "evaluation": trained.bundle.manifest.evaluation, "suggestions": suggestions.as_json() if suggestions else None,
         })  # fmt: skip
     else:
-        from linewatch.commands.tables import print_training
+        from linewatch.commands.tables import print_suggestions, print_training
 
         print_training(trained, output, results)
+        if suggestions:
+            print_suggestions(suggestions, results / FILE_NAME)
     _warn_if_weak(trained.weak, accept_weak)
 
 

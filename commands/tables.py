@@ -7,12 +7,14 @@ import click
 from rich.console import Console
 from rich.table import Table
 
+from linewatch.anomaly_model.errors import shorten
 from linewatch.training.data.survey import MOST_SKIPPED
 
 if TYPE_CHECKING:
     from linewatch.commands.demo_result import DemoResult
     from linewatch.packager.component import Component
     from linewatch.packager.package import Package
+    from linewatch.training.suggestion.suggest import Suggestions
     from linewatch.training.train import Trained
 
 
@@ -79,6 +81,18 @@ def print_training(trained: "Trained", output: Path, results: Path) -> None:
         f"{training['pictures']} pictures, {training['seconds']} s, {training['cost']['milliseconds']} ms a picture by count; "
         f"bundle: {output}; report: {results / 'report.html'}; next: linewatch package {output} -o component"
     )
+
+
+def print_suggestions(suggestions: "Suggestions", file: Path) -> None:
+    """Which pictures to label next: the first few, and where the others are."""
+    console = _console()
+    # Names are printed as they are: rich would take brackets for colours.
+    if skipped := suggestions.skipped:
+        told = shorten(skipped, between="; ")
+        said = f"warning: of the pictures without labels left out as they cannot be read, {len(skipped)}: {told}"
+        console.print(said, style="yellow", markup=False)
+    first = "; ".join(f"{s.sample.name} ({s.reason})" for s in suggestions.pictures[:5])
+    console.print(f"to label next: {first or 'nothing'}; all {len(suggestions.pictures)} in {file}", markup=False)
 
 
 def print_metrics(title: str, metrics: dict[str, Any]) -> None:

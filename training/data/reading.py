@@ -7,14 +7,16 @@ is not black, and the only label is `anomaly`.
 
 import csv
 import dataclasses
+import os
 from pathlib import Path
 
 import msgspec
 
-from linewatch.anomaly_model.errors import DatasetError
+from linewatch.anomaly_model.errors import DatasetError, PictureError
 from linewatch.anomaly_model.ground_truth import parse_color
+from linewatch.anomaly_model.limits import LIMITS, Limits
 from linewatch.anomaly_model.manifest import Label
-from linewatch.training.data.dataset import Dataset, Sample
+from linewatch.training.data.dataset import Dataset, Sample, read_sample
 from linewatch.training.data.manifest import read_manifest
 
 PICTURE_SUFFIXES = {".png", ".jpg", ".jpeg"}
@@ -66,6 +68,33 @@ def read_groups(path: Path, dataset: Dataset) -> Dataset:
     if len(left) == len(groups):
         raise DatasetError(f"{path} names none of the pictures of {dataset.source}, such as {sorted(left)[:1]}")
     return dataclasses.replace(dataset, samples=tuple(samples))
+
+
+def read_unlabelled(folder: Path, limits: Limits = LIMITS) -> tuple[Sample, ...]:
+    """The pictures without labels that lie directly in a folder, by name; at least one of them can be read.
+
+    Raises:
+        DatasetError: there are none, too many, or none that can be read.
+    """
+    # A file's name may be no Unicode; what is written of it must be.
+    samples = tuple(Sample(os.fsencode(p.name).decode(errors="replace"), p, None) for p in list_pictures(folder))
+    if not samples:
+        raise DatasetError(
+            f"{folder} has no pictures (PNG or JPEG) directly in it; expected a folder with pictures that have no labels yet"
+        )
+    if len(samples) > limits.unlabelled_pictures:
+        raise DatasetError(
+            f"{folder} has {len(samples)} pictures; at most {limits.unlabelled_pictures} are put in order at once. Name a folder with a part of them"
+        )
+    error: PictureError | None = None
+    for sample in samples:
+        try:
+            read_sample(sample)
+        except PictureError as found:
+            error = error or found
+        else:
+            return samples
+    raise DatasetError(f"none of the {len(samples)} pictures in {folder} can be read. The first: {error}") from error
 
 
 def list_pictures(folder: Path) -> list[Path]:

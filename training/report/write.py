@@ -6,6 +6,7 @@ from pathlib import Path
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from linewatch.anomaly_model.detection import draw_mask
+from linewatch.anomaly_model.errors import PictureError
 from linewatch.anomaly_model.files import replace_file
 from linewatch.anomaly_model.manifest import Manifest
 from linewatch.anomaly_model.progress import ProgressCallback, no_progress
@@ -17,6 +18,10 @@ from linewatch.training.metrics import curves
 from linewatch.training.report import plots
 from linewatch.training.report.overlay import data_url, heatmap
 from linewatch.training.selection.choice import Choice
+from linewatch.training.suggestion.suggest import FILE_NAME, Suggestion, Suggestions
+
+MOST_SUGGESTED = 12
+"""Pictures to label next that are shown."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +38,7 @@ class Card:
 
 def write_report(
     path: Path, manifest: Manifest, evaluation: Evaluation | None, choice: Choice | None, source: str,
-    progress: ProgressCallback = no_progress,
+    progress: ProgressCallback = no_progress, suggestions: Suggestions | None = None,
 ) -> None:  # fmt: skip
     """Write the report of a training run to one HTML file; without an evaluation it has no curves and no gallery.
 
@@ -44,6 +49,7 @@ def write_report(
         choice: of the scores; None with normal pictures only.
         source: what the report calls the training data.
         progress: told of each picture.
+        suggestions: which pictures to label next; None when nobody asked.
     """
     environment = Environment(
         loader=PackageLoader("linewatch.training.report", "."), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
@@ -61,10 +67,29 @@ def write_report(
             "cards": _cards(manifest, evaluation, progress),
         }  # fmt: skip
     html = environment.get_template("report.html").render(
-        manifest=manifest, training=manifest.training, evaluation=evaluation, choice=choice, source=source, **shown
+        manifest=manifest,
+        training=manifest.training,
+        evaluation=evaluation,
+        choice=choice,
+        source=source,
+        suggestions=suggestions,
+        suggested=_suggested(suggestions) if suggestions else [],
+        suggestions_file=FILE_NAME,
+        **shown,
     )
     path.parent.mkdir(parents=True, exist_ok=True)
     replace_file(path, html.encode())
+
+
+def _suggested(suggestions: Suggestions) -> list[tuple[Suggestion, str | None]]:
+    """The first few, each with its thumbnail; None where the picture has gone since it was looked at."""
+    found: list[tuple[Suggestion, str | None]] = []
+    for suggestion in suggestions.pictures[:MOST_SUGGESTED]:
+        try:
+            found.append((suggestion, data_url(read_sample(suggestion.sample), "JPEG")))
+        except PictureError:
+            found.append((suggestion, None))
+    return found
 
 
 def _cards(manifest: Manifest, evaluation: Evaluation, progress: ProgressCallback) -> list[Card]:

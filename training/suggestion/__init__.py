@@ -1,0 +1,1 @@
+"""Which pictures without labels to label next."""
