@@ -32,10 +32,10 @@ def descend(
         steps: how many there are.
         loss: of a step by its number; the same number gives the same loss, so that where an earlier run stopped makes no difference.
         workspace: where checkpoints are kept.
-        key: of the checkpoint, which stays until its result is kept.
+        key: of the result; the checkpoint stays until that is kept, see `fit_once`.
         tell: told of each step, and of the end.
     """
-    begin, saved = _resume(net, optimiser, workspace, key), time.monotonic()
+    begin, saved = _resume(net, optimiser, workspace, unfinished(key)), time.monotonic()
     for step in range(begin, steps):
         tell(step)
         for group in optimiser.param_groups:
@@ -46,9 +46,32 @@ def descend(
         value.backward()
         optimiser.step()
         if time.monotonic() - saved > CHECKPOINT_SECONDS:
-            _checkpoint(net, optimiser, workspace, key, step + 1)
+            _checkpoint(net, optimiser, workspace, unfinished(key), step + 1)
             saved = time.monotonic()
     tell(steps)
+
+
+def fit_once(net: nn.Module, workspace: Workspace, key: str, fit: Callable[[], None]) -> None:
+    """Give a net its fitted weights: those that an earlier run kept, or what `fit` makes of them, which is kept.
+
+    Args:
+        net: what is fitted.
+        workspace: where results are kept.
+        key: of the result; `unfinished(key)` is that of its checkpoint.
+        fit: fits the net, by `descend`.
+    """
+    finished = workspace.load(key)
+    if finished is not None:
+        net.load_state_dict({k: torch.from_numpy(v) for k, v in finished.items()})
+        return
+    fit()
+    workspace.save(key, {k: v.cpu().numpy() for k, v in net.state_dict().items()})
+    workspace.forget(unfinished(key))
+
+
+def unfinished(key: str) -> str:
+    """The key of a result's checkpoint."""
+    return f"{key}-unfinished"
 
 
 def _checkpoint(net: nn.Module, optimiser: torch.optim.Optimizer, workspace: Workspace, key: str, step: int) -> None:

@@ -24,8 +24,8 @@ AUTO, NONE = "auto", "none"
 STRIDES = (2, 4, 8, 16)
 """Of the grids that the encoder gives, in pixels of the model's input."""
 _EPSILON = 1e-3
-_STAGES = ((3, 1), (3, 2), (5, 2), (3, 2), (5, 1))
-"""Kernel and stride of the first five stages; what follows them is at a stride of 32 and is not used."""
+_STAGE_STRIDES = (1, 2, 2, 2, 1)
+"""Of the first five stages; what follows them is at a stride of 32 and is not used."""
 
 
 class EncoderError(LinewatchError):
@@ -237,7 +237,7 @@ def build_encoder(name: str, tensors: Mapping[str, F32], repeats: tuple[int, ...
     weight = np.einsum("oikl,ij->ojkl", stem.weight.astype(np.float64), to_input)
     blocks = [Block((Convolution(weight.astype(np.float32), bias.astype(np.float32), 2),), residual=False)]
     strides, stride = [2], 2
-    for (_, stage_stride), count in zip(_STAGES, repeats, strict=True):
+    for stage_stride, count in zip(_STAGE_STRIDES, repeats, strict=True):
         for n in range(count):
             first = stage_stride if n == 0 else 1
             stride *= first

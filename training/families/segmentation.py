@@ -28,6 +28,7 @@ STRIDE = STRIDES[0]
 HEADS = (2, 3)
 """Grids, by their place in `STRIDES`, whose mean and maximum tell of the picture as a whole."""
 
+
 def _pointwise(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
     """A convolution of 1 x 1 as one product of matrices: with channels last nothing is moved, and one thread takes half the time."""
     return functional.linear(x.permute(0, 2, 3, 1), weight[:, :, 0, 0], bias).permute(0, 3, 1, 2)

@@ -12,12 +12,12 @@ from linewatch.anomaly_model.progress import ProgressCallback
 from linewatch.training.arrays import Bools
 from linewatch.training.data.crops import CropSource, augment, crop_size
 from linewatch.training.data.pictures import PictureStore
-from linewatch.training.families.descent import descend
+from linewatch.training.families.descent import descend, fit_once
 from linewatch.training.families.encoder import Encoder
 from linewatch.training.families.family import SEGMENTATION_NET
+from linewatch.training.families.losses import dice_loss
 from linewatch.training.families.segmentation import STRIDE, FittedSegmentation, SegmentationNet, export, placeholder
-from linewatch.training.families.torch_setup import device, seeded
-from linewatch.training.graph.color import to_planes
+from linewatch.training.families.torch_setup import device, planes_of, seeded
 from linewatch.training.workspace import Workspace
 
 SMALL, SMALL_CROPS = 96, 8
@@ -73,14 +73,8 @@ class SegmentationFamily:
     def fit(self, chosen: Bools, key: str) -> FittedSegmentation:
         """Fit; a finished fit is kept in the workspace, an unfinished one goes on from its last checkpoint."""
         with seeded(self.seed):
-            net = SegmentationNet(self.encoder, len(self.store.labels))
-            finished = self.workspace.load(f"net-{key}")
-            if finished is not None:
-                net.load_state_dict({k: torch.from_numpy(v) for k, v in finished.items()})
-                return export(net)
-            _Fit(self, net.to(device(), memory_format=torch.channels_last), chosen, key).run()
-        self.workspace.save(f"net-{key}", {k: v.cpu().numpy() for k, v in net.state_dict().items()})
-        self.workspace.forget(f"net-{key}-unfinished")
+            net = SegmentationNet(self.encoder, len(self.store.labels)).to(device(), memory_format=torch.channels_last)
+            fit_once(net, self.workspace, f"net-{key}", lambda: _Fit(self, net, chosen, key).run())
         return export(net)
 
 
@@ -109,7 +103,7 @@ class _Fit:
         """All steps, from the last checkpoint on."""
         family = self.family
         descend(
-            self.net, self.optimiser, family.steps, self._loss, family.workspace, f"net-{self.key}-unfinished",
+            self.net, self.optimiser, family.steps, self._loss, family.workspace, f"net-{self.key}",
             lambda step: family.progress(f"training the segmentation net ({self.key})", step, family.steps),
         )  # fmt: skip
 
@@ -133,21 +127,18 @@ class _Fit:
         self, source: CropSource, count: int, rng: np.random.Generator
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
         crops = [source.draw(rng) for _ in range(count)]
-        outlines, anomaly, picture = self.net(self._planes(np.stack([c[0] for c in crops])))
+        outlines, anomaly, picture = self.net(planes_of(np.stack([c[0] for c in crops])))
         assert outlines is not None
         return outlines, anomaly, picture, torch.from_numpy(np.stack([c[1] for c in crops]).astype(np.int64)).to(self.where)
 
     def _of_pictures(self, rng: np.random.Generator) -> torch.Tensor:
         index = [*rng.choice(self.unmasked, WHOLE // 2), *rng.choice(self.normals, WHOLE // 2)]
         pictures = [augment(*self._whole(int(i)), rng)[0] for i in index]
-        _, anomaly, picture = self.net(self._planes(np.stack(pictures)))
+        _, anomaly, picture = self.net(planes_of(np.stack(pictures)))
         return _picture_loss(anomaly, picture, torch.from_numpy(self.family.store.is_anomaly[index]).to(self.where))
 
     def _whole(self, index: int) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.uint8]]:
         return self.family.store.input(index)[0].astype(np.float32), self.family.store.label_map(index)
-
-    def _planes(self, pictures: npt.NDArray[np.float32]) -> torch.Tensor:
-        return torch.from_numpy(to_planes(pictures)).to(self.where, memory_format=torch.channels_last)
 
 
 def _outline_loss(outlines: torch.Tensor, truth: torch.Tensor) -> torch.Tensor:
@@ -160,12 +151,12 @@ def _outline_loss(outlines: torch.Tensor, truth: torch.Tensor) -> torch.Tensor:
     logits = functional.interpolate(outlines, scale_factor=STRIDE, mode="bilinear", align_corners=False)
     defect, classes = logits[:, 0], logits[:, 1:]
     found, wanted = defect.sigmoid(), (truth > 0).to(defect.dtype)
-    loss = functional.binary_cross_entropy_with_logits(defect, wanted) + _dice(found, wanted, (0, 1, 2))
+    loss = functional.binary_cross_entropy_with_logits(defect, wanted) + dice_loss(found, wanted, (0, 1, 2))
     count = classes.shape[1]
     if count == 1:
         return loss
     layers = functional.one_hot(truth, count + 1).permute(0, 3, 1, 2)[:, 1:].to(defect.dtype)
-    loss = loss + _dice(classes.softmax(dim=1) * found[:, None], layers, (0, 2, 3)).mean()
+    loss = loss + dice_loss(classes.softmax(dim=1) * found[:, None], layers, (0, 2, 3)).mean()
     inside = truth > 0
     if inside.any():
         bears = truth[inside] - 1
@@ -173,11 +164,6 @@ def _outline_loss(outlines: torch.Tensor, truth: torch.Tensor) -> torch.Tensor:
         weight = 1 / torch.bincount(bears, minlength=count).clamp(min=1).to(entropy.dtype)[bears]  # each label alike
         loss = loss + CLASS_WEIGHT * (entropy * weight).sum() / weight.sum()
     return loss
-
-
-def _dice(share: torch.Tensor, truth: torch.Tensor, over: tuple[int, ...]) -> torch.Tensor:
-    """1 - Dice over the whole batch (Milletari et al. 2016): a thin scratch counts as much as a hole."""
-    return 1 - (2 * (share * truth).sum(dim=over) + 1) / ((share**2 + truth**2).sum(dim=over) + 1)
 
 
 def _picture_loss(anomaly: torch.Tensor, picture: torch.Tensor, truth: torch.Tensor) -> torch.Tensor:

@@ -3,12 +3,21 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import numpy as np
+import numpy.typing as npt
 import torch
+
+from linewatch.training.graph.color import to_planes
 
 
 def device() -> torch.device:
     """CUDA's first device, or the CPU."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def planes_of(pictures: npt.NDArray[np.floating] | npt.NDArray[np.uint8]) -> torch.Tensor:
+    """N x H x W x 3 pixels, 0 to 255, to N x 3 x H x W opponent colours on that device, channels last in memory."""
+    return torch.from_numpy(to_planes(pictures)).to(device(), memory_format=torch.channels_last)
 
 
 @contextmanager

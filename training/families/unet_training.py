@@ -10,10 +10,10 @@ from linewatch.anomaly_model.progress import ProgressCallback
 from linewatch.training.arrays import Bools
 from linewatch.training.data.crops import CropSource
 from linewatch.training.data.pictures import PictureStore
-from linewatch.training.families.descent import descend
-from linewatch.training.families.torch_setup import device, seeded
+from linewatch.training.families.descent import descend, fit_once
+from linewatch.training.families.losses import dice_loss
+from linewatch.training.families.torch_setup import device, planes_of, seeded
 from linewatch.training.families.unet import FittedUNet, UNet, export, placeholder
-from linewatch.training.graph.color import to_planes
 from linewatch.training.workspace import Workspace
 
 BATCH = 16
@@ -60,16 +60,9 @@ class UNetFamily:
 
     def fit(self, chosen: Bools, key: str) -> FittedUNet:
         """Fit; a finished fit is kept in the workspace, an unfinished one goes on from its last checkpoint."""
-        finished = self.workspace.load(f"unet-{key}")
-        if finished is not None:
-            net = UNet(self.classes)
-            net.load_state_dict({k: torch.from_numpy(v) for k, v in finished.items()})
-            return export(net)
         with seeded(self.seed):
             net = UNet(self.classes).to(device(), memory_format=torch.channels_last)
-            _Fit(self, net, chosen, key).run()
-        self.workspace.save(f"unet-{key}", {k: v.cpu().numpy() for k, v in net.state_dict().items()})
-        self.workspace.forget(f"unet-{key}-unfinished")
+            fit_once(net, self.workspace, f"unet-{key}", lambda: _Fit(self, net, chosen, key).run())
         return export(net)
 
 
@@ -86,34 +79,28 @@ class _Fit:
         """All steps, from the last checkpoint on."""
         family = self.family
         descend(
-            self.net, self.optimiser, family.steps, self._loss, family.workspace, f"unet-{self.key}-unfinished",
+            self.net, self.optimiser, family.steps, self._loss, family.workspace, f"unet-{self.key}",
             lambda step: family.progress(f"training the U-Net ({self.key})", step, family.steps),
         )  # fmt: skip
 
     def _loss(self, step: int) -> torch.Tensor:
         rng = np.random.default_rng([self.family.seed, 7, step])
         crops = [self.source.draw(rng) for _ in range(BATCH)]
-        planes = self._planes(np.stack([c[0] for c in crops]))
+        planes = planes_of(np.stack([c[0] for c in crops]))
         labels = torch.from_numpy(np.stack([c[1] for c in crops]).astype(np.int64)).to(self.where)
         logits = functional.interpolate(self.net(planes), scale_factor=2, mode="bilinear", align_corners=False)
         entropy = functional.cross_entropy(logits, labels)
         share = logits.softmax(dim=1)[:, 1:]
         truth = functional.one_hot(labels, logits.shape[1]).permute(0, 3, 1, 2)[:, 1:].to(share.dtype)
-        # Dice over the whole batch (Milletari et al. 2016), each label alike: a thin scratch counts as much as a hole.
-        both = (share * truth).sum(dim=(0, 2, 3))
-        either = (share**2 + truth**2).sum(dim=(0, 2, 3))
-        loss = entropy + (1 - (2 * both + 1) / (either + 1)).mean()
+        loss = entropy + dice_loss(share, truth, (0, 2, 3)).mean()  # each label alike
         return loss + self._weak_loss(rng) if len(self.weak) else loss
 
     def _weak_loss(self, rng: np.random.Generator) -> torch.Tensor:
         """Somewhere in an anomalous picture something must be anomalous: the mean of its strongest places is."""
         store = self.family.store
         index = rng.choice(self.weak, WEAK_PICTURES)
-        planes = self._planes(np.concatenate([store.input(int(i)) for i in index]))
+        planes = planes_of(np.concatenate([store.input(int(i)) for i in index]))
         logits = self.net(planes)
         strongest = functional.avg_pool2d(logits[:, 1:] - logits[:, :1], 3, 1).flatten(1)
         top = strongest.topk(max(4, strongest.shape[1] // 3000), dim=1).values.mean(dim=1)
         return 0.3 * functional.softplus(-top).mean()
-
-    def _planes(self, pictures: np.ndarray) -> torch.Tensor:
-        return torch.from_numpy(to_planes(pictures)).to(self.where, memory_format=torch.channels_last)

@@ -52,15 +52,6 @@ def assert_equals_onnxruntime(model: bytes, machine: relax.VirtualMachine, side:
         np.testing.assert_allclose(found.numpy(), right, rtol=2e-4, atol=2e-5 * max(1.0, float(np.abs(right).max())))
 
 
-@pytest.fixture(scope="module", params=[AVX512, AVX2], ids=lambda isa: isa.name)
-def isa(request: pytest.FixtureRequest) -> Isa:
-    """An instruction set that this machine has."""
-    found: Isa = request.param
-    if not cpu_flags().issuperset(found.flags):
-        pytest.skip(f"this CPU has no {found.name}; its code is compiled in other tests")
-    return found
-
-
 @st.composite
 def blocks(draw: st.DrawFn) -> tuple[bytes, int]:
     """A net of one block with a residual where shapes allow one, and its side."""

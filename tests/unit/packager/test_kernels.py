@@ -11,7 +11,6 @@ from tvm import relax
 
 from benchmarks.nets import Net as PublishedNet
 from linewatch.anomaly_model.runtime_onnx import OnnxRuntime
-from linewatch.anomaly_model.runtime_tvm import cpu_flags
 from linewatch.packager.compile import lower
 from linewatch.packager.plan import UnsupportedGraphError, make_plan
 from linewatch.packager.schedule import choose, tiles, winograds
@@ -242,15 +241,6 @@ def machine(models: Mapping[str, bytes], isa: Isa) -> relax.VirtualMachine:
     target = tvm.target.Target({"kind": "llvm", "mcpu": isa.mcpu})
     plans = {name: make_plan(model, isa.lanes) for name, model in models.items()}
     return relax.VirtualMachine(tvm.compile(lower(plans, isa, choose), target=target), tvm.cpu())
-
-
-@pytest.fixture(scope="module", params=[AVX512, AVX2], ids=lambda isa: isa.name)
-def isa(request: pytest.FixtureRequest) -> Isa:
-    """An instruction set that this machine has."""
-    found: Isa = request.param
-    if not cpu_flags().issuperset(found.flags):
-        pytest.skip(f"this CPU has no {found.name}; its code is compiled in other tests")
-    return found
 
 
 @pytest.fixture(scope="module")

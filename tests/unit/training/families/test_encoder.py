@@ -17,13 +17,6 @@ from linewatch.training.graph.writer import GraphWriter
 LITE0 = RELEASES["lite0"]
 
 
-@pytest.fixture(scope="module")
-def encoder() -> Encoder:
-    found, _ = load_encoder("lite0")
-    assert found is not None
-    return found
-
-
 def _weights() -> Path:
     spec = find_spec(LITE0.package)
     assert spec is not None

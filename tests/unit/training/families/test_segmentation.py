@@ -11,20 +11,13 @@ from linewatch.training.data.dataset import Dataset
 from linewatch.training.data.pictures import PictureStore, load_pictures
 from linewatch.training.data.reading import read_dataset
 from linewatch.training.families import descent, segmentation_training
-from linewatch.training.families.encoder import Encoder, load_encoder
+from linewatch.training.families.encoder import Encoder
 from linewatch.training.families.segmentation import SegmentationNet, export, placeholder
 from linewatch.training.families.segmentation_training import SegmentationFamily
 from linewatch.training.graph.color import to_planes, write_color
 from linewatch.training.graph.cost import count_work
 from linewatch.training.graph.writer import GraphWriter
 from linewatch.training.workspace import Workspace
-
-
-@pytest.fixture(scope="module")
-def encoder() -> Encoder:
-    found, _ = load_encoder("lite0")
-    assert found is not None
-    return found
 
 
 @pytest.fixture
