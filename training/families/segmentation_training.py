@@ -83,10 +83,11 @@ class _Fit:
         self.family, self.net, self.key = family, net, key
         self.where = device()
         store = family.store
-        known = chosen & store.has_pixel_labels()
-        self.small = CropSource.make(store, known, SMALL, family.seed)
+        self.small = CropSource.make(store, chosen & store.has_pixel_labels(), SMALL, family.seed)
         self.large = dataclasses.replace(self.small, size=crop_size(store, LARGE), defect_share=LARGE_DEFECT_SHARE)
-        self.unmasked = np.flatnonzero(chosen & ~known)
+        outlined = [places[:, 0] for places in self.small.points]
+        # A mask may show nothing any more at the model's input; then it is as good as none.
+        self.unmasked = np.setdiff1d(np.flatnonzero(chosen & store.is_anomaly), np.concatenate([*outlined, np.zeros(0, np.int64)]))
         self.normals = np.flatnonzero(chosen & ~store.is_anomaly)
         of_encoder = {id(p) for p in net.encoder.parameters()}
         # Without masks too little is known to fit the encoder: it would learn the pictures by heart (measured).

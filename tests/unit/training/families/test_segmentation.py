@@ -139,6 +139,18 @@ def test_a_stopped_fit_goes_on_to_the_same_weights(
     np.testing.assert_array_equal(kept.picture[0], expected.picture[0])
 
 
+def test_masks_that_show_nothing_at_the_input_are_as_good_as_none(encoder: Encoder, store: PictureStore, tmp_path: Path) -> None:
+    class Vanished(PictureStore):
+        def label_map(self, index: int) -> np.ndarray:
+            return np.zeros_like(super().label_map(index))
+
+    empty = Vanished(**{f.name: getattr(store, f.name) for f in dataclasses.fields(store)})
+    everything = np.ones(len(store), bool)
+    fit = segmentation_training._Fit(family(encoder, empty, 4, tmp_path / "w"), SegmentationNet(encoder, 3), everything, "k")
+    assert np.array_equal(fit.unmasked, np.flatnonzero(store.is_anomaly))
+    assert np.isfinite(fit._loss(0).item())
+
+
 def test_anomalies_without_masks_teach_beside_those_with(encoder: Encoder, parts: Path, tmp_path: Path) -> None:
     full = read_dataset(parts / "train")
     anomalies = [s for s in full.samples if s.is_anomaly]
